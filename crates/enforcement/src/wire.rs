@@ -1,0 +1,142 @@
+//! The native configuration of the modules: what the controller writes under `aiquota` in a WasmPlugin's
+//! `defaultConfig`, and in a rule's `config`. One type for both ends. Pure.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// The version of this format; a module refuses to start on another.
+pub const VERSION: u32 = 1;
+
+/// The key in `defaultConfig` under which all of it stands. Alone it enforces nothing.
+pub const KEY: &str = "aiquota";
+
+/// `defaultConfig.aiquota`. `P` is [`Policy`] for who writes it; the module reads each policy by itself, so that
+/// a broken one refuses only what it matches.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Native<P = Policy> {
+    pub version: u32,
+    /// The module only removes the identity header of every request, and does nothing else.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub guard: bool,
+    #[serde(default = "BTreeMap::new", skip_serializing_if = "BTreeMap::is_empty")]
+    pub stores: BTreeMap<String, Store>,
+    #[serde(default = "BTreeMap::new", skip_serializing_if = "BTreeMap::is_empty")]
+    pub schedules: BTreeMap<String, Schedule>,
+    #[serde(default = "BTreeMap::new", skip_serializing_if = "BTreeMap::is_empty")]
+    pub policies: BTreeMap<String, P>,
+}
+
+/// The `config` of a match rule: which policy what it matches is under.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Rule {
+    pub policy: String,
+    /// Whether a request without consumer passes on paths that are neither metered nor the admin's
+    /// (Gateway and Domain targets); otherwise identity is asked for on every path.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub open: bool,
+}
+
+/// One Redis endpoint as the gateway knows it.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Store {
+    pub service: String,
+    pub port: u16,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub database: u32,
+    pub timeout_ms: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub username: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub password: Option<String>,
+}
+
+/// Boundaries of periods, ascending: `(ordinal, unix seconds)`; at that second the period with that ordinal begins.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Schedule {
+    pub boundaries: Vec<(i64, i64)>,
+}
+
+/// What a period gives at its beginning.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RefreshMode {
+    /// The balance becomes the grant.
+    Reset,
+    /// The grant is added.
+    Add,
+    /// The grant is added to what is left, up to a cap.
+    CarryOver,
+}
+
+/// How a policy's balances refresh.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Refresh {
+    /// The name of the schedule.
+    pub schedule: String,
+    pub mode: RefreshMode,
+    /// The cap of [`RefreshMode::CarryOver`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_balance: Option<i64>,
+}
+
+/// What the modules' requests under one or several merged objects are held to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Policy {
+    /// The name of the store. Absent only together with `unavailable`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub store: Option<String>,
+    pub key_prefix: String,
+    /// Who owns a ledger that a request creates: the policy's oldest object.
+    pub owner: String,
+    /// Path suffixes that are metered.
+    pub paths: Vec<String>,
+    /// Absent: no admin API.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub admin: Option<Admin>,
+    /// What a consumer without a balance starts with. Absent: such a consumer is refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub default_quota: Option<i64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refresh: Option<Refresh>,
+    /// Everything that is matched is answered with 503 and this reason: the store or its secret vanished.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unavailable: Option<String>,
+}
+
+/// Who may use the admin API, and where it is below `/v1/chat/completions`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Admin {
+    pub consumer: String,
+    pub path: String,
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { service, port, database, timeout_ms, username, password } = self;
+        f.debug_struct("Store")
+            .field("service", service)
+            .field("port", port)
+            .field("database", database)
+            .field("timeout_ms", timeout_ms)
+            .field("username", username)
+            .field("password", &password.as_ref().map(|_| "<hidden>"))
+            .finish()
+    }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+const fn is_false(value: &bool) -> bool {
+    !*value
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+const fn is_zero(value: &u32) -> bool {
+    *value == 0
+}

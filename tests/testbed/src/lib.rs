@@ -1,1 +1,17 @@
-//! Not written yet.
+//! The parts a test or the demo puts together: real components (Kubernetes API server, etcd, Redis), the gateway
+//! around wasmtime, a model server, and the built `aiquota` binary as its users run it.
+//!
+//! Everything started here ends with its handle, also when a test fails, and with the process, also when it is killed.
+//! Ports are free ones on loopback, files lie in temporary folders; two tests never meet. Linux only.
+
+mod components;
+mod paths;
+mod process;
+mod redis;
+mod wait;
+
+pub use components::cache_dir;
+pub use paths::{controller_binary, module, workspace};
+pub use process::free_port;
+pub use redis::{Redis, RedisOptions};
+pub use wait::{eventually, eventually_within};

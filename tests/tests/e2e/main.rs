@@ -1,0 +1,3 @@
+//! The whole system on real components: one module per topic, sorted, one per line.
+
+mod components;

@@ -14,6 +14,22 @@ pub const KEY_PREFIX_PATTERN: &str = "^[!-z|~]{1,128}$";
 /// Key prefixes that begin so belong to namespaces that may not choose one.
 pub const RESERVED_KEY_PREFIX: &str = "aiquota:";
 
+/// What is metered where nothing is declared: request paths that end so.
+pub const DEFAULT_PATHS: [&str; 3] = ["/v1/chat/completions", "/v1/messages", "/v1/responses"];
+pub const PATHS_MAX: usize = 32;
+pub const PATH_MAX_LENGTH: usize = 128;
+/// A path suffix: visible ASCII without braces, `?` and `#` (paths are compared without their query).
+pub const PATH_PATTERN: &str = r##"^[/:][!-"$->@-z|~]{1,127}$"##;
+/// The admin API is at [`ADMIN_BASE_PATH`] plus a path of the same form, beginning with a slash.
+pub const ADMIN_PATH_PATTERN: &str = r##"^/[!-"$->@-z|~]{1,127}$"##;
+pub const ADMIN_BASE_PATH: &str = "/v1/chat/completions";
+pub const DEFAULT_ADMIN_PATH: &str = "/quota";
+
+pub const DATABASE_MAX: u32 = 65_535;
+pub const DEFAULT_TIMEOUT_MS: u32 = 1_000;
+pub const TIMEOUT_MS_MIN: u32 = 10;
+pub const TIMEOUT_MS_MAX: u32 = 60_000;
+
 /// Whether every byte may stand in a consumer name or key prefix.
 fn is_plain(text: &[u8]) -> bool {
     text.iter().all(|byte| matches!(byte, b'!'..=b'z' | b'|' | b'~'))
@@ -29,6 +45,22 @@ pub fn is_consumer(text: &[u8]) -> bool {
 #[must_use]
 pub fn is_key_prefix(text: &[u8]) -> bool {
     (1..=KEY_PREFIX_MAX_LENGTH).contains(&text.len()) && is_plain(text)
+}
+
+/// Whether this is a metered path suffix that native policies accept ([`PATH_PATTERN`]).
+#[must_use]
+pub fn is_path(text: &[u8]) -> bool {
+    matches!(text, [b'/' | b':', rest @ ..] if is_path_rest(rest))
+}
+
+/// Whether this is a path below [`ADMIN_BASE_PATH`] that native policies accept ([`ADMIN_PATH_PATTERN`]).
+#[must_use]
+pub fn is_admin_path(text: &[u8]) -> bool {
+    matches!(text, [b'/', rest @ ..] if is_path_rest(rest))
+}
+
+fn is_path_rest(rest: &[u8]) -> bool {
+    (1..PATH_MAX_LENGTH).contains(&rest.len()) && is_plain(rest) && !rest.iter().any(|byte| matches!(byte, b'?' | b'#'))
 }
 
 /// Whether an amount may be declared: 0 to [`MAX_AMOUNT`].

@@ -1,0 +1,88 @@
+//! May this request pass? A balance and what the request needs come in; a script call goes out, and its reply
+//! becomes an admission or a refusal. Pure.
+
+use super::{
+    error::{Answer, ReplyError, shown},
+    keys::Balance,
+    period::Period,
+    resp::Reply,
+    script::Invocation,
+};
+
+/// Rolls the period, creates the balance from the default where that is allowed, and admits if enough is left.
+#[derive(Clone, Copy, Debug)]
+pub struct Check<'a> {
+    pub balance: &'a Balance,
+    /// How many tokens must be left besides what is held; at least one is asked for.
+    pub need: i64,
+    /// Holds `need` for this request if it is admitted.
+    pub hold: Option<Hold<'a>>,
+    /// What a consumer without a balance gets; without it such a consumer is refused.
+    pub default: Option<DefaultQuota<'a>>,
+    pub period: Option<Period<'a>>,
+}
+
+/// Tokens reserved for a request in flight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hold<'a> {
+    /// Made by the module; never taken from a request.
+    pub id: &'a [u8],
+    /// Seconds after which it no longer counts if it was not charged.
+    pub expires_in: u32,
+}
+
+/// What a consumer without a balance starts with, and who owns the ledger that is made for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DefaultQuota<'a> {
+    pub grant: i64,
+    pub owner: &'a str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CheckOutcome {
+    Admitted {
+        left: Left,
+        /// The ordinal of the period, to be given to the charge; absent where the ledger follows no schedule
+        /// or not this one.
+        period: Option<i64>,
+    },
+    /// Too little is left; `None`: the consumer has no balance and there is no default.
+    Refused { available: Option<i64> },
+    /// What is stored is not a balance; shown for a log.
+    Malformed { value: String },
+}
+
+/// What an admitted request found, before its own hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Left {
+    Unlimited,
+    /// The balance without live holds.
+    Tokens(i64),
+}
+
+impl Check<'_> {
+    #[must_use]
+    pub fn invocation(&self) -> Invocation {
+        let Self { balance, need, hold, default, period } = *self;
+        Invocation::new("check", balance)
+            .number(need.max(1))
+            .text(hold.map_or(b"", |hold| hold.id))
+            .optional(hold.map(|hold| hold.expires_in.into()))
+            .optional(default.map(|default| default.grant))
+            .text(default.map_or(b"", |default| default.owner.as_bytes()))
+            .period(period)
+    }
+}
+
+impl CheckOutcome {
+    pub fn of(reply: &Reply<'_>) -> Result<Self, ReplyError> {
+        let answer = Answer::of(reply)?;
+        match answer.status {
+            b"unlimited" => Ok(Self::Admitted { left: Left::Unlimited, period: answer.optional(0)? }),
+            b"admitted" => Ok(Self::Admitted { left: Left::Tokens(answer.number(0)?), period: answer.optional(1)? }),
+            b"refused" => Ok(Self::Refused { available: answer.optional(0)? }),
+            b"malformed" => Ok(Self::Malformed { value: shown(answer.text(0)?) }),
+            _ => Err(ReplyError::Unexpected),
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! The keys of one balance. A key prefix and a consumer come in; the balance's own key and those of its ledger and
+//! holds go out. They share one hash slot: the balance is their hash tag. Pure.
+
+use std::fmt;
+
+/// The key of a balance, `<key prefix><consumer>`: an integer without expiry that upstream's module may use as well.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Balance(Vec<u8>);
+
+impl Balance {
+    #[must_use]
+    pub fn new(key_prefix: &str, consumer: &[u8]) -> Self {
+        Self([key_prefix.as_bytes(), consumer].concat())
+    }
+
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// The hash of what is known about the balance; its fields are listed in `aiquota.lua`.
+    #[must_use]
+    pub fn ledger(&self) -> Vec<u8> {
+        self.beside(b"ledger")
+    }
+
+    /// The sorted set of holds: id and unix second of expiry.
+    #[must_use]
+    pub fn holds(&self) -> Vec<u8> {
+        self.beside(b"holds")
+    }
+
+    /// The hash of held amounts: id and tokens.
+    #[must_use]
+    pub fn amounts(&self) -> Vec<u8> {
+        self.beside(b"amounts")
+    }
+
+    fn beside(&self, what: &[u8]) -> Vec<u8> {
+        [b"{", self.0.as_slice(), b"}:", what].concat()
+    }
+}
+
+impl fmt::Debug for Balance {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Balance({})", self.0.escape_ascii())
+    }
+}
+
+impl fmt::Display for Balance {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.escape_ascii().fmt(f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_keys_of_a_balance_are_pinned_byte_for_byte() {
+        let balance = Balance::new("chat_quota:", b"user1");
+        assert_eq!(balance.as_bytes(), b"chat_quota:user1");
+        assert_eq!(balance.ledger(), b"{chat_quota:user1}:ledger");
+        assert_eq!(balance.holds(), b"{chat_quota:user1}:holds");
+        assert_eq!(balance.amounts(), b"{chat_quota:user1}:amounts");
+    }
+}

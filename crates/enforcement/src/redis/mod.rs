@@ -1,0 +1,25 @@
+//! What is stored in Redis and how it is asked for: keys, commands, the one Lua library, and replies turned into
+//! typed outcomes. Bytes come in, bytes and values go out; no I/O. Only this module spells keys and holds Lua.
+//!
+//! A script is asked for with [`Invocation::evalsha`], and once more with [`Invocation::eval`] when the answer is
+//! [`ReplyError::NoScript`]; the request's own `outcome` function reads the answer.
+
+mod admin;
+mod apply;
+mod charge;
+mod check;
+mod error;
+mod keys;
+mod period;
+mod resp;
+mod script;
+
+pub use admin::{Add, AdminOutcome, Query, Set};
+pub use apply::{Apply, ApplyOutcome, Fence, Grant};
+pub use charge::{Charge, ChargeOutcome};
+pub use check::{Check, CheckOutcome, DefaultQuota, Hold, Left};
+pub use error::ReplyError;
+pub use keys::Balance;
+pub use period::Period;
+pub use resp::{Command, Malformed, Reply};
+pub use script::{Invocation, LAYOUT, SHA1, SOURCE};

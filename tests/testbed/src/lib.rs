@@ -4,13 +4,18 @@
 //! Everything started here ends with its handle, also when a test fails, and with the process, also when it is killed.
 //! Ports are free ones on loopback, files lie in temporary folders; two tests never meet. Linux only.
 
+mod api_server;
 mod components;
+mod crds;
+mod kubectl;
 mod paths;
 mod process;
 mod redis;
 mod wait;
 
-pub use components::cache_dir;
+pub use api_server::ApiServer;
+pub use components::{Component, cache_dir};
+pub use kubectl::{kubectl, kubectl_with_input};
 pub use paths::{controller_binary, module, workspace};
 pub use process::free_port;
 pub use redis::{Redis, RedisOptions};

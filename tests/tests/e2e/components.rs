@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use testbed::{Redis, RedisOptions};
+use serde_json::json;
+use testbed::{ApiServer, Redis, RedisOptions};
 
 #[tokio::test]
 async fn redis_refuses_who_is_not_its_user_and_forgets_when_killed() -> Result<()> {
@@ -36,5 +37,28 @@ async fn a_paused_redis_is_connected_to_but_answers_only_when_resumed() -> Resul
     tokio::net::TcpStream::connect(redis.addr()).await?;
     redis.resume()?;
     assert_eq!(redis::cmd("PING").query_async::<String>(&mut connection).await?, "PONG");
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_api_server_keeps_its_objects_over_a_restart_and_serves_higress_kinds() -> Result<()> {
+    let api = ApiServer::start().await?;
+    api.install_crds().await?;
+    api.namespace("higress-system").await?;
+    let plugin = json!({
+        "apiVersion": "extensions.higress.io/v1alpha1", "kind": "WasmPlugin",
+        "metadata": {"name": "p", "namespace": "higress-system"},
+        "spec": {"url": "oci://example/p:1.0.0", "unknown": 1, "matchRules": [{"ingress": ["a"], "config": {"any": [1]}}]},
+    });
+    api.apply(&plugin).await?;
+    api.stop()?;
+    assert!(api.namespace("other").await.is_err(), "a stopped API server answers nobody");
+    api.restart().await?;
+    let plugins = api.objects("extensions.higress.io/v1alpha1", "WasmPlugin", "higress-system").await?;
+    let stored = plugins.get("p").await?;
+    assert_eq!(stored.data.pointer("/spec/matchRules/0/config/any/0"), Some(&json!(1)), "configuration is free");
+    assert_eq!(stored.data.pointer("/spec/unknown"), None, "unknown fields are pruned");
+    let listed = testbed::kubectl(&api, &["get", "wasmplugin,mcpbridge", "-A", "-o", "name"]).await?;
+    assert_eq!(listed.trim(), "wasmplugin.extensions.higress.io/p");
     Ok(())
 }

@@ -1,1 +1,33 @@
-//! Not written yet.
+//! The custom resources of aiquota and narrow views of other people's: Higress' WasmPlugin and McpBridge, the
+//! Gateway API's HTTPRoute. Types and the CRDs made from them; no I/O.
+
+mod crd;
+mod higress;
+mod quota;
+mod status;
+mod store;
+
+pub use crd::crds;
+pub use higress::{HttpRoute, MatchRule, McpBridge, McpBridgeSpec, Registry, WasmPlugin, WasmPluginSpec};
+pub use quota::{
+    Admin, AiQuota, AiQuotaSpec, CONSUMERS_MAX, Consumer, StoreRef, TARGET_NAME_MAX_LENGTH, TARGET_NAME_PATTERN,
+    TARGETS_MAX, TargetKind, TargetRef,
+};
+pub use status::{AiQuotaStatus, AiQuotaStoreStatus, Condition, NAMES_MAX, Summary, TargetStatus};
+pub use store::{
+    ADDRESS_PATTERN, AiQuotaStore, AiQuotaStoreSpec, Auth, SERVICE_NAME_PATTERN, Service, TIMEOUT_PATTERN,
+};
+
+pub const GROUP: &str = "quota.higress.io";
+/// The field manager, and the value of the label [`MANAGED_BY`] on what the controller makes.
+pub const MANAGER: &str = "aiquota";
+pub const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
+
+/// For an optional field that may be absent but never `null`: the schema refuses `null`, and so does this.
+pub(crate) fn present<'de, T, D>(deserializer: D) -> Result<Option<T>, D::Error>
+where
+    T: serde::Deserialize<'de>,
+    D: serde::Deserializer<'de>,
+{
+    T::deserialize(deserializer).map(Some)
+}

@@ -1,0 +1,209 @@
+//! AIQuota: whose requests to which targets spend how many tokens. The comments with three slashes are what
+//! `kubectl explain` shows.
+
+use enforcement::values::{
+    ADMIN_PATH_PATTERN, CONSUMER_MAX_LENGTH, CONSUMER_PATTERN, KEY_PREFIX_MAX_LENGTH, KEY_PREFIX_PATTERN, MAX_AMOUNT,
+    PATH_MAX_LENGTH, PATH_PATTERN, PATHS_MAX,
+};
+use kube::CustomResource;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{present, status::AiQuotaStatus};
+
+pub const TARGETS_MAX: usize = 16;
+pub const CONSUMERS_MAX: usize = 10_000;
+pub const TARGET_NAME_MAX_LENGTH: usize = 253;
+/// What Kubernetes accepts as a name, and host names with a leading `*.` (for domains only).
+pub const TARGET_NAME_PATTERN: &str = r"^(\*\.)?[a-z0-9]([-a-z0-9.]*[a-z0-9])?$";
+
+/// A token budget for the LLM traffic of some targets. Each consumer listed has a balance of tokens in Redis;
+/// what an answer used is taken off it, and a consumer with nothing left is refused with 403.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema, CustomResource)]
+#[kube(
+    group = "quota.higress.io",
+    version = "v1alpha1",
+    kind = "AIQuota",
+    root = "AiQuota",
+    plural = "aiquotas",
+    shortname = "aiq",
+    category = "aiquota",
+    namespaced,
+    status = "AiQuotaStatus",
+    derive = "PartialEq",
+    printcolumn(name = "Ready", type_ = "string", json_path = r#".status.conditions[?(@.type=="Ready")].status"#),
+    printcolumn(name = "Consumers", type_ = "integer", json_path = ".status.summary.consumers"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(extend("x-kubernetes-validations" = [admin_path_is_not_metered()]))]
+pub struct AiQuotaSpec {
+    /// What the quota applies to: a request is under it when any of these matches. 1 to 16, each at most once.
+    #[schemars(length(min = 1, max = TARGETS_MAX), extend("x-kubernetes-list-type" = "atomic"))]
+    #[schemars(extend("x-kubernetes-validations" = [targets_are_unique()]))]
+    pub target_refs: Vec<TargetRef>,
+
+    /// The AIQuotaStore that holds the balances. Absent: the store `default`. Stores live in the gateway's namespace.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
+    pub store_ref: Option<StoreRef>,
+
+    /// The balance of a consumer is the Redis key made of this prefix and the consumer's name: 1 to 128 visible
+    /// ASCII characters without braces. Only namespaces the administrator trusts may choose one, and none may begin
+    /// with `aiquota:`. Absent: `aiquota:<namespace>/<kind>/<name of the first target>:`. Quotas with the same
+    /// prefix and store share the balances of equal names.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
+    #[schemars(length(min = 1, max = KEY_PREFIX_MAX_LENGTH), regex(pattern = KEY_PREFIX_PATTERN))]
+    #[schemars(extend("x-kubernetes-validations" = [prefix_is_free()]))]
+    pub key_prefix: Option<String>,
+
+    /// Who may read and correct balances over HTTP. Absent: nobody, there is no admin API.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
+    pub admin: Option<Admin>,
+
+    /// Who may spend, each with a quota or unlimited. At most 10,000, each name once. Raising or lowering a quota
+    /// changes the balance by the difference; what was spent stays spent. Who is taken off the list keeps the
+    /// balance that is in Redis, and the condition `Unlisted` names them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = CONSUMERS_MAX))]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub consumers: Vec<Consumer>,
+
+    /// Tokens that an authenticated consumer who is not listed starts with, 0 to 9007199254740991. Absent: such a
+    /// consumer is refused.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
+    #[schemars(range(min = 0, max = MAX_AMOUNT))]
+    pub default_quota: Option<i64>,
+
+    /// Which requests spend tokens: those whose path, without its query, ends in one of these. 1 to 32 suffixes that
+    /// begin with `/` or `:`. Absent: `/v1/chat/completions`, `/v1/messages` and `/v1/responses`. Other paths pass
+    /// unmetered.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
+    #[schemars(length(min = 1, max = PATHS_MAX), extend("x-kubernetes-list-type" = "set"))]
+    #[schemars(inner(length(max = PATH_MAX_LENGTH), regex(pattern = PATH_PATTERN)))]
+    pub paths: Option<Vec<String>>,
+}
+
+/// One thing a quota applies to.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(extend("x-kubernetes-validations" = [target_name_by_kind(), only_domains_have_wildcards()]))]
+pub struct TargetRef {
+    /// `Ingress` and `HTTPRoute` are routes of this namespace, with every route Higress derives from them (default
+    /// backend, fallback, canaries). `Service`, `Domain` and `Gateway` (all traffic of the gateway) are for
+    /// namespaces the administrator trusts. The most specific target of a request decides: route, service, domain,
+    /// gateway.
+    pub kind: TargetKind,
+
+    /// The name of the Ingress, HTTPRoute or Service in this namespace; a Service elsewhere as
+    /// `<service>.<namespace>.svc.cluster.local`; for `Domain` the host name, which may begin with `*.`. Absent for
+    /// `Gateway`.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
+    #[schemars(length(min = 1, max = TARGET_NAME_MAX_LENGTH), regex(pattern = TARGET_NAME_PATTERN))]
+    pub name: Option<String>,
+}
+
+// No comments on the variants: they would turn the enum into alternatives, which a structural schema may not have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+pub enum TargetKind {
+    Ingress,
+    #[serde(rename = "HTTPRoute")]
+    HttpRoute,
+    Service,
+    Domain,
+    Gateway,
+}
+
+/// Which AIQuotaStore.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct StoreRef {
+    /// The name of an AIQuotaStore in the gateway's namespace.
+    #[schemars(length(min = 1, max = TARGET_NAME_MAX_LENGTH), regex(pattern = NAME_PATTERN))]
+    pub name: String,
+}
+
+/// The admin API: `GET <path>?consumer=<name>` answers the balance, `POST <path>/refresh` with the form
+/// `consumer=<name>&quota=<tokens>` sets it, `POST <path>/delta` with `consumer=<name>&value=<tokens>` changes it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Admin {
+    /// The consumer that may use the admin API; everybody else is refused with 403.
+    #[schemars(length(min = 1, max = CONSUMER_MAX_LENGTH), regex(pattern = CONSUMER_PATTERN))]
+    pub consumer: String,
+
+    /// Where the admin API is, below `/v1/chat/completions`. Absent: `/quota`.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
+    #[schemars(length(max = PATH_MAX_LENGTH), regex(pattern = ADMIN_PATH_PATTERN))]
+    pub path: Option<String>,
+}
+
+/// A consumer and what it may spend: exactly one of `quota` and `unlimited: true`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(extend("x-kubernetes-validations" = [quota_or_unlimited()]))]
+pub struct Consumer {
+    /// The consumer as the auth plugin names it: 1 to 253 visible ASCII characters without braces.
+    #[schemars(length(min = 1, max = CONSUMER_MAX_LENGTH), regex(pattern = CONSUMER_PATTERN))]
+    pub name: String,
+
+    /// Tokens it may spend, 0 to 9007199254740991. 0 blocks it.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
+    #[schemars(range(min = 0, max = MAX_AMOUNT))]
+    pub quota: Option<i64>,
+
+    /// True: it is never refused for its balance; what it spends is still counted.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
+    pub unlimited: Option<bool>,
+}
+
+pub(crate) const NAME_PATTERN: &str = "^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$";
+
+fn admin_path_is_not_metered() -> serde_json::Value {
+    serde_json::json!({
+        "rule": "!has(self.admin) || (has(self.paths) ? self.paths : \
+                 ['/v1/chat/completions', '/v1/messages', '/v1/responses']).all(p, \
+                 ['', '/refresh', '/delta'].all(s, !('/v1/chat/completions' + \
+                 (has(self.admin.path) ? self.admin.path : '/quota') + s).endsWith(p)))",
+        "message": "the admin API would be taken for a metered path: choose another admin.path or another suffix in paths",
+        "fieldPath": ".admin",
+    })
+}
+
+fn targets_are_unique() -> serde_json::Value {
+    serde_json::json!({
+        "rule": "self.all(a, self.exists_one(b, a.kind == b.kind && \
+                 (has(a.name) ? a.name : '') == (has(b.name) ? b.name : '')))",
+        "message": "each target may be listed once",
+        "reason": "FieldValueDuplicate",
+    })
+}
+
+fn target_name_by_kind() -> serde_json::Value {
+    serde_json::json!({
+        "rule": "has(self.name) == (self.kind != 'Gateway')",
+        "message": "name is required, but for kind Gateway, which is the whole gateway and has no name",
+        "fieldPath": ".name",
+    })
+}
+
+fn only_domains_have_wildcards() -> serde_json::Value {
+    serde_json::json!({
+        "rule": "self.kind == 'Domain' || !has(self.name) || !self.name.startsWith('*')",
+        "message": "only the name of a Domain may begin with *.",
+        "fieldPath": ".name",
+    })
+}
+
+fn prefix_is_free() -> serde_json::Value {
+    serde_json::json!({
+        "rule": "!self.startsWith('aiquota:')",
+        "message": "prefixes that begin with aiquota: belong to namespaces that may not choose one; choose another",
+    })
+}
+
+fn quota_or_unlimited() -> serde_json::Value {
+    serde_json::json!({
+        "rule": "has(self.quota) != (has(self.unlimited) && self.unlimited)",
+        "message": "exactly one of quota and unlimited: true must be given",
+    })
+}

@@ -1,0 +1,87 @@
+//! What the controller reports about the objects.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::quota::TargetKind;
+
+pub type Condition = v1::Condition;
+
+/// How many names of consumers a status keeps.
+pub const NAMES_MAX: usize = 1_000;
+
+/// What the controller found and did about an AIQuota.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct AiQuotaStatus {
+    /// The generation of the spec that this status is about.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+
+    /// `Accepted`: the spec is valid, permitted and its targets exist. `Programmed`: the gateway's plugin has the
+    /// rules. `Seeded`: Redis has the balances. `Ready`: all of these. Warnings are there while they last:
+    /// `NoAuthentication`, `IdentityUnguarded`, `Unlisted`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    pub conditions: Vec<Condition>,
+
+    /// What became of each target.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "atomic"))]
+    pub targets: Vec<TargetStatus>,
+
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub summary: Option<Summary>,
+
+    /// Listed consumers that have a balance in Redis, in order, at most 1,000 names: by these the controller knows
+    /// who was taken off the list.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "atomic"))]
+    pub listed: Vec<String>,
+
+    /// Consumers that are no longer listed and whose balance is still in Redis, in order, at most 1,000 names.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "atomic"))]
+    pub unlisted: Vec<String>,
+}
+
+/// What became of one target.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct TargetStatus {
+    pub kind: TargetKind,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Whether the quota applies to it.
+    pub accepted: bool,
+    /// `Accepted`, or why the quota does not apply to it.
+    pub reason: String,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub message: String,
+}
+
+/// The object in numbers.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Summary {
+    /// Consumers listed in the spec.
+    pub consumers: i64,
+    /// Those of them whose balance is in Redis.
+    pub seeded: i64,
+}
+
+/// What the controller found about an AIQuotaStore.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct AiQuotaStoreStatus {
+    /// The generation of the spec that this status is about.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+
+    /// `Connected`: the controller reaches Redis with these credentials. `Ready`: connected, and the gateway can be
+    /// told.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    pub conditions: Vec<Condition>,
+}

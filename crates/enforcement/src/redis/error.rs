@@ -104,3 +104,64 @@ impl<'r, 'a> Answer<'r, 'a> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_errors_of_redis_are_told_apart() {
+        for (text, error) in [
+            ("NOSCRIPT No matching script. Please use EVAL.", ReplyError::NoScript),
+            ("NOAUTH Authentication required.", ReplyError::NoAuth("NOAUTH Authentication required.".into())),
+            ("MOVED 3999 127.0.0.1:6381", ReplyError::Cluster("MOVED 3999 127.0.0.1:6381".into())),
+            ("ASK 3999 127.0.0.1:6381", ReplyError::Cluster("ASK 3999 127.0.0.1:6381".into())),
+            (
+                "CROSSSLOT Keys in request don't hash to the same slot",
+                ReplyError::Cluster("CROSSSLOT Keys in request don\\'t hash to the same slot".into()),
+            ),
+            (
+                "READONLY You can't write against a read only replica.",
+                ReplyError::ReadOnly("READONLY You can\\'t write against a read only replica.".into()),
+            ),
+            (
+                "LOADING Redis is loading the dataset in memory",
+                ReplyError::NotReady("LOADING Redis is loading the dataset in memory".into()),
+            ),
+            ("OOM command not allowed", ReplyError::OutOfMemory("OOM command not allowed".into())),
+            ("ERR NOSCRIPT is not the code", ReplyError::Refused("ERR NOSCRIPT is not the code".into())),
+            ("", ReplyError::Refused(String::new())),
+        ] {
+            assert_eq!(Answer::of(&Reply::Error(text.as_bytes())).err(), Some(error), "{text}");
+        }
+    }
+
+    #[test]
+    fn foreign_text_is_shown_bounded_and_printable() {
+        assert_eq!(shown(b"a\x1b[31m\n\xff"), "a\\x1b[31m\\n\\xff");
+        assert_eq!(shown(&[b'a'; 10_000]).len(), SHOWN);
+    }
+
+    #[test]
+    fn a_newer_layout_is_named() {
+        let reply = Reply::Array(vec![Reply::Bulk(b"layout"), Reply::Bulk(b"2")]);
+        let error = Answer::of(&reply).err();
+        assert_eq!(error, Some(ReplyError::Layout("2".into())));
+        let text = "the ledger has layout version 2, this version knows 1";
+        assert_eq!(error.map(|error| error.to_string()).as_deref(), Some(text));
+    }
+
+    #[test]
+    fn a_reply_of_another_shape_is_no_answer() {
+        for reply in [
+            Reply::Nil,
+            Reply::Integer(1),
+            Reply::Simple(b"OK"),
+            Reply::Bulk(b"admitted"),
+            Reply::Array(vec![]),
+            Reply::Array(vec![Reply::Integer(1)]),
+        ] {
+            assert_eq!(Answer::of(&reply).err(), Some(ReplyError::Unexpected), "{reply:?}");
+        }
+    }
+}

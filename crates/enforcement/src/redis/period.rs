@@ -43,3 +43,39 @@ impl<'a> Period<'a> {
         args.extend(self.boundaries.iter().flat_map(|(ordinal, at)| [decimal(*ordinal), decimal(*at)]));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refresh() -> Refresh {
+        Refresh { schedule: "daily".into(), mode: RefreshMode::CarryOver, max_balance: Some(500) }
+    }
+
+    #[test]
+    fn the_two_boundaries_on_each_side_of_now_are_picked() {
+        let boundaries: Vec<_> = (10..20).map(|ordinal| (ordinal, ordinal * 100)).collect();
+        let (schedule, refresh) = (Schedule { boundaries }, refresh());
+        for (now, picked) in [
+            (0, &[(10, 1000), (11, 1100)][..]),
+            (999, &[(10, 1000), (11, 1100)]),
+            (1000, &[(10, 1000), (11, 1100), (12, 1200)]),
+            (1499, &[(13, 1300), (14, 1400), (15, 1500), (16, 1600)]),
+            (1500, &[(14, 1400), (15, 1500), (16, 1600), (17, 1700)]),
+            (1900, &[(18, 1800), (19, 1900)]),
+            (i64::MAX, &[(18, 1800), (19, 1900)]),
+        ] {
+            let period = Period::around(&refresh, &schedule, now);
+            assert_eq!(period.map(|period| period.boundaries), Some(picked), "at {now}");
+        }
+        assert_eq!(Period::around(&refresh, &Schedule { boundaries: vec![] }, 0), None);
+    }
+
+    #[test]
+    fn a_script_is_told_schedule_mode_cap_and_pairs() {
+        let mut args = Vec::new();
+        let schedule = Schedule { boundaries: vec![(-1, 1000), (0, 2000)] };
+        Period::around(&refresh(), &schedule, 1500).unwrap().push(&mut args);
+        assert_eq!(args, ["daily", "carryover", "500", "-1", "1000", "0", "2000"].map(|arg| arg.as_bytes().to_vec()));
+    }
+}

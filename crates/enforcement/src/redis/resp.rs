@@ -170,3 +170,104 @@ fn length(line: &[u8]) -> Result<Option<usize>, Malformed> {
 fn number(text: &[u8]) -> Option<i64> {
     std::str::from_utf8(text).ok()?.parse().ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::random::Random;
+
+    #[test]
+    fn commands_are_arrays_of_bulk_strings() {
+        assert_eq!(Command::get(b"chat_quota:user1").encode(), b"*2\r\n$3\r\nGET\r\n$16\r\nchat_quota:user1\r\n");
+        assert_eq!(Command::decr_by(b"k", 25).encode(), b"*3\r\n$6\r\nDECRBY\r\n$1\r\nk\r\n$2\r\n25\r\n");
+        assert_eq!(Command::incr_by(b"k", -50).encode(), b"*3\r\n$6\r\nINCRBY\r\n$1\r\nk\r\n$3\r\n-50\r\n");
+        assert_eq!(Command::set(b"k\r\n", 0).encode(), b"*3\r\n$3\r\nSET\r\n$3\r\nk\r\n\r\n$1\r\n0\r\n");
+    }
+
+    #[test]
+    fn every_kind_of_reply_is_read() {
+        for (bytes, reply) in [
+            (b"$-1\r\n".as_slice(), Reply::Nil),
+            (b"*-1\r\n", Reply::Nil),
+            (b":-9007199254740991\r\n", Reply::Integer(-9_007_199_254_740_991)),
+            (b"+OK\r\n", Reply::Simple(b"OK")),
+            (b"$0\r\n\r\n", Reply::Bulk(b"")),
+            (b"$4\r\na\r\nb\r\n", Reply::Bulk(b"a\r\nb")),
+            (b"-ERR no\r\n", Reply::Error(b"ERR no")),
+            (b"*0\r\n", Reply::Array(vec![])),
+            (
+                b"*3\r\n$2\r\nok\r\n*1\r\n:1\r\n$-1\r\n",
+                Reply::Array(vec![Reply::Bulk(b"ok"), Reply::Array(vec![Reply::Integer(1)]), Reply::Nil]),
+            ),
+        ] {
+            assert_eq!(Reply::parse(bytes), Ok(reply), "{}", bytes.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn what_is_not_exactly_one_reply_is_refused_with_its_reason() {
+        for (bytes, reason) in [
+            (b"".as_slice(), Malformed::Truncated),
+            (b"\r\n", Malformed::Truncated),
+            (b":1\r", Malformed::Truncated),
+            (b"$5\r\nabc\r\n", Malformed::Truncated),
+            (b"$3\r\nabc\r", Malformed::Truncated),
+            (b"$9223372036854775807\r\na\r\n", Malformed::Truncated),
+            (b"*1000000000\r\n:1\r\n", Malformed::Truncated),
+            (b"*2\r\n:1\r\n", Malformed::Truncated),
+            (b":1\r\n:2\r\n", Malformed::Trailing(4)),
+            (b"$3\r\nabcd\r\n", Malformed::Number),
+            (b"$-2\r\n", Malformed::Number),
+            (b":9223372036854775808\r\n", Malformed::Number),
+            (b":\r\n", Malformed::Number),
+            (b": 1\r\n", Malformed::Number),
+            (b"%1\r\n+a\r\n+b\r\n", Malformed::Kind(b'%')),
+            (b"HTTP/1.1 400\r\n", Malformed::Kind(b'H')),
+        ] {
+            assert_eq!(Reply::parse(bytes), Err(reason), "{}", bytes.escape_ascii());
+        }
+        let deep = [b"*1\r\n".repeat(100_000), b":1\r\n".to_vec()].concat();
+        assert_eq!(Reply::parse(&deep), Err(Malformed::Depth));
+    }
+
+    #[test]
+    fn mutated_replies_never_panic_and_are_never_read_beyond_their_end() {
+        let seeds: [&[u8]; 4] = [
+            b"*3\r\n$8\r\nadmitted\r\n:9007199254740991\r\n$-1\r\n",
+            b"*4\r\n$7\r\napplied\r\n:1\r\n:-25\r\n:100\r\n",
+            b"-NOAUTH Authentication required.\r\n",
+            b"*2\r\n*2\r\n:1\r\n+a\r\n*1\r\n*1\r\n$3\r\nabc\r\n",
+        ];
+        let mut random = Random(7);
+        for _ in 0..50_000 {
+            let mut bytes = random.pick(&seeds).to_vec();
+            for _ in 0..=random.below(4) {
+                let at = random.below(bytes.len());
+                match random.below(4) {
+                    0 => bytes[at] = *random.pick(b"*$:+-\r\n0123456789\xff"),
+                    1 => bytes.truncate(at.max(1)),
+                    2 => bytes.insert(at, *random.pick(b"*$:+-\r\n0123456789\xff")),
+                    _ => bytes.extend_from_within(at..),
+                }
+            }
+            let size = bytes.len();
+            if let Ok(reply) = Reply::parse(&bytes) {
+                assert!(weight(&reply) <= size, "{}", bytes.escape_ascii());
+                let _ = super::super::CheckOutcome::of(&reply);
+                let _ = super::super::ApplyOutcome::of(&reply);
+                let _ = super::super::ChargeOutcome::of(&reply);
+                let _ = super::super::AdminOutcome::of(&reply);
+            }
+        }
+    }
+
+    /// The fewest bytes a reply takes on the wire.
+    fn weight(reply: &Reply<'_>) -> usize {
+        match reply {
+            Reply::Nil | Reply::Integer(_) => 4,
+            Reply::Simple(text) | Reply::Error(text) => text.len() + 3,
+            Reply::Bulk(text) => text.len() + 6,
+            Reply::Array(all) => 4 + all.iter().map(weight).sum::<usize>(),
+        }
+    }
+}

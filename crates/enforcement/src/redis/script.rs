@@ -51,7 +51,7 @@ impl Invocation {
 
     /// The period, always last because its length varies; nothing without a schedule.
     pub(super) fn period(mut self, period: Option<Period<'_>>) -> Self {
-        if let Some(period) = period {
+        if let Some(period) = period.filter(|period| !period.boundaries.is_empty()) {
             period.push(&mut self.args);
         }
         self
@@ -82,5 +82,74 @@ impl Invocation {
     fn command(&self, name: &str, script: &str) -> Command {
         let head = [name.as_bytes().to_vec(), script.as_bytes().to_vec(), self.keys.len().to_string().into_bytes()];
         Command::new(head.into_iter().chain(self.keys.iter().cloned()).chain(self.args.iter().cloned()).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::{Add, Apply, Charge, Check, DefaultQuota, Fence, Grant, Hold, Query, Set},
+        *,
+    };
+    use crate::wire::RefreshMode;
+
+    const PERIOD: Period<'static> =
+        Period { schedule: "daily", mode: RefreshMode::Reset, cap: 9, boundaries: &[(4, 400), (5, 500)] };
+
+    #[track_caller]
+    fn args(call: &Invocation, expected: &[&str]) {
+        let shown: Vec<_> = call.args().iter().map(|arg| String::from_utf8_lossy(arg)).collect();
+        assert_eq!(shown, expected);
+    }
+
+    #[test]
+    fn a_call_names_the_script_the_keys_and_the_arguments() {
+        let balance = Balance::new("q:", b"u");
+        let call = Query { balance: &balance, period: None }.invocation();
+        let tail = "$1\r\n4\r\n$3\r\nq:u\r\n$12\r\n{q:u}:ledger\r\n$11\r\n{q:u}:holds\r\n$13\r\n{q:u}:amounts\r\n$5\r\nquery\r\n";
+        let by_name = format!("*8\r\n$7\r\nEVALSHA\r\n$40\r\n{SHA1}\r\n{tail}");
+        assert_eq!(String::from_utf8(call.evalsha().encode()).unwrap(), by_name);
+        let whole = format!("*8\r\n$4\r\nEVAL\r\n${}\r\n{SOURCE}\r\n{tail}", SOURCE.len());
+        assert_eq!(String::from_utf8(call.eval().encode()).unwrap(), whole);
+    }
+
+    #[test]
+    fn the_arguments_of_every_operation_are_in_the_documented_order() {
+        let balance = &Balance::new("q:", b"u");
+        let check = Check { balance, need: 0, hold: None, default: None, period: None };
+        args(&check.invocation(), &["check", "1", "", "", "", ""]);
+        let full = Check {
+            need: 70,
+            hold: Some(Hold { id: b"7-1", expires_in: 60 }),
+            default: Some(DefaultQuota { grant: 1000, owner: "c/n/o" }),
+            period: Some(PERIOD),
+            ..check
+        };
+        let period = ["daily", "reset", "9", "4", "400", "5", "500"];
+        args(&full.invocation(), &[&["check", "70", "7-1", "60", "1000", "c/n/o"], &period[..]].concat());
+
+        let charge = Charge { balance, tokens: 25, hold: None, admitted_in: None, period: None };
+        args(&charge.invocation(), &["charge", "25", "", ""]);
+        let full = Charge { hold: Some(b"7-1"), admitted_in: Some(-3), period: Some(PERIOD), ..charge };
+        args(&full.invocation(), &[&["charge", "25", "7-1", "-3"], &period[..]].concat());
+        args(&Charge { tokens: i64::MIN, ..charge }.invocation(), &["charge", "0", "", ""]);
+        args(&Charge { tokens: i64::MAX, ..charge }.invocation(), &["charge", "9007199254740991", "", ""]);
+
+        let fence = Fence { term: 2, uid: "u-1", generation: 7 };
+        let apply =
+            Apply { balance, owner: "c/n/o", fence, grant: Grant::Tokens(5), takeover: false, period: Some(PERIOD) };
+        args(&apply.invocation(), &[&["apply", "c/n/o", "2", "u-1", "7", "5", "0"], &period[..]].concat());
+        let other = Apply { grant: Grant::Unlimited, takeover: true, period: None, ..apply };
+        args(&other.invocation(), &["apply", "c/n/o", "2", "u-1", "7", "unlimited", "1"]);
+
+        args(&Query { balance, period: Some(PERIOD) }.invocation(), &[&["query"], &period[..]].concat());
+        args(&Set { balance, value: -5, period: None }.invocation(), &["set", "-5"]);
+        args(&Add { balance, value: 5, period: None }.invocation(), &["add", "5"]);
+    }
+
+    #[test]
+    fn a_period_without_boundaries_is_none() {
+        let period = Some(Period { boundaries: &[], ..PERIOD });
+        args(&Query { balance: &Balance::new("q:", b"u"), period }.invocation(), &["query"]);
     }
 }

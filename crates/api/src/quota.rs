@@ -156,6 +156,25 @@ pub struct Consumer {
     pub unlimited: Option<bool>,
 }
 
+impl TargetKind {
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Ingress => "Ingress",
+            Self::HttpRoute => "HTTPRoute",
+            Self::Service => "Service",
+            Self::Domain => "Domain",
+            Self::Gateway => "Gateway",
+        }
+    }
+}
+
+impl std::fmt::Display for TargetKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
 pub(crate) const NAME_PATTERN: &str = "^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$";
 
 fn admin_path_is_not_metered() -> serde_json::Value {

@@ -11,10 +11,10 @@ use crate::{present, quota::TARGET_NAME_MAX_LENGTH, status::AiQuotaStoreStatus};
 /// Names as Higress' service registries make them.
 pub const SERVICE_NAME_PATTERN: &str = "^[A-Za-z0-9]([-A-Za-z0-9._]*[A-Za-z0-9])?$";
 pub const ADDRESS_PATTERN: &str = r"^redis://([A-Za-z0-9][-A-Za-z0-9._]*|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}$";
-pub const ADDRESS_MAX_LENGTH: usize = 280;
+pub(crate) const ADDRESS_MAX_LENGTH: usize = 280;
 pub const TIMEOUT_PATTERN: &str = "^[1-9][0-9]{0,4}(ms|s)$";
 /// Without a dot: Higress splits `${secret.<namespace>/<name>.<key>}` at dots.
-pub const SECRET_KEY_PATTERN: &str = "^[-_A-Za-z0-9]+$";
+pub(crate) const SECRET_KEY_PATTERN: &str = "^[-_A-Za-z0-9]+$";
 
 /// One Redis endpoint with its credentials, database and timeout. Honoured in the gateway's namespace only. Two
 /// stores on one service must have equal options: plugins share one client per service.
@@ -96,7 +96,7 @@ pub struct Auth {
     pub password_key: Option<String>,
 }
 
-pub const SECRET_NAME_PATTERN: &str = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$";
+pub(crate) const SECRET_NAME_PATTERN: &str = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$";
 
 fn timeout_is_bounded() -> serde_json::Value {
     serde_json::json!({

@@ -1,1 +1,30 @@
-//! Not written yet.
+//! The control plane without hands: the world as found becomes Redis endpoints, balances, WasmPlugins and one
+//! verdict per object. No I/O, no clock, no environment.
+//!
+//! ```text
+//! let plan = plan::build(&world);                        // balances to seed, one verdict per object
+//! let seeded = ...                                       // I/O: each plan.seeds[i].apply(false) against its store
+//! let program = plan::program(&plan, &seeded);           // WasmPlugins: rules whose balances are there
+//! let writes = ...                                       // I/O: each of program.plugins that differs()
+//! let status = plan::status(&plan, n, &seeded, &program, &writes, now);
+//! ```
+
+mod decode;
+mod gateway;
+mod merge;
+mod plan;
+mod program;
+mod reason;
+mod settings;
+mod status;
+mod validate;
+mod world;
+
+pub use decode::decode;
+pub use plan::{Access, Object, Owner, Plan, Seed, Seeded, StorePlan, Verdict, Warning};
+pub use program::{AI_QUOTA, GUARD, PluginWrite, Program};
+pub use reason::{Reason, WaitsFor};
+pub use settings::{FailStrategy, Guard, Module, Phase, PullPolicy, Settings};
+pub use status::{Write, Writes};
+pub use validate::{Refusal, Refused, validate, validate_store};
+pub use world::{Key, Undecodable, World};

@@ -1,0 +1,88 @@
+//! Who decides where several objects want the same: claims in, oldest object first, and for each thing claimed
+//! those that share it out. The same rule for every kind of settings. Pure.
+
+use std::{
+    collections::{HashMap, HashSet, hash_map::Entry},
+    hash::Hash,
+};
+
+/// Settings that may stand on one target together if they do not differ.
+pub(crate) trait Settings {
+    /// The first field in which they differ.
+    fn difference(&self, other: &Self) -> Option<&'static str>;
+}
+
+/// One object wants one thing.
+pub(crate) struct Claim<K> {
+    pub(crate) what: K,
+    /// The index of the object's settings; the lower the older.
+    pub(crate) by: usize,
+    /// The index of the target in the object's spec.
+    pub(crate) target: usize,
+}
+
+/// One thing, and who shares it: all with equal settings, the oldest first.
+pub(crate) struct Slot<K> {
+    pub(crate) what: K,
+    pub(crate) holders: Vec<Holder>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Holder {
+    pub(crate) by: usize,
+    pub(crate) target: usize,
+}
+
+/// A claim that an older object's settings stand against.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Lost {
+    pub(crate) by: usize,
+    pub(crate) target: usize,
+    pub(crate) winner: usize,
+    pub(crate) field: &'static str,
+}
+
+/// `named` is what the objects name themselves, `derived` what follows from it (a fallback route, a canary). Both
+/// come oldest first. What an object names is not taken by what another derives; who loses a target gets nothing
+/// that derives from it, and what is derived is lost quietly: the target itself still stands.
+pub(crate) fn resolve<K: Eq + Hash + Clone>(
+    named: Vec<Claim<K>>,
+    derived: Vec<Claim<K>>,
+    settings: &[impl Settings],
+) -> (Vec<Slot<K>>, Vec<Lost>) {
+    let mut slots: Vec<Slot<K>> = Vec::new();
+    let mut index: HashMap<K, usize> = HashMap::with_capacity(named.len() + derived.len());
+    let mut lost = Vec::new();
+    let mut losers = HashSet::new();
+    let mut claim = |claim: Claim<K>| -> Option<Lost> {
+        let Claim { what, by, target } = claim;
+        match index.entry(what) {
+            Entry::Vacant(entry) => {
+                slots.push(Slot { what: entry.key().clone(), holders: vec![Holder { by, target }] });
+                entry.insert(slots.len() - 1);
+                None
+            }
+            Entry::Occupied(entry) => {
+                let slot = &mut slots[*entry.get()];
+                let winner = slot.holders[0].by;
+                match settings[by].difference(&settings[winner]) {
+                    None => {
+                        slot.holders.push(Holder { by, target });
+                        None
+                    }
+                    Some(field) => Some(Lost { by, target, winner, field }),
+                }
+            }
+        }
+    };
+    for wanted in named {
+        if let Some(loss) = claim(wanted) {
+            losers.insert((loss.by, loss.target));
+            lost.push(loss);
+        }
+    }
+    for wanted in derived.into_iter().filter(|wanted| !losers.contains(&(wanted.by, wanted.target))) {
+        claim(wanted);
+    }
+    (slots, lost)
+}

@@ -1,0 +1,194 @@
+//! What shall be: Redis endpoints, balances, one verdict per object, and what the WasmPlugins are made of. Data
+//! only; made by [`crate::build`].
+
+use std::{fmt, ops::Range, sync::Arc, time::Duration};
+
+use api::{AiQuota, AiQuotaStatus, AiQuotaStore, Consumer, TargetRef};
+use enforcement::redis::{Apply, Balance, Fence, Grant};
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+
+use crate::{Key, Reason, Undecodable, gateway::Gateway};
+
+pub struct Plan {
+    /// One per AIQuotaStore object.
+    pub stores: Vec<StorePlan>,
+    /// One per balance; those of one object stand together.
+    pub seeds: Vec<Seed>,
+    /// One per AIQuota object, undecodable ones too.
+    pub verdicts: Vec<Verdict>,
+    /// What the WasmPlugins are made of: [`crate::program`] finishes it.
+    pub(crate) gateway: Gateway,
+    /// `<uid of namespace kube-system>/`: what the owners of this cluster begin with.
+    pub(crate) cluster: String,
+}
+
+/// A store and how the controller reaches it.
+#[derive(Clone, Debug)]
+pub struct StorePlan {
+    pub object: Arc<AiQuotaStore>,
+    /// Or why the store cannot be used.
+    pub access: Result<Access, Reason>,
+}
+
+/// How a store is reached. Two that are equal may share a connection.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct Access {
+    pub host: String,
+    pub port: u16,
+    pub database: u32,
+    pub username: Option<String>,
+    pub password: Option<String>,
+    pub timeout: Duration,
+}
+
+impl fmt::Debug for Access {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { host, port, database, username: _, password: _, timeout } = self;
+        write!(f, "{host}:{port}/{database} within {timeout:?}")
+    }
+}
+
+/// A balance as it should be.
+#[derive(Clone, Debug)]
+pub struct Seed {
+    /// The index of its store in [`Plan::stores`], whose `access` is there.
+    pub store: usize,
+    pub balance: Balance,
+    pub grant: Grant,
+    pub object: Arc<Owner>,
+    /// The index of the consumer in the object's spec.
+    pub(crate) consumer: usize,
+}
+
+/// An object as the owner of balances.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Owner {
+    /// `<uid of namespace kube-system>/<namespace>/<name>`.
+    pub name: String,
+    pub uid: String,
+    pub generation: i64,
+    pub term: i64,
+}
+
+impl Seed {
+    /// The script call that makes it so. `takeover`: see [`Plan::may_take_over`].
+    #[must_use]
+    pub fn apply(&self, takeover: bool) -> Apply<'_> {
+        let Owner { name, uid, generation, term } = &*self.object;
+        Apply {
+            balance: &self.balance,
+            owner: name,
+            fence: Fence { term: *term, uid, generation: *generation },
+            grant: self.grant,
+            takeover,
+            period: None,
+        }
+    }
+}
+
+/// What became of a seed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Seeded {
+    /// No answer yet.
+    Pending,
+    Applied,
+    /// Another object owns the balance and keeps it.
+    Conflict {
+        owner: String,
+    },
+    /// What is stored is not a balance; requests of the consumer are refused.
+    Malformed {
+        value: String,
+    },
+    /// A newer controller or generation was there first: what this plan knows is old.
+    Stale,
+    Unreachable {
+        error: String,
+    },
+}
+
+impl Seeded {
+    /// Whether asking again would change nothing: a rule need not wait any longer.
+    #[must_use]
+    pub const fn is_final(&self) -> bool {
+        match self {
+            Self::Applied | Self::Conflict { .. } | Self::Malformed { .. } => true,
+            Self::Pending | Self::Stale | Self::Unreachable { .. } => false,
+        }
+    }
+}
+
+/// What the planner says about one AIQuota.
+#[derive(Clone, Debug)]
+pub struct Verdict {
+    pub key: Key,
+    pub object: Object,
+    /// Each target, and why the quota does not apply to it.
+    pub targets: Vec<(TargetRef, Option<Reason>)>,
+    /// Why the object is not, or not wholly, accepted: the reasons that are not a target's.
+    pub refused: Vec<Reason>,
+    /// Why its store cannot be used: rules that were never programmed are withheld, others refuse.
+    pub withheld: Option<Reason>,
+    /// The object's seeds in [`Plan::seeds`].
+    pub seeds: Range<usize>,
+    pub warnings: Vec<Warning>,
+}
+
+/// An AIQuota as the watch holds it.
+#[derive(Clone, Debug)]
+pub enum Object {
+    Read(Arc<AiQuota>),
+    Undecodable(Arc<Undecodable>),
+}
+
+impl Object {
+    #[must_use]
+    pub fn metadata(&self) -> &ObjectMeta {
+        match self {
+            Self::Read(quota) => &quota.metadata,
+            Self::Undecodable(unread) => &unread.metadata,
+        }
+    }
+
+    /// The status it has.
+    #[must_use]
+    pub fn status(&self) -> Option<&AiQuotaStatus> {
+        match self {
+            Self::Read(quota) => quota.status.as_ref(),
+            Self::Undecodable(unread) => unread.status.as_ref(),
+        }
+    }
+
+    /// The consumers it lists; none where it could not be read.
+    pub(crate) fn consumers(&self) -> &[Consumer] {
+        match self {
+            Self::Read(quota) => &quota.spec.consumers,
+            Self::Undecodable(_) => &[],
+        }
+    }
+}
+
+/// Something the author should know though the rule is in force: a condition of its own.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Warning {
+    #[error(
+        "no auth plugin runs before ai-quota on {targets}, so that requests without identity are refused with 401; {seen}"
+    )]
+    NoAuthentication { targets: String, seen: String },
+    #[error(
+        "the identity guard is off (--guard=off): a client that sends x-mse-consumer past the auth plugins spends another's quota"
+    )]
+    IdentityUnguarded,
+}
+
+impl Warning {
+    /// The type of the condition, and the word of the Event.
+    #[must_use]
+    pub const fn condition(&self) -> &'static str {
+        match self {
+            Self::NoAuthentication { .. } => "NoAuthentication",
+            Self::IdentityUnguarded => "IdentityUnguarded",
+        }
+    }
+}

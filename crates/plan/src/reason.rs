@@ -1,0 +1,180 @@
+//! Why something is not as declared. Each reason knows its word (for conditions, Events and metrics) and its fate:
+//! what can heal it. Pure.
+
+use std::fmt;
+
+use api::TargetRef;
+
+use crate::{Key, validate::Refusal};
+
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Reason {
+    #[error("{}", Listed(.0))]
+    Invalid(Vec<Refusal>),
+
+    #[error("the object cannot be read, its last rule stays: {0}")]
+    Undecodable(String),
+
+    #[error(
+        "{field}: namespace {namespace} is not trusted with {what}; move the object to a trusted namespace, or let \
+         the administrator add the namespace with --trusted-namespace"
+    )]
+    NotTrusted { field: String, namespace: String, what: &'static str },
+
+    #[error("{} does not exist", Target(.0))]
+    TargetNotFound(TargetRef),
+
+    #[error("{} is already under the older AIQuota {winner}, which has another {field}; make them equal or remove one of the two", Target(.target))]
+    TargetConflicted { target: TargetRef, winner: Key, field: &'static str },
+
+    #[error("the balance of consumer {consumer} already belongs to the older AIQuota {winner}{}", More(.more))]
+    ConsumerConflicted { consumer: String, winner: String, more: usize },
+
+    #[error(
+        "the rules of all quotas would take more than {limit} bytes in one WasmPlugin; use fewer targets or let objects share settings"
+    )]
+    GatewayFull { limit: usize },
+
+    #[error("there is no AIQuotaStore {0} in the gateway's namespace")]
+    StoreNotFound(String),
+
+    #[error("stores are honoured in namespace {0} only: create it there")]
+    NotInGatewayNamespace(String),
+
+    #[error(
+        "service {service} is already the older AIQuotaStore {winner}, which has another {field}; plugins share one client per service"
+    )]
+    StoreConflicted { service: String, winner: String, field: &'static str },
+
+    #[error("service {service} does not exist: {detail}")]
+    ServiceNotFound { service: String, detail: String },
+
+    #[error("service {service} has no port {port}: {detail}")]
+    PortNotFound { service: String, port: u16, detail: String },
+
+    #[error("there is no Secret {namespace}/{name}")]
+    SecretNotFound { namespace: String, name: String },
+
+    #[error("Secret {namespace}/{name}: {problem}")]
+    SecretInvalid { namespace: String, name: String, problem: String },
+
+    #[error("Redis of store {store} cannot be reached: {error}")]
+    StoreUnreachable { store: String, error: String },
+
+    #[error("the balance of consumer {consumer} is not a number ({value}) and its requests are refused; remove or correct the key{}", More(.more))]
+    MalformedBalance { consumer: String, value: String, more: usize },
+
+    #[error("a newer controller or a newer version of the object was at the balances first")]
+    Superseded,
+
+    #[error("{done} of {all} balances are in Redis")]
+    Seeding { done: usize, all: usize },
+
+    #[error("the rule waits for its balances")]
+    WaitsForSeeds,
+
+    #[error("the WasmPlugin is about to be written")]
+    WaitsForWrite,
+
+    #[error("the WasmPlugin could not be written: {0}")]
+    WriteFailed(String),
+}
+
+/// What can heal a reason.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WaitsFor {
+    /// A change of the object's own spec.
+    Spec,
+    /// Another object: a target, a store, a secret, a winner.
+    Object,
+    /// Nothing but another attempt.
+    Time,
+}
+
+impl Reason {
+    /// The word of conditions, Events and metric labels.
+    #[must_use]
+    pub const fn reason(&self) -> &'static str {
+        match self {
+            Self::Invalid(_) => "Invalid",
+            Self::Undecodable(_) => "Undecodable",
+            Self::NotTrusted { .. } => "NotTrusted",
+            Self::TargetNotFound(_) => "TargetNotFound",
+            Self::TargetConflicted { .. } | Self::ConsumerConflicted { .. } | Self::StoreConflicted { .. } => {
+                "Conflicted"
+            }
+            Self::GatewayFull { .. } => "GatewayFull",
+            Self::StoreNotFound(_) => "StoreNotFound",
+            Self::NotInGatewayNamespace(_) => "NotInGatewayNamespace",
+            Self::ServiceNotFound { .. } => "ServiceNotFound",
+            Self::PortNotFound { .. } => "PortNotFound",
+            Self::SecretNotFound { .. } => "SecretNotFound",
+            Self::SecretInvalid { .. } => "SecretInvalid",
+            Self::StoreUnreachable { .. } => "StoreUnreachable",
+            Self::MalformedBalance { .. } => "MalformedBalance",
+            Self::Superseded => "Superseded",
+            Self::Seeding { .. } => "Seeding",
+            Self::WaitsForSeeds => "WaitsForSeeds",
+            Self::WaitsForWrite => "WaitsForWrite",
+            Self::WriteFailed(_) => "WriteFailed",
+        }
+    }
+
+    #[must_use]
+    pub const fn waits_for(&self) -> WaitsFor {
+        match self {
+            Self::Invalid(_) | Self::Undecodable(_) | Self::NotTrusted { .. } | Self::NotInGatewayNamespace(_) => {
+                WaitsFor::Spec
+            }
+            Self::TargetNotFound(_)
+            | Self::TargetConflicted { .. }
+            | Self::ConsumerConflicted { .. }
+            | Self::StoreConflicted { .. }
+            | Self::GatewayFull { .. }
+            | Self::StoreNotFound(_)
+            | Self::ServiceNotFound { .. }
+            | Self::PortNotFound { .. }
+            | Self::SecretNotFound { .. }
+            | Self::SecretInvalid { .. } => WaitsFor::Object,
+            Self::StoreUnreachable { .. }
+            | Self::MalformedBalance { .. }
+            | Self::Superseded
+            | Self::Seeding { .. }
+            | Self::WaitsForSeeds
+            | Self::WaitsForWrite
+            | Self::WriteFailed(_) => WaitsFor::Time,
+        }
+    }
+}
+
+/// A target as its author would say it.
+pub(crate) struct Target<'a>(pub(crate) &'a TargetRef);
+
+impl fmt::Display for Target<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0.name {
+            Some(name) => write!(f, "{} {name}", self.0.kind),
+            None => write!(f, "the whole gateway"),
+        }
+    }
+}
+
+struct Listed<'a>(&'a [Refusal]);
+
+impl fmt::Display for Listed<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const SHOWN: usize = 5;
+        for (index, refusal) in self.0.iter().take(SHOWN).enumerate() {
+            write!(f, "{}{refusal}", if index == 0 { "" } else { "; " })?;
+        }
+        More(&self.0.len().saturating_sub(SHOWN)).fmt(f)
+    }
+}
+
+struct More<'a>(&'a usize);
+
+impl fmt::Display for More<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if *self.0 == 0 { Ok(()) } else { write!(f, "; and {} more", self.0) }
+    }
+}

@@ -1,0 +1,105 @@
+//! What the administrator says on the command line. Data only.
+
+use std::collections::BTreeSet;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// WasmPlugins, McpBridges, stores and secrets are here.
+    pub gateway_namespace: String,
+    /// Namespaces that may target Gateways, Domains and Services and choose key prefixes, besides the gateway's.
+    pub trusted_namespaces: BTreeSet<String>,
+    pub module: Module,
+    pub guard: Guard,
+    /// WasmPlugins that authenticate consumers, besides those known by name.
+    pub auth_plugins: Vec<String>,
+}
+
+/// How the gateway loads the ai-quota module, and where in its chain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Module {
+    pub url: String,
+    pub sha256: Option<String>,
+    pub image_pull_policy: PullPolicy,
+    pub image_pull_secret: Option<String>,
+    pub fail_strategy: FailStrategy,
+    pub phase: Phase,
+    pub priority: i32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PullPolicy {
+    IfNotPresent,
+    Always,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FailStrategy {
+    Open,
+    Close,
+}
+
+/// In the order in which the gateway runs them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Phase {
+    Authn,
+    Authz,
+    Stats,
+    Unspecified,
+}
+
+/// Whether the identity header of clients is removed at the door.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Guard {
+    On,
+    Off,
+}
+
+impl Settings {
+    /// Whether objects of this namespace may choose a key prefix and reach beyond their own routes.
+    #[must_use]
+    pub fn trusts(&self, namespace: &str) -> bool {
+        namespace == self.gateway_namespace || self.trusted_namespaces.contains(namespace)
+    }
+}
+
+impl PullPolicy {
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::IfNotPresent => "IfNotPresent",
+            Self::Always => "Always",
+        }
+    }
+}
+
+impl FailStrategy {
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Open => "FAIL_OPEN",
+            Self::Close => "FAIL_CLOSE",
+        }
+    }
+}
+
+impl Phase {
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Authn => "AUTHN",
+            Self::Authz => "AUTHZ",
+            Self::Stats => "STATS",
+            Self::Unspecified => "UNSPECIFIED_PHASE",
+        }
+    }
+
+    /// The phase of a WasmPlugin: none and unknown ones run last.
+    pub(crate) fn of(text: Option<&str>) -> Self {
+        match text {
+            Some("AUTHN") => Self::Authn,
+            Some("AUTHZ") => Self::Authz,
+            Some("STATS") => Self::Stats,
+            _ => Self::Unspecified,
+        }
+    }
+}

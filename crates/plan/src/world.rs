@@ -1,0 +1,74 @@
+//! The world as found: a snapshot of what the watches hold, all of it or nothing. Data only.
+
+use std::{
+    collections::{HashMap, HashSet},
+    fmt,
+    sync::Arc,
+};
+
+use api::{AiQuota, AiQuotaStatus, AiQuotaStore, McpBridge, WasmPlugin};
+use k8s_openapi::{
+    api::{core::v1::Secret, networking::v1::Ingress},
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
+
+use crate::Settings;
+
+pub struct World {
+    pub settings: Settings,
+    /// The uid of the namespace kube-system: it tells clusters on one Redis apart.
+    pub cluster: String,
+    /// The lease's term; 1 without a lease.
+    pub term: i64,
+    pub quotas: Vec<Arc<AiQuota>>,
+    /// AIQuota objects that could not be read: they keep their last rule.
+    pub undecodable: Vec<Arc<Undecodable>>,
+    pub stores: Vec<Arc<AiQuotaStore>>,
+    pub ingresses: Vec<Arc<Ingress>>,
+    pub http_routes: HashSet<Key>,
+    /// The Services and their ports.
+    pub services: HashMap<Key, Vec<u16>>,
+    /// The secrets of the gateway's namespace.
+    pub secrets: Vec<Arc<Secret>>,
+    /// All WasmPlugins of the gateway's namespace, ours among them.
+    pub plugins: Vec<Arc<WasmPlugin>>,
+    /// The McpBridges of the gateway's namespace.
+    pub bridges: Vec<Arc<McpBridge>>,
+}
+
+/// A namespaced object by name.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Key {
+    pub namespace: String,
+    pub name: String,
+}
+
+/// An AIQuota that the controller cannot read, for example one written for a newer version of it.
+#[derive(Clone, Debug)]
+pub struct Undecodable {
+    pub metadata: ObjectMeta,
+    /// What the reader said.
+    pub error: String,
+    /// Its last status, where that could be read.
+    pub status: Option<AiQuotaStatus>,
+}
+
+impl Key {
+    #[must_use]
+    pub fn new(namespace: impl Into<String>, name: impl Into<String>) -> Self {
+        Self { namespace: namespace.into(), name: name.into() }
+    }
+
+    /// The key of an object with this metadata; what is missing is empty.
+    #[must_use]
+    pub fn of(metadata: &ObjectMeta) -> Self {
+        Self::new(metadata.namespace.as_deref().unwrap_or_default(), metadata.name.as_deref().unwrap_or_default())
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { namespace, name } = self;
+        write!(f, "{namespace}/{name}")
+    }
+}

@@ -5,17 +5,21 @@
 //! Ports are free ones on loopback, files lie in temporary folders; two tests never meet. Linux only.
 
 mod api_server;
+mod call;
 mod components;
 mod crds;
 mod kubectl;
+mod model_server;
 mod paths;
 mod process;
 mod redis;
 mod wait;
 
 pub use api_server::ApiServer;
+pub use call::{Call, OpenReply, Reply, get, post};
 pub use components::{Component, cache_dir};
 pub use kubectl::{kubectl, kubectl_with_input};
+pub use model_server::{After, Answer, Gate, ModelServer, Received, Tokens};
 pub use paths::{controller_binary, module, workspace};
 pub use process::free_port;
 pub use redis::{Redis, RedisOptions};

@@ -1,0 +1,60 @@
+//! The two ways in: the scripts called directly, as a module would call them, and (with the same behaviours) the
+//! built module in the gateway, reached by HTTP.
+
+use anyhow::{Result, bail};
+use e2e::raw::Raw;
+use enforcement::redis::{Add, AdminOutcome, Charge, ChargeOutcome, Check, CheckOutcome, Query, Set};
+use tokio::sync::Mutex;
+
+use super::stage::{Administered, Asked, Stage};
+
+pub(super) enum Door {
+    Scripts(Mutex<Raw>),
+}
+
+impl Door {
+    pub(super) async fn ask(&self, stage: &Stage, consumer: &str, tokens: i64) -> Result<Asked> {
+        let Self::Scripts(raw) = self;
+        let (balance, period) = (&stage.key(consumer), stage.period());
+        let check = Check { balance, need: 1, hold: None, default: stage.default_quota(), period };
+        let admitted_in = match raw.lock().await.call(&check.invocation(), CheckOutcome::of).await? {
+            CheckOutcome::Admitted { period, .. } => period,
+            CheckOutcome::Refused { .. } => return Ok(Asked::NoQuota),
+            CheckOutcome::Malformed { .. } => return Ok(Asked::Unavailable),
+        };
+        let charge = Charge { balance, tokens, hold: None, admitted_in, period };
+        match raw.lock().await.call(&charge.invocation(), ChargeOutcome::of).await? {
+            ChargeOutcome::Booked { .. } => Ok(Asked::Served),
+            other => bail!("an admitted request could not be charged: {other:?}"),
+        }
+    }
+
+    /// The balance that is answered; `None` where the question is refused.
+    pub(super) async fn query(&self, stage: &Stage, consumer: &str) -> Result<Option<i64>> {
+        let Self::Scripts(raw) = self;
+        let call = Query { balance: &stage.key(consumer), period: stage.period() }.invocation();
+        Ok(match raw.lock().await.call(&call, AdminOutcome::of).await? {
+            AdminOutcome::Balance(balance) => Some(balance),
+            AdminOutcome::OutOfRange | AdminOutcome::Malformed { .. } => None,
+        })
+    }
+
+    pub(super) async fn set(&self, stage: &Stage, consumer: &str, value: i64) -> Result<Administered> {
+        let Self::Scripts(raw) = self;
+        let call = Set { balance: &stage.key(consumer), value, period: stage.period() }.invocation();
+        Ok(administered(&raw.lock().await.call(&call, AdminOutcome::of).await?))
+    }
+
+    pub(super) async fn add(&self, stage: &Stage, consumer: &str, value: i64) -> Result<Administered> {
+        let Self::Scripts(raw) = self;
+        let call = Add { balance: &stage.key(consumer), value, period: stage.period() }.invocation();
+        Ok(administered(&raw.lock().await.call(&call, AdminOutcome::of).await?))
+    }
+}
+
+const fn administered(outcome: &AdminOutcome) -> Administered {
+    match outcome {
+        AdminOutcome::Balance(_) => Administered::Done,
+        AdminOutcome::OutOfRange | AdminOutcome::Malformed { .. } => Administered::Refused,
+    }
+}

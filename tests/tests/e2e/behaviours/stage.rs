@@ -1,0 +1,202 @@
+//! Where one behaviour is played: a key prefix of its own, its policy, and Redis to prepare and look at.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use anyhow::Result;
+use e2e::raw::Raw;
+use enforcement::{
+    redis::{Apply, ApplyOutcome, Balance, Charge, ChargeOutcome, Check, CheckOutcome, DefaultQuota, Fence, Grant, Period},
+    wire::{Policy, Refresh, RefreshMode, Schedule},
+};
+use redis::{FromRedisValue, aio::MultiplexedConnection};
+use tokio::sync::Mutex;
+
+use super::door::Door;
+
+/// The owner that policies name and objects apply as, unless a behaviour says otherwise.
+pub(super) const OWNER: &str = "cluster/ns/chat";
+
+/// The period that is now in every table of these tests: it began half an hour ago and lasts an hour.
+pub(super) const NOW: i64 = 100;
+
+/// What a behaviour's policy is.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Setup {
+    pub(super) default_quota: Option<i64>,
+    pub(super) refresh: Option<(RefreshMode, Option<i64>)>,
+}
+
+#[derive(Clone)]
+pub(super) struct Stage {
+    pub(super) policy: Policy,
+    pub(super) schedule: Option<Schedule>,
+    /// Redis' clock when the stage was made.
+    now: i64,
+    door: Arc<Door>,
+    redis: MultiplexedConnection,
+    raw: Arc<Mutex<Raw>>,
+}
+
+/// What became of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Asked {
+    Served,
+    NoQuota,
+    /// The store failed, or what it holds is not a balance.
+    Unavailable,
+}
+
+/// What became of a call of the admin API.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Administered {
+    Done,
+    Refused,
+}
+
+/// A policy as the controller would write it, with a table around Redis' clock.
+pub(super) fn policy(number: usize, setup: Setup, now: i64) -> (Policy, Option<Schedule>) {
+    let Setup { default_quota, refresh } = setup;
+    let schedule = refresh.map(|_| Schedule {
+        boundaries: (NOW - 8..NOW + 8).map(|ordinal| (ordinal, now - 1800 + (ordinal - NOW) * 3600)).collect(),
+    });
+    let refresh = refresh.map(|(mode, max_balance)| Refresh { schedule: format!("hourly-{number}"), mode, max_balance });
+    let policy = Policy {
+        store: Some("default".into()),
+        key_prefix: format!("b{number}:"),
+        owner: OWNER.into(),
+        paths: vec!["/v1/chat/completions".into()],
+        admin: Some(enforcement::wire::Admin { consumer: "admin".into(), path: "/quota".into() }),
+        default_quota,
+        refresh,
+        unavailable: None,
+    };
+    (policy, schedule)
+}
+
+impl Stage {
+    pub(super) fn new(
+        door: Arc<Door>,
+        redis: MultiplexedConnection,
+        raw: Arc<Mutex<Raw>>,
+        (policy, schedule): (Policy, Option<Schedule>),
+        now: i64,
+    ) -> Self {
+        Self { policy, schedule, now, door, redis, raw }
+    }
+
+    pub(super) fn key(&self, consumer: &str) -> Balance {
+        Balance::new(&self.policy.key_prefix, consumer.as_bytes())
+    }
+
+    pub(super) fn period(&self) -> Option<Period<'_>> {
+        Period::around(self.policy.refresh.as_ref()?, self.schedule.as_ref()?, self.now)
+    }
+
+    pub(super) fn default_quota(&self) -> Option<DefaultQuota<'_>> {
+        self.policy.default_quota.map(|grant| DefaultQuota { grant, owner: &self.policy.owner })
+    }
+
+    // What a client or an administrator does, through the door.
+
+    /// A request whose answer uses `tokens`.
+    pub(super) async fn ask(&self, consumer: &str, tokens: i64) -> Result<Asked> {
+        self.door.ask(self, consumer, tokens).await
+    }
+
+    pub(super) async fn query(&self, consumer: &str) -> Result<Option<i64>> {
+        self.door.query(self, consumer).await
+    }
+
+    pub(super) async fn set(&self, consumer: &str, value: i64) -> Result<Administered> {
+        self.door.set(self, consumer, value).await
+    }
+
+    pub(super) async fn add(&self, consumer: &str, value: i64) -> Result<Administered> {
+        self.door.add(self, consumer, value).await
+    }
+
+    // What a controller does.
+
+    /// Declares a consumer as the policy's own object does, first generation.
+    pub(super) async fn declare(&self, consumer: &str, grant: Grant) -> Result<ApplyOutcome> {
+        self.apply(Apply {
+            balance: &self.key(consumer),
+            owner: OWNER,
+            fence: Fence { term: 1, uid: "uid-1", generation: 1 },
+            grant,
+            takeover: false,
+            period: self.period(),
+        })
+        .await
+    }
+
+    pub(super) async fn apply(&self, apply: Apply<'_>) -> Result<ApplyOutcome> {
+        self.raw.lock().await.call(&apply.invocation(), ApplyOutcome::of).await
+    }
+
+    // The scripts a module calls, one by one.
+
+    pub(super) async fn check(&self, check: Check<'_>) -> Result<CheckOutcome> {
+        self.raw.lock().await.call(&check.invocation(), CheckOutcome::of).await
+    }
+
+    pub(super) async fn charge(&self, charge: Charge<'_>) -> Result<ChargeOutcome> {
+        self.raw.lock().await.call(&charge.invocation(), ChargeOutcome::of).await
+    }
+
+    // Redis, to prepare and look at.
+
+    pub(super) async fn redis<T: FromRedisValue>(&self, words: &[&[u8]]) -> Result<T> {
+        let mut command = redis::Cmd::new();
+        for word in words {
+            command.arg(*word);
+        }
+        Ok(command.query_async(&mut self.redis.clone()).await?)
+    }
+
+    pub(super) async fn store(&self, consumer: &str, value: &str) -> Result<()> {
+        self.redis(&[b"SET", self.key(consumer).as_bytes(), value.as_bytes()]).await
+    }
+
+    pub(super) async fn stored(&self, consumer: &str) -> Result<Option<String>> {
+        self.redis(&[b"GET", self.key(consumer).as_bytes()]).await
+    }
+
+    pub(super) async fn ledger(&self, consumer: &str) -> Result<BTreeMap<String, String>> {
+        self.redis(&[b"HGETALL", &self.key(consumer).ledger()]).await
+    }
+
+    /// One field of the ledger; empty where there is none.
+    pub(super) async fn field(&self, consumer: &str, field: &str) -> Result<String> {
+        Ok(self.ledger(consumer).await?.remove(field).unwrap_or_default())
+    }
+
+    pub(super) async fn edit(&self, consumer: &str, field: &str, value: &str) -> Result<()> {
+        self.redis(&[b"HSET", &self.key(consumer).ledger(), field.as_bytes(), value.as_bytes()]).await
+    }
+
+    /// Makes it as if the ledger had last been touched `boundaries` periods ago.
+    pub(super) async fn rewind(&self, consumer: &str, boundaries: i64) -> Result<()> {
+        self.edit(consumer, "ordinal", &(NOW - boundaries).to_string()).await
+    }
+
+    /// What the controller does when a consumer is not listed any more.
+    pub(super) async fn park(&self, consumer: &str) -> Result<()> {
+        let balance = self.stored(consumer).await?.unwrap_or_default();
+        self.edit(consumer, "parked", &balance).await?;
+        self.redis(&[b"DEL", self.key(consumer).as_bytes()]).await
+    }
+
+    #[track_caller]
+    pub(super) fn balance_is(&self, consumer: &str, expected: impl Into<Option<i64>>) -> impl Future<Output = Result<()>> {
+        let (place, expected) = (std::panic::Location::caller(), expected.into());
+        async move {
+            let stored = self.stored(consumer).await?;
+            anyhow::ensure!(
+                stored == expected.map(|value| value.to_string()),
+                "{place}: the balance of {consumer} is {stored:?}, expected {expected:?}"
+            );
+            Ok(())
+        }
+    }
+}

@@ -4,9 +4,16 @@
 //! A request gives a step (pass, refuse, ask Redis); an answer turns what is pending into an admission with a
 //! meter, or a refusal; the meter watches the response and ends in a charge or a named reason for none.
 
+pub mod config;
+pub mod guard;
+pub mod identity;
+pub mod paths;
+pub mod quota;
 #[cfg(test)]
 mod random;
 pub mod redis;
+pub mod response;
 pub mod rules;
+pub mod usage;
 pub mod values;
 pub mod wire;

@@ -1,0 +1,613 @@
+//! A JSON reader that keeps nothing it has read: bytes of one document come in, cut anywhere; what goes out is the
+//! usage, the model and the amount of generated text found in it ([`Found`]). Strict grammar, but that the bytes of
+//! strings are not checked to be UTF-8 and that what is nested deeper than [`DEPTH_MAX`] is only skipped. Pure,
+//! nothing allocated.
+
+use super::counts::{Counts, Field, Number};
+use super::shape::{KEY_MAX, Slot, lookup};
+
+/// Deeper containers are skipped by counting brackets: a client can have its own nesting echoed in an answer, and
+/// must not escape its charge by that.
+const DEPTH_MAX: usize = 128;
+
+/// A longer model name is not kept.
+pub(super) const MODEL_MAX: usize = 128;
+
+/// At most `N` bytes of text; more makes it unusable, not longer.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Short<const N: usize> {
+    length: usize,
+    bytes: [u8; N],
+}
+
+impl<const N: usize> Short<N> {
+    pub(super) const EMPTY: Self = Self { length: 0, bytes: [0; N] };
+
+    const fn clear(&mut self) {
+        self.length = 0;
+    }
+
+    fn push(&mut self, text: &[u8]) {
+        let end = self.length.saturating_add(text.len());
+        if let Some(place) = self.bytes.get_mut(self.length..end) {
+            place.copy_from_slice(text);
+        }
+        self.length = end;
+    }
+
+    /// Empty if it did not fit.
+    pub(super) fn get(&self) -> &[u8] {
+        self.bytes.get(..self.length).unwrap_or_default()
+    }
+}
+
+/// What one document said.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Found {
+    /// The last usage object that was closed and says anything, and where it stood.
+    pub(super) usage: Option<(Slot, Counts)>,
+    /// Counts beside the answer's other fields (Ollama).
+    pub(super) beside: Counts,
+    pub(super) model: Short<MODEL_MAX>,
+    /// Bytes of generated text, escapes counted as what they stand for.
+    pub(super) generated: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// A value must come.
+    Value,
+    /// A value or the end of the array.
+    FirstElement,
+    /// A key or the end of the object.
+    FirstKey,
+    Key,
+    Colon,
+    /// A comma or the end of the container.
+    AfterValue,
+    Text,
+    Escape,
+    Unicode,
+    Literal,
+    Minus,
+    Zero,
+    Integer,
+    Point,
+    Fraction,
+    Exponent,
+    ExponentSign,
+    ExponentDigits,
+    Deep,
+    DeepText,
+    DeepEscape,
+    /// The document is complete.
+    Done,
+    Broken,
+}
+
+/// Where the bytes of the string being read go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sink {
+    Nothing,
+    Generated,
+    Model,
+    Key,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Frame {
+    slot: Slot,
+    array: bool,
+}
+
+#[derive(Debug)]
+pub(super) struct Json {
+    pub(super) found: Found,
+    /// Whether a line break ends the bytes of this document: then [`Self::scan`] stops in front of it.
+    lines: bool,
+    state: State,
+    /// Of the value that comes or is being read.
+    slot: Slot,
+    sink: Sink,
+    /// The innermost open container; those around it are in `stack`.
+    frame: Frame,
+    depth: usize,
+    excess: u64,
+    counts: Counts,
+    number: Number,
+    literal: &'static [u8],
+    unicode: u16,
+    unicode_digits: u8,
+    key: Short<KEY_MAX>,
+    stack: [Frame; DEPTH_MAX],
+}
+
+const OUTSIDE: Frame = Frame { slot: Slot::Ignored, array: true };
+
+impl Json {
+    pub(super) const fn new(lines: bool) -> Self {
+        Self {
+            found: Found { usage: None, beside: Counts::EMPTY, model: Short::EMPTY, generated: 0 },
+            lines,
+            state: State::Value,
+            slot: Slot::Document,
+            sink: Sink::Nothing,
+            frame: OUTSIDE,
+            depth: 0,
+            excess: 0,
+            counts: Counts::EMPTY,
+            number: Number::ZERO,
+            literal: &[],
+            unicode: 0,
+            unicode_digits: 0,
+            key: Short::EMPTY,
+            stack: [OUTSIDE; DEPTH_MAX],
+        }
+    }
+
+    /// Forgets the document: what comes next is another.
+    pub(super) const fn restart(&mut self) {
+        self.found.usage = None;
+        self.found.beside.clear();
+        self.found.model.clear();
+        self.found.generated = 0;
+        self.state = State::Value;
+        self.slot = Slot::Document;
+        self.frame = OUTSIDE;
+        self.depth = 0;
+    }
+
+    pub(super) fn is_done(&self) -> bool {
+        self.state == State::Done
+    }
+
+    pub(super) fn is_broken(&self) -> bool {
+        self.state == State::Broken
+    }
+
+    /// The line ended inside the document, which goes on in another: a line break stands between. It may stand
+    /// between tokens only.
+    pub(super) fn line_break(&mut self) {
+        match self.state {
+            State::Value
+            | State::FirstElement
+            | State::FirstKey
+            | State::Key
+            | State::Colon
+            | State::AfterValue
+            | State::Deep
+            | State::Done => {}
+            _ => self.state = State::Broken,
+        }
+    }
+
+    /// Reads on and returns how many bytes it took: all of them, or those up to what broke the document, or up to a
+    /// line break if it stops there, or up to the end of the document if it does not.
+    pub(super) fn scan(&mut self, bytes: &[u8]) -> usize {
+        let mut at = 0;
+        while let Some(&byte) = bytes.get(at) {
+            match self.state {
+                State::Text => {
+                    let end = text_end(bytes, at);
+                    self.keep(&bytes[at..end]);
+                    at = end;
+                    match bytes.get(at) {
+                        None => break,
+                        Some(b'"') => {
+                            at += 1;
+                            self.text_ended();
+                        }
+                        Some(b'\\') => {
+                            at += 1;
+                            self.state = State::Escape;
+                        }
+                        Some(&other) => {
+                            if !self.is_line_break(other) {
+                                self.state = State::Broken;
+                            }
+                            break;
+                        }
+                    }
+                }
+                State::Value | State::FirstElement => match byte {
+                    b'"' => {
+                        at += 1;
+                        self.state = State::Text;
+                        self.sink = match self.slot {
+                            Slot::Ignored => Sink::Nothing,
+                            Slot::Model => {
+                                self.found.model.clear();
+                                Sink::Model
+                            }
+                            slot if slot.is_text() => Sink::Generated,
+                            _ => Sink::Nothing,
+                        };
+                    }
+                    b'{' => {
+                        at += 1;
+                        self.open(Frame { slot: self.slot.object(), array: false });
+                    }
+                    b'[' => {
+                        at += 1;
+                        self.open(Frame { slot: self.slot.elements(), array: true });
+                    }
+                    b'0'..=b'9' => {
+                        at += 1;
+                        self.number = Number::ZERO;
+                        self.number.integer_digit(byte);
+                        self.state = if byte == b'0' { State::Zero } else { State::Integer };
+                    }
+                    b'-' => {
+                        at += 1;
+                        self.number = Number::ZERO;
+                        self.number.negate();
+                        self.state = State::Minus;
+                    }
+                    b'n' => at = self.literal(bytes, at, b"null"),
+                    b't' => at = self.literal(bytes, at, b"true"),
+                    b'f' => at = self.literal(bytes, at, b"false"),
+                    b']' if self.state == State::FirstElement => {
+                        at += 1;
+                        self.close(true);
+                    }
+                    _ if self.skips(byte) => at += 1,
+                    _ => break,
+                },
+                State::Key | State::FirstKey => match byte {
+                    b'"' => {
+                        let start = at + 1;
+                        let end = text_end(bytes, start);
+                        if bytes.get(end) == Some(&b'"') {
+                            self.slot = lookup(self.frame.slot, &bytes[start..end]);
+                            at = end + 1;
+                            if bytes.get(at) == Some(&b':') {
+                                at += 1;
+                                self.state = State::Value;
+                            } else {
+                                self.state = State::Colon;
+                            }
+                        } else {
+                            self.key.clear();
+                            self.sink = Sink::Key;
+                            self.state = State::Text;
+                            at = start;
+                        }
+                    }
+                    b'}' if self.state == State::FirstKey => {
+                        at += 1;
+                        self.close(false);
+                    }
+                    _ if self.skips(byte) => at += 1,
+                    _ => break,
+                },
+                State::Colon => match byte {
+                    b':' => {
+                        at += 1;
+                        self.state = State::Value;
+                    }
+                    _ if self.skips(byte) => at += 1,
+                    _ => break,
+                },
+                State::AfterValue => match byte {
+                    b',' => {
+                        at += 1;
+                        if self.frame.array {
+                            self.slot = self.frame.slot;
+                            self.state = State::Value;
+                        } else {
+                            self.state = State::Key;
+                        }
+                    }
+                    b'}' => {
+                        at += 1;
+                        self.close(false);
+                    }
+                    b']' => {
+                        at += 1;
+                        self.close(true);
+                    }
+                    _ if self.skips(byte) => at += 1,
+                    _ => break,
+                },
+                State::Escape => {
+                    self.escape(byte);
+                    at += usize::from(self.state != State::Broken);
+                }
+                State::Unicode => {
+                    self.unicode(byte);
+                    at += usize::from(self.state != State::Broken);
+                }
+                State::Literal => {
+                    if self.literal.first() == Some(&byte) {
+                        at += 1;
+                        self.literal = &self.literal[1..];
+                        if self.literal.is_empty() {
+                            self.value_ended();
+                        }
+                    } else {
+                        self.state = State::Broken;
+                    }
+                }
+                State::Minus
+                | State::Zero
+                | State::Integer
+                | State::Point
+                | State::Fraction
+                | State::Exponent
+                | State::ExponentSign
+                | State::ExponentDigits => at = self.digits(bytes, at),
+                State::Deep => match byte {
+                    b'{' | b'[' => {
+                        at += 1;
+                        self.excess = self.excess.saturating_add(1);
+                    }
+                    b'}' | b']' => {
+                        at += 1;
+                        self.excess -= 1;
+                        if self.excess == 0 {
+                            self.value_ended();
+                        }
+                    }
+                    b'"' => {
+                        at += 1;
+                        self.state = State::DeepText;
+                    }
+                    _ if self.is_line_break(byte) => break,
+                    _ => at += 1,
+                },
+                State::DeepText => {
+                    at = text_end(bytes, at);
+                    match bytes.get(at) {
+                        None => break,
+                        Some(b'"') => self.state = State::Deep,
+                        Some(b'\\') => self.state = State::DeepEscape,
+                        Some(&other) => {
+                            if !self.is_line_break(other) {
+                                self.state = State::Broken;
+                            }
+                            break;
+                        }
+                    }
+                    at += 1;
+                }
+                State::DeepEscape => {
+                    if self.is_line_break(byte) {
+                        break;
+                    }
+                    at += 1;
+                    self.state = State::DeepText;
+                }
+                State::Done => {
+                    if !self.lines || !self.skips(byte) {
+                        break;
+                    }
+                    at += 1;
+                }
+                State::Broken => break,
+            }
+        }
+        at
+    }
+
+    fn is_line_break(&self, byte: u8) -> bool {
+        self.lines && matches!(byte, b'\n' | b'\r')
+    }
+
+    /// Whether this byte between tokens is blank. A byte that is not breaks the document, but for a line break that
+    /// ends the line.
+    fn skips(&mut self, byte: u8) -> bool {
+        match byte {
+            b' ' | b'\t' => true,
+            b'\n' | b'\r' => !self.lines,
+            _ => {
+                self.state = State::Broken;
+                false
+            }
+        }
+    }
+
+    fn open(&mut self, frame: Frame) {
+        let Some(place) = self.stack.get_mut(self.depth) else {
+            self.excess = 1;
+            self.state = State::Deep;
+            return;
+        };
+        *place = self.frame;
+        self.depth += 1;
+        self.frame = frame;
+        if frame.array {
+            self.slot = frame.slot;
+            self.state = State::FirstElement;
+        } else {
+            if frame.slot.is_usage() {
+                self.counts.clear();
+            }
+            self.state = State::FirstKey;
+        }
+    }
+
+    fn close(&mut self, array: bool) {
+        if self.depth == 0 || self.frame.array != array {
+            self.state = State::Broken;
+            return;
+        }
+        if !array && self.frame.slot.is_usage() {
+            self.usage_ended();
+        }
+        self.depth -= 1;
+        self.frame = self.stack[self.depth];
+        self.value_ended();
+    }
+
+    /// Usage of the whole answer goes before that of one choice; of two of the same kind the last counts. One that
+    /// says nothing is kept only where it begins a message (Anthropic), for what follows adds to it.
+    fn usage_ended(&mut self) {
+        let slot = self.frame.slot;
+        let counts = match self.found.usage {
+            Some((earlier, _)) if slot == Slot::ChoiceUsage && earlier != slot => false,
+            None if slot == Slot::MessageUsage => true,
+            _ => self.counts.usage().is_some(),
+        };
+        if counts {
+            self.found.usage = Some((slot, self.counts));
+        }
+    }
+
+    fn value_ended(&mut self) {
+        self.state = if self.depth == 0 { State::Done } else { State::AfterValue };
+    }
+
+    fn keep(&mut self, text: &[u8]) {
+        match self.sink {
+            Sink::Nothing => {}
+            Sink::Generated => self.found.generated += text.len() as u64,
+            Sink::Model => self.found.model.push(text),
+            Sink::Key => self.key.push(text),
+        }
+    }
+
+    fn text_ended(&mut self) {
+        if self.sink == Sink::Key {
+            self.slot = lookup(self.frame.slot, self.key.get());
+            self.state = State::Colon;
+        } else {
+            self.value_ended();
+        }
+    }
+
+    fn escape(&mut self, byte: u8) {
+        let plain = match byte {
+            b'"' | b'\\' | b'/' => byte,
+            b'b' => 8,
+            b'f' => 12,
+            b'n' => b'\n',
+            b'r' => b'\r',
+            b't' => b'\t',
+            b'u' => {
+                self.unicode = 0;
+                self.unicode_digits = 0;
+                self.state = State::Unicode;
+                return;
+            }
+            _ => {
+                self.state = State::Broken;
+                return;
+            }
+        };
+        self.keep(&[plain]);
+        self.state = State::Text;
+    }
+
+    fn unicode(&mut self, byte: u8) {
+        let Some(digit) = char::from(byte).to_digit(16) else {
+            self.state = State::Broken;
+            return;
+        };
+        self.unicode = self.unicode << 4 | digit as u16;
+        self.unicode_digits += 1;
+        if self.unicode_digits < 4 {
+            return;
+        }
+        self.state = State::Text;
+        match char::from_u32(self.unicode.into()) {
+            Some(character) => self.keep(character.encode_utf8(&mut [0; 4]).as_bytes()),
+            // Each half of a surrogate pair stands for two of its four bytes; no name has one.
+            None => self.keep(&[b'?'; 2]),
+        }
+    }
+
+    fn literal(&mut self, bytes: &[u8], at: usize, literal: &'static [u8]) -> usize {
+        if bytes[at..].starts_with(literal) {
+            self.value_ended();
+            at + literal.len()
+        } else {
+            self.literal = &literal[1..];
+            self.state = State::Literal;
+            at + 1
+        }
+    }
+
+    /// Reads on in a number; the byte behind it is not taken.
+    fn digits(&mut self, bytes: &[u8], mut at: usize) -> usize {
+        let counts = matches!(self.slot, Slot::Count(_));
+        loop {
+            // Most numbers count nothing (embeddings): their digits only have to be digits.
+            if !counts && matches!(self.state, State::Integer | State::Fraction | State::ExponentDigits) {
+                at += bytes[at..].iter().take_while(|byte| byte.is_ascii_digit()).count();
+            }
+            let Some(&byte) = bytes.get(at) else { return at };
+            self.state = match (self.state, byte) {
+                (State::Minus, b'0') => State::Zero,
+                (State::Minus, b'1'..=b'9') | (State::Integer, b'0'..=b'9') => {
+                    self.number.integer_digit(byte);
+                    State::Integer
+                }
+                (State::Zero | State::Integer, b'.') => State::Point,
+                (State::Point | State::Fraction, b'0'..=b'9') => {
+                    self.number.fraction_digit(byte);
+                    State::Fraction
+                }
+                (State::Zero | State::Integer | State::Fraction, b'e' | b'E') => State::Exponent,
+                (State::Exponent, b'+') => State::ExponentSign,
+                (State::Exponent, b'-') => {
+                    self.number.negate_exponent();
+                    State::ExponentSign
+                }
+                (State::Exponent | State::ExponentSign | State::ExponentDigits, b'0'..=b'9') => {
+                    self.number.exponent_digit(byte);
+                    State::ExponentDigits
+                }
+                (State::Zero | State::Integer | State::Fraction | State::ExponentDigits, _) => {
+                    self.number_ended();
+                    return at;
+                }
+                _ => {
+                    self.state = State::Broken;
+                    return at;
+                }
+            };
+            at += 1;
+        }
+    }
+
+    fn number_ended(&mut self) {
+        if let Slot::Count(field) = self.slot
+            && let Some(count) = self.number.count()
+        {
+            match field {
+                Field::OllamaPrompt | Field::OllamaOutput => self.found.beside.set(field, count),
+                _ => self.counts.set(field, count),
+            }
+        }
+        self.value_ended();
+    }
+}
+
+/// Where the plain bytes of a string end: at a quote, a backslash, a control character or the end of the bytes.
+fn text_end(bytes: &[u8], mut at: usize) -> usize {
+    const ONES: u64 = u64::from_ne_bytes([1; 8]);
+    const HIGH: u64 = ONES << 7;
+    const QUOTE: u64 = ONES * b'"' as u64;
+    const BACKSLASH: u64 = ONES * b'\\' as u64;
+    const BLANK: u64 = ONES * b' ' as u64;
+    while let Some(eight) = bytes.get(at..).and_then(<[u8]>::first_chunk::<8>) {
+        let word = u64::from_le_bytes(*eight);
+        let (quote, backslash) = (word ^ QUOTE, word ^ BACKSLASH);
+        // The lowest bit that is set belongs to the first such byte; those above it may be false.
+        let hits = (quote.wrapping_sub(ONES) & !quote
+            | backslash.wrapping_sub(ONES) & !backslash
+            | word.wrapping_sub(BLANK) & !word)
+            & HIGH;
+        if hits != 0 {
+            return at + (hits.trailing_zeros() / 8) as usize;
+        }
+        at += 8;
+    }
+    while let Some(&byte) = bytes.get(at) {
+        if byte == b'"' || byte == b'\\' || byte < b' ' {
+            break;
+        }
+        at += 1;
+    }
+    at
+}

@@ -7,6 +7,7 @@
 mod api_server;
 mod call;
 mod components;
+mod controller;
 mod crds;
 mod kubectl;
 mod model_server;
@@ -18,6 +19,7 @@ mod wait;
 pub use api_server::ApiServer;
 pub use call::{Call, OpenReply, Reply, get, post};
 pub use components::{Component, cache_dir};
+pub use controller::{Controller, ControllerOptions};
 pub use kubectl::{kubectl, kubectl_with_input};
 pub use model_server::{After, Answer, Gate, ModelServer, Received, Tokens};
 pub use paths::{controller_binary, module, workspace};

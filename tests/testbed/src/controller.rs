@@ -1,0 +1,117 @@
+//! The built `aiquota run`, started as its users start it, with its log kept.
+
+use std::path::PathBuf;
+use std::process::ExitStatus;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use anyhow::{Context as _, Result, ensure};
+use nix::sys::signal::Signal;
+use ring::digest::{SHA256, digest};
+use tempfile::TempDir;
+
+use crate::api_server::ApiServer;
+use crate::paths::{controller_binary, module};
+use crate::process::Process;
+use crate::wait::eventually;
+
+/// How to start the controller.
+#[derive(Clone, Debug, Default)]
+pub struct ControllerOptions {
+    /// Where the gateway is to load the module from; without it, the built module as a file with its checksum.
+    pub module_url: Option<String>,
+    /// More arguments of `aiquota run`, such as `--guard=off`.
+    pub args: Vec<String>,
+}
+
+/// A running controller.
+pub struct Controller {
+    program: PathBuf,
+    arguments: Vec<String>,
+    kubeconfig: PathBuf,
+    folder: TempDir,
+    process: Mutex<Option<Process>>,
+}
+
+impl Controller {
+    /// Starts the controller; what it then does is seen in the API server.
+    ///
+    /// # Errors
+    /// When the binary or the module has not been built.
+    pub fn start(api: &ApiServer, options: ControllerOptions) -> Result<Self> {
+        let mut arguments = vec!["run".to_owned()];
+        match options.module_url {
+            Some(url) => arguments.push(format!("--module-url={url}")),
+            None => arguments.extend(built_module()?),
+        }
+        arguments.extend(options.args);
+        let controller = Self {
+            program: controller_binary()?,
+            arguments,
+            kubeconfig: api.kubeconfig().to_owned(),
+            folder: tempfile::Builder::new().prefix("aiquota-controller-").tempdir()?,
+            process: Mutex::new(None),
+        };
+        controller.restart()?;
+        Ok(controller)
+    }
+
+    /// What it has logged, over all its starts.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.log_file()).unwrap_or_default()
+    }
+
+    /// Fails with the end of its log when it is not running.
+    ///
+    /// # Errors
+    /// When it was killed or has ended by itself.
+    pub fn ensure_running(&self) -> Result<()> {
+        self.process().as_ref().context("the controller was stopped")?.ensure_running()
+    }
+
+    /// Kills it at once, as a lost node would.
+    pub fn kill(&self) {
+        drop(self.process().take());
+    }
+
+    /// Starts it again, with the same arguments; kills it before if it runs.
+    ///
+    /// # Errors
+    /// When the program cannot be started.
+    pub fn restart(&self) -> Result<()> {
+        self.kill();
+        let started = Process::spawn("aiquota", &self.program, &self.log_file(), |command| {
+            command.args(&self.arguments).env("KUBECONFIG", &self.kubeconfig).current_dir(self.folder.path())
+        })?;
+        *self.process() = Some(started);
+        Ok(())
+    }
+
+    /// Asks it to end (SIGTERM), as Kubernetes does, and waits until it has.
+    ///
+    /// # Errors
+    /// When it does not run, or does not end.
+    pub async fn terminate(&self) -> Result<ExitStatus> {
+        let running = self.process().take().context("the controller was stopped before")?;
+        running.signal(Signal::SIGTERM)?;
+        eventually("the controller ends when it is asked to", async || running.exit_status()?.context("it still runs"))
+            .await
+    }
+
+    fn log_file(&self) -> PathBuf {
+        self.folder.path().join("log")
+    }
+
+    fn process(&self) -> MutexGuard<'_, Option<Process>> {
+        self.process.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The arguments that name the built module and pin what it is.
+fn built_module() -> Result<[String; 2]> {
+    let path = module("ai-quota")?;
+    let sum = digest(&SHA256, &std::fs::read(&path)?);
+    let sum: String = sum.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+    let path = path.to_str().with_context(|| format!("{} is no UTF-8", path.display()))?;
+    ensure!(path.starts_with('/'), "{path} is no absolute path");
+    Ok([format!("--module-url=file://{path}"), format!("--module-sha256={sum}")])
+}

@@ -3,7 +3,10 @@
 //! strings are not checked to be UTF-8 and that what is nested deeper than [`DEPTH_MAX`] is only skipped. Pure,
 //! nothing allocated.
 
-use super::counts::{Counts, Field, Number};
+mod tokens;
+
+use super::bytes::{Short, text_end};
+use super::counts::{Counts, Number};
 use super::shape::{KEY_MAX, Slot, lookup};
 
 /// Deeper containers are skipped by counting brackets: a client can have its own nesting echoed in an answer, and
@@ -12,34 +15,6 @@ const DEPTH_MAX: usize = 128;
 
 /// A longer model name is not kept.
 pub(super) const MODEL_MAX: usize = 128;
-
-/// At most `N` bytes of text; more makes it unusable, not longer.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Short<const N: usize> {
-    length: usize,
-    bytes: [u8; N],
-}
-
-impl<const N: usize> Short<N> {
-    pub(super) const EMPTY: Self = Self { length: 0, bytes: [0; N] };
-
-    const fn clear(&mut self) {
-        self.length = 0;
-    }
-
-    fn push(&mut self, text: &[u8]) {
-        let end = self.length.saturating_add(text.len());
-        if let Some(place) = self.bytes.get_mut(self.length..end) {
-            place.copy_from_slice(text);
-        }
-        self.length = end;
-    }
-
-    /// Empty if it did not fit.
-    pub(super) fn get(&self) -> &[u8] {
-        self.bytes.get(..self.length).unwrap_or_default()
-    }
-}
 
 /// What one document said.
 #[derive(Clone, Copy, Debug)]
@@ -456,158 +431,4 @@ impl Json {
     fn value_ended(&mut self) {
         self.state = if self.depth == 0 { State::Done } else { State::AfterValue };
     }
-
-    fn keep(&mut self, text: &[u8]) {
-        match self.sink {
-            Sink::Nothing => {}
-            Sink::Generated => self.found.generated += text.len() as u64,
-            Sink::Model => self.found.model.push(text),
-            Sink::Key => self.key.push(text),
-        }
-    }
-
-    fn text_ended(&mut self) {
-        if self.sink == Sink::Key {
-            self.slot = lookup(self.frame.slot, self.key.get());
-            self.state = State::Colon;
-        } else {
-            self.value_ended();
-        }
-    }
-
-    fn escape(&mut self, byte: u8) {
-        let plain = match byte {
-            b'"' | b'\\' | b'/' => byte,
-            b'b' => 8,
-            b'f' => 12,
-            b'n' => b'\n',
-            b'r' => b'\r',
-            b't' => b'\t',
-            b'u' => {
-                self.unicode = 0;
-                self.unicode_digits = 0;
-                self.state = State::Unicode;
-                return;
-            }
-            _ => {
-                self.state = State::Broken;
-                return;
-            }
-        };
-        self.keep(&[plain]);
-        self.state = State::Text;
-    }
-
-    fn unicode(&mut self, byte: u8) {
-        let Some(digit) = char::from(byte).to_digit(16) else {
-            self.state = State::Broken;
-            return;
-        };
-        self.unicode = self.unicode << 4 | digit as u16;
-        self.unicode_digits += 1;
-        if self.unicode_digits < 4 {
-            return;
-        }
-        self.state = State::Text;
-        match char::from_u32(self.unicode.into()) {
-            Some(character) => self.keep(character.encode_utf8(&mut [0; 4]).as_bytes()),
-            // Each half of a surrogate pair stands for two of its four bytes; no name has one.
-            None => self.keep(&[b'?'; 2]),
-        }
-    }
-
-    fn literal(&mut self, bytes: &[u8], at: usize, literal: &'static [u8]) -> usize {
-        if bytes[at..].starts_with(literal) {
-            self.value_ended();
-            at + literal.len()
-        } else {
-            self.literal = &literal[1..];
-            self.state = State::Literal;
-            at + 1
-        }
-    }
-
-    /// Reads on in a number; the byte behind it is not taken.
-    fn digits(&mut self, bytes: &[u8], mut at: usize) -> usize {
-        let counts = matches!(self.slot, Slot::Count(_));
-        loop {
-            // Most numbers count nothing (embeddings): their digits only have to be digits.
-            if !counts && matches!(self.state, State::Integer | State::Fraction | State::ExponentDigits) {
-                at += bytes[at..].iter().take_while(|byte| byte.is_ascii_digit()).count();
-            }
-            let Some(&byte) = bytes.get(at) else { return at };
-            self.state = match (self.state, byte) {
-                (State::Minus, b'0') => State::Zero,
-                (State::Minus, b'1'..=b'9') | (State::Integer, b'0'..=b'9') => {
-                    self.number.integer_digit(byte);
-                    State::Integer
-                }
-                (State::Zero | State::Integer, b'.') => State::Point,
-                (State::Point | State::Fraction, b'0'..=b'9') => {
-                    self.number.fraction_digit(byte);
-                    State::Fraction
-                }
-                (State::Zero | State::Integer | State::Fraction, b'e' | b'E') => State::Exponent,
-                (State::Exponent, b'+') => State::ExponentSign,
-                (State::Exponent, b'-') => {
-                    self.number.negate_exponent();
-                    State::ExponentSign
-                }
-                (State::Exponent | State::ExponentSign | State::ExponentDigits, b'0'..=b'9') => {
-                    self.number.exponent_digit(byte);
-                    State::ExponentDigits
-                }
-                (State::Zero | State::Integer | State::Fraction | State::ExponentDigits, _) => {
-                    self.number_ended();
-                    return at;
-                }
-                _ => {
-                    self.state = State::Broken;
-                    return at;
-                }
-            };
-            at += 1;
-        }
-    }
-
-    fn number_ended(&mut self) {
-        if let Slot::Count(field) = self.slot
-            && let Some(count) = self.number.count()
-        {
-            match field {
-                Field::OllamaPrompt | Field::OllamaOutput => self.found.beside.set(field, count),
-                _ => self.counts.set(field, count),
-            }
-        }
-        self.value_ended();
-    }
-}
-
-/// Where the plain bytes of a string end: at a quote, a backslash, a control character or the end of the bytes.
-fn text_end(bytes: &[u8], mut at: usize) -> usize {
-    const ONES: u64 = u64::from_ne_bytes([1; 8]);
-    const HIGH: u64 = ONES << 7;
-    const QUOTE: u64 = ONES * b'"' as u64;
-    const BACKSLASH: u64 = ONES * b'\\' as u64;
-    const BLANK: u64 = ONES * b' ' as u64;
-    while let Some(eight) = bytes.get(at..).and_then(<[u8]>::first_chunk::<8>) {
-        let word = u64::from_le_bytes(*eight);
-        let (quote, backslash) = (word ^ QUOTE, word ^ BACKSLASH);
-        // The lowest bit that is set belongs to the first such byte; those above it may be false.
-        let hits = (quote.wrapping_sub(ONES) & !quote
-            | backslash.wrapping_sub(ONES) & !backslash
-            | word.wrapping_sub(BLANK) & !word)
-            & HIGH;
-        if hits != 0 {
-            return at + (hits.trailing_zeros() / 8) as usize;
-        }
-        at += 8;
-    }
-    while let Some(&byte) = bytes.get(at) {
-        if byte == b'"' || byte == b'\\' || byte < b' ' {
-            break;
-        }
-        at += 1;
-    }
-    at
 }

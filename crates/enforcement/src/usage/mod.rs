@@ -10,14 +10,16 @@
 //! Of several usages the last counts, never their sum. A number above `MAX_AMOUNT`, a negative or broken one and a
 //! string are no counts; a usage of zeros says nothing.
 
+mod bytes;
 mod counts;
 mod json;
 mod shape;
 #[cfg(test)]
 mod tests;
 
+use bytes::Short;
 use counts::Counts;
-use json::{Json, MODEL_MAX, Short};
+use json::{Json, MODEL_MAX};
 use shape::Slot;
 
 /// What an answer used, in tokens.

@@ -1,0 +1,129 @@
+//! The admin API: asks for a balance, sets it, adds to it. In: a query or a form. Out: a question to the store and
+//! the answer to the admin, the same for both forms of configuration. Pure.
+
+use std::sync::Arc;
+
+use super::call::{Failure, Question, Words};
+use super::{Ask, Purpose, Step, upstream_integer};
+use crate::config::{Flavor, Policy};
+use crate::paths;
+use crate::redis::{Add, AdminOutcome, Command, Query, Reply, ReplyError, Set};
+use crate::response::Response;
+use crate::values;
+
+/// An operation whose answer is awaited.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Admin {
+    Query { consumer: Vec<u8> },
+    Refresh,
+    Delta,
+}
+
+/// An operation that comes in a form, which must be read whole.
+#[derive(Debug, PartialEq, Eq)]
+pub struct AwaitBody {
+    policy: Arc<Policy>,
+    operation: Admin,
+}
+
+pub(super) fn query(policy: &Arc<Policy>, query: &[u8], now: i64) -> Step {
+    let Some(consumer) = consumer(policy, query) else { return Step::Refuse(Response::no_consumer()) };
+    let balance = policy.balance(&consumer);
+    let words = match &policy.flavor {
+        Flavor::Upstream => Words::Command(Command::get(balance.as_bytes())),
+        Flavor::Native { .. } => Words::Script(Query { balance: &balance, period: policy.period(now) }.invocation()),
+    };
+    ask(policy, words, Admin::Query { consumer })
+}
+
+impl AwaitBody {
+    pub(super) fn refresh(policy: &Arc<Policy>) -> Self {
+        Self { policy: Arc::clone(policy), operation: Admin::Refresh }
+    }
+
+    pub(super) fn delta(policy: &Arc<Policy>) -> Self {
+        Self { policy: Arc::clone(policy), operation: Admin::Delta }
+    }
+
+    /// Takes the whole body; `now` in unix seconds.
+    #[must_use]
+    pub fn body(self, form: &[u8], now: i64) -> Step {
+        let Self { policy, operation } = self;
+        let (field, bad): (_, fn() -> _) = match operation {
+            Admin::Delta => ("value", Response::bad_delta),
+            Admin::Refresh | Admin::Query { .. } => ("quota", Response::bad_refresh),
+        };
+        let (Some(consumer), Some(value)) = (consumer(&policy, form), integer(form, field)) else {
+            return Step::Refuse(bad());
+        };
+        let balance = policy.balance(&consumer);
+        let words = match (&policy.flavor, &operation) {
+            (Flavor::Upstream, Admin::Delta) if value < 0 => {
+                Words::Command(Command::decr_by(balance.as_bytes(), value.wrapping_neg()))
+            }
+            (Flavor::Upstream, Admin::Delta) => Words::Command(Command::incr_by(balance.as_bytes(), value)),
+            (Flavor::Upstream, _) => Words::Command(Command::set(balance.as_bytes(), value)),
+            // Lua's numbers cannot hold more.
+            (Flavor::Native { .. }, _) if value.unsigned_abs() > values::MAX_AMOUNT.unsigned_abs() => {
+                return Step::Refuse(bad());
+            }
+            (Flavor::Native { .. }, Admin::Delta) => {
+                Words::Script(Add { balance: &balance, value, period: policy.period(now) }.invocation())
+            }
+            (Flavor::Native { .. }, _) => {
+                Words::Script(Set { balance: &balance, value, period: policy.period(now) }.invocation())
+            }
+        };
+        ask(&policy, words, operation)
+    }
+}
+
+impl Admin {
+    /// The answer to the admin.
+    pub(super) fn answer(self, native: bool, reply: Result<Reply<'_>, Failure>) -> Response {
+        let balance = match reply {
+            Err(failure) => return Response::redis_error(failure.upstream_text()).logged(failure),
+            Ok(Reply::Error(text)) => {
+                return Response::redis_error(&String::from_utf8_lossy(text)).logged(text.escape_ascii());
+            }
+            Ok(reply) if native => match AdminOutcome::of(&reply) {
+                Ok(AdminOutcome::Balance(balance)) => balance,
+                // What Redis itself says of these when upstream asks.
+                Ok(AdminOutcome::OutOfRange) => {
+                    return Response::redis_error("ERR increment or decrement would overflow");
+                }
+                Ok(AdminOutcome::Malformed { value }) => {
+                    return Response::redis_error("ERR value is not an integer or out of range")
+                        .logged(format_args!("a balance is malformed: {value}"));
+                }
+                Err(error) => return unreadable(&error),
+            },
+            Ok(reply) => upstream_integer(&reply),
+        };
+        match self {
+            Self::Query { consumer } => Response::quota(&consumer, balance),
+            Self::Refresh => Response::refreshed(),
+            Self::Delta => Response::changed(),
+        }
+    }
+}
+
+fn unreadable(error: &ReplyError) -> Response {
+    Response::redis_error(&error.to_string()).logged(error)
+}
+
+fn ask(policy: &Arc<Policy>, words: Words, admin: Admin) -> Step {
+    let native = policy.flavor != Flavor::Upstream;
+    Step::Ask(Ask::new(Question::new(Arc::clone(&policy.store), words), Purpose::Admin { native, admin }))
+}
+
+/// The consumer that a query or form names, if it may have a balance.
+fn consumer(policy: &Policy, form: &[u8]) -> Option<Vec<u8>> {
+    let consumer = paths::field(form, "consumer")?;
+    (!consumer.is_empty() && policy.accepts(&consumer)).then(|| consumer.into_owned())
+}
+
+/// A field as Go's `strconv.Atoi` reads it.
+fn integer(form: &[u8], name: &str) -> Option<i64> {
+    std::str::from_utf8(&paths::field(form, name)?).ok()?.parse().ok()
+}

@@ -1,1 +1,73 @@
-fn main() {}
+//! The project's own commands: `cargo xtask demo | test | check | modules | generate | bench`. They start other
+//! programs and say what they do; they link nothing of ours.
+
+mod bench;
+mod check;
+mod demo;
+mod generate;
+mod modules;
+mod purity;
+mod run;
+mod test;
+mod wasm;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", about = "Commands of the aiquota workspace", version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Start everything on this machine and play a day of token management as a story.
+    Demo {
+        /// Leave all of it running at the end, and print how to reach it.
+        #[arg(long)]
+        keep: bool,
+    },
+    /// Build what the tests need and run all of them, or those that the arguments name.
+    Test {
+        /// Passed to `cargo test --workspace`, for example: `cargo xtask test --test e2e quota -- --nocapture`.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+    /// Check formats, lints, generated files, purity, licences and sources.
+    Check,
+    /// Build the wasm modules into target/modules, and show their sizes and imports.
+    Modules,
+    /// Write the generated files: the custom resource definitions in crds/.
+    Generate {
+        /// Write nothing; fail if something would change.
+        #[arg(long)]
+        check: bool,
+    },
+    /// Run the benchmarks, optimised.
+    Bench {
+        /// Passed to the benchmark program.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+}
+
+fn main() -> ExitCode {
+    let outcome = match Arguments::parse().command {
+        Command::Demo { keep } => demo::demo(keep),
+        Command::Test { arguments } => test::test(&arguments),
+        Command::Check => check::check(),
+        Command::Modules => modules::modules(),
+        Command::Generate { check } => generate::generate(check),
+        Command::Bench { arguments } => bench::bench(&arguments),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            run::say_failed(&format!("{error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}

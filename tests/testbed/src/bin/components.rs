@@ -1,0 +1,11 @@
+//! Builds the components that tests and demo run on, unless they are there, and prints where they are.
+
+use anyhow::Result;
+use testbed::Component;
+
+fn main() -> Result<()> {
+    for component in [Component::Etcd, Component::KubeApiserver, Component::Kubectl] {
+        println!("{:<15} {}", component.name(), component.locate()?.display());
+    }
+    Ok(())
+}

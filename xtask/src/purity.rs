@@ -1,0 +1,55 @@
+//! Whether the pure crates are: what each depends on, all the way down, must stand in a short list here.
+
+use std::collections::BTreeSet;
+
+use anyhow::{Result, bail};
+
+use crate::run::{cargo, output, say_done, say_heading};
+
+/// What may be compiled into `enforcement`, which runs inside the gateway: numbers, JSON, byte search, errors.
+const ENFORCEMENT: &[&str] =
+    &["aiquota-enforcement", "itoa", "memchr", "serde", "serde_core", "serde_json", "thiserror", "zmij"];
+
+/// What `plan` may have besides: the types of Kubernetes objects (kube's core without its client) and what they need.
+const PLAN: &[&str] = &[
+    "aiquota-api",
+    "aiquota-plan",
+    "base64",
+    "bytes",
+    "derive_more",
+    "dyn-clone",
+    "form_urlencoded",
+    "http",
+    "jiff",
+    "jiff-core",
+    "k8s-openapi",
+    "kube",
+    "kube-core",
+    "num-traits",
+    "ordered-float",
+    "percent-encoding",
+    "ref-cast",
+    "schemars",
+    "serde-value",
+    "serde_path_to_error",
+];
+
+pub(crate) fn check() -> Result<()> {
+    say_heading("purity of enforcement and plan");
+    let for_plan = [ENFORCEMENT, PLAN].concat();
+    for (package, allowed) in [("aiquota-enforcement", ENFORCEMENT), ("aiquota-plan", &for_plan)] {
+        let arguments = ["--edges", "normal,no-proc-macro", "--prefix", "none", "--format", "{p}", "--target", "all"];
+        let tree = output(cargo(["tree", "--package", package]).args(arguments))?;
+        let tree = String::from_utf8_lossy(&tree).into_owned();
+        let found: BTreeSet<&str> = tree.lines().filter_map(|line| line.split(' ').next()).collect();
+        let more: Vec<&str> = found.into_iter().filter(|name| !name.is_empty() && !allowed.contains(name)).collect();
+        if !more.is_empty() {
+            bail!(
+                "{package} depends on {}: it does no I/O and stays small; if it must be, add it in xtask/src/purity.rs",
+                more.join(", ")
+            );
+        }
+        say_done(package);
+    }
+    Ok(())
+}

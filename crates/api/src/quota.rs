@@ -31,9 +31,9 @@ pub const TARGET_NAME_PATTERN: &str = r"^(\*\.)?[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"
     namespaced,
     status = "AiQuotaStatus",
     derive = "PartialEq",
-    printcolumn(name = "Ready", type_ = "string", json_path = r#".status.conditions[?(@.type=="Ready")].status"#),
-    printcolumn(name = "Consumers", type_ = "integer", json_path = ".status.summary.consumers"),
-    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+    printcolumn = r#"{"name":"Ready","type":"string","jsonPath":".status.conditions[?(@.type==\"Ready\")].status"}"#,
+    printcolumn = r#"{"name":"Consumers","type":"integer","jsonPath":".status.summary.consumers"}"#,
+    printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#
 )]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[schemars(extend("x-kubernetes-validations" = [admin_path_is_not_metered()]))]

@@ -30,9 +30,9 @@ pub(crate) const SECRET_KEY_PATTERN: &str = "^[-_A-Za-z0-9]+$";
     namespaced,
     status = "AiQuotaStoreStatus",
     derive = "PartialEq",
-    printcolumn(name = "Ready", type_ = "string", json_path = r#".status.conditions[?(@.type=="Ready")].status"#),
-    printcolumn(name = "Service", type_ = "string", json_path = ".spec.service.name"),
-    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+    printcolumn = r#"{"name":"Ready","type":"string","jsonPath":".status.conditions[?(@.type==\"Ready\")].status"}"#,
+    printcolumn = r#"{"name":"Service","type":"string","jsonPath":".spec.service.name"}"#,
+    printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#
 )]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct AiQuotaStoreSpec {

@@ -5,7 +5,10 @@ use std::{collections::BTreeMap, sync::Arc};
 use api::WasmPlugin;
 use enforcement::wire;
 
-use crate::{Settings, merge::Slot};
+use crate::{
+    Settings,
+    merge::{self, Slot},
+};
 
 pub(crate) struct Gateway {
     pub(crate) settings: Settings,
@@ -31,6 +34,8 @@ pub(crate) struct Policy {
     pub(crate) settings: wire::Policy,
     /// Whether the gateway has it already.
     pub(crate) programmed: bool,
+    /// Why the store cannot be used, so that what is matched is refused.
+    pub(crate) unavailable: Option<String>,
     /// Whether it was read from the gateway's WasmPlugin, because the object cannot be: it needs no balances.
     pub(crate) kept: bool,
 }
@@ -42,4 +47,27 @@ pub(crate) enum Matcher {
     Service(String),
     Domain(String),
     Gateway,
+}
+
+impl merge::Settings for Policy {
+    fn difference(&self, other: &Self) -> Option<&'static str> {
+        difference(&self.settings, &other.settings)
+    }
+}
+
+/// The first field of the spec in which two objects differ, which therefore cannot share a target. The store comes
+/// last: where it is the only one, a policy whose store vanished may be the same.
+pub(crate) fn difference(a: &wire::Policy, b: &wire::Policy) -> Option<&'static str> {
+    // The owner is the object's own, and whether its store can be used is not for the object to say.
+    let wire::Policy { store, key_prefix, owner: _, paths, admin, default_quota, refresh, unavailable: _ } = a;
+    [
+        ("keyPrefix", *key_prefix != b.key_prefix),
+        ("admin", *admin != b.admin),
+        ("defaultQuota", *default_quota != b.default_quota),
+        ("paths", *paths != b.paths),
+        ("refresh", *refresh != b.refresh),
+        ("storeRef", *store != b.store),
+    ]
+    .into_iter()
+    .find_map(|(field, differs)| differs.then_some(field))
 }

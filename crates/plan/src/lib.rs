@@ -9,22 +9,31 @@
 //! let status = plan::status(&plan, n, &seeded, &program, &writes, now);
 //! ```
 
+mod age;
+mod auth;
+mod build;
 mod decode;
+mod existing;
 mod gateway;
 mod merge;
 mod plan;
+mod prefix;
 mod program;
 mod reason;
+mod room;
 mod settings;
 mod status;
+mod stores;
+mod targets;
 mod validate;
 mod world;
 
+pub use build::build;
 pub use decode::decode;
 pub use plan::{Access, Object, Owner, Plan, Seed, Seeded, StorePlan, Verdict, Warning};
-pub use program::{AI_QUOTA, GUARD, PluginWrite, Program};
+pub use program::{AI_QUOTA, GUARD, PluginWrite, Program, program};
 pub use reason::{Reason, WaitsFor};
 pub use settings::{FailStrategy, Guard, Module, Phase, PullPolicy, Settings};
-pub use status::{Write, Writes};
+pub use status::{Write, Writes, status, store_status};
 pub use validate::{Refusal, Refused, validate, validate_store};
 pub use world::{Key, Undecodable, World};

@@ -19,7 +19,7 @@ pub struct Plan {
     pub verdicts: Vec<Verdict>,
     /// What the WasmPlugins are made of: [`crate::program`] finishes it.
     pub(crate) gateway: Gateway,
-    /// `<uid of namespace kube-system>/`: what the owners of this cluster begin with.
+    /// The uid of the namespace kube-system.
     pub(crate) cluster: String,
 }
 
@@ -69,6 +69,19 @@ pub struct Owner {
     pub uid: String,
     pub generation: i64,
     pub term: i64,
+}
+
+impl Plan {
+    /// Whether a seed that was answered with another owner may take the balance from it: the plan has given it to the
+    /// seed's object, so the other one, if it lives, no longer lists it; but what another cluster, or an object that
+    /// cannot be read, may still want is theirs.
+    #[must_use]
+    pub fn may_take_over(&self, owner: &str) -> bool {
+        let Some((cluster, key)) = owner.split_once('/') else { return false };
+        let unread = |verdict: &Verdict| matches!(verdict.object, Object::Undecodable(_));
+        cluster == self.cluster
+            && !self.verdicts.iter().any(|verdict| unread(verdict) && verdict.key.to_string() == key)
+    }
 }
 
 impl Seed {

@@ -1,8 +1,17 @@
-//! The WasmPlugins as they should be written, given which balances are in Redis. Pure.
+//! The WasmPlugins as they should be written, given which balances are in Redis: a rule that was never in force
+//! waits for its balances, everything else is there at once. Pure.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
-use api::WasmPlugin;
+use api::{MANAGED_BY, MANAGER, MatchRule, WasmPlugin, WasmPluginSpec};
+use enforcement::wire::{self, Native, Rule, VERSION};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use serde_json::{Map, Value};
+
+use crate::{
+    Guard, Phase, Plan, Seeded,
+    gateway::{Gateway, Matcher, Policy},
+};
 
 pub const GUARD: &str = "aiquota-guard";
 pub const AI_QUOTA: &str = "aiquota-ai-quota";
@@ -33,4 +42,183 @@ impl PluginWrite {
             (Some(_), None) | (None, Some(_)) => true,
         }
     }
+}
+
+/// `seeded` has an entry for each of the plan's seeds, in their order; what is missing is pending.
+#[must_use]
+pub fn program(plan: &Plan, seeded: &[Seeded]) -> Program {
+    let gateway = &plan.gateway;
+    let ready: Vec<bool> = gateway
+        .policies
+        .iter()
+        .map(|policy| {
+            let seeds = plan.verdicts[policy.verdict].seeds.clone();
+            policy.programmed
+                || (policy.unavailable.is_none()
+                    && seeds.clone().all(|seed| seeded.get(seed).is_some_and(Seeded::is_final)))
+        })
+        .collect();
+
+    let mut rules: Vec<Vec<bool>> = plan.verdicts.iter().map(|verdict| vec![false; verdict.targets.len()]).collect();
+    let mut decided: Vec<(&Matcher, usize)> = Vec::with_capacity(gateway.slots.len());
+    for slot in &gateway.slots {
+        // All who share a slot have equal settings; the oldest whose balances are there speaks for them.
+        let Some(holder) = slot.holders.iter().find(|holder| ready[holder.by]) else { continue };
+        decided.push((&slot.what, holder.by));
+        for holder in &slot.holders {
+            if let Some(rule) = rules[gateway.policies[holder.by].verdict].get_mut(holder.target) {
+                *rule = true;
+            }
+        }
+    }
+    Program { plugins: gateway.plugins(decided), rules }
+}
+
+impl Gateway {
+    fn plugins(&self, decided: Vec<(&Matcher, usize)>) -> Vec<PluginWrite> {
+        let enforced = !decided.is_empty();
+        let guarded = enforced && self.settings.guard == Guard::On;
+        let guard = guarded.then(|| {
+            let native = Native::<wire::Policy> {
+                version: VERSION,
+                guard: true,
+                stores: BTreeMap::new(),
+                schedules: BTreeMap::new(),
+                policies: BTreeMap::new(),
+            };
+            self.spec(Phase::Authn, self.guard_priority, &native, None)
+        });
+        let ai_quota = enforced.then(|| {
+            let (native, rules) = self.native(decided);
+            let module = &self.settings.module;
+            self.spec(module.phase, module.priority.into(), &native, Some(rules))
+        });
+        [(GUARD, &self.guard, guard), (AI_QUOTA, &self.ai_quota, ai_quota)]
+            .into_iter()
+            .map(|(name, found, spec)| PluginWrite {
+                name,
+                found: found.clone(),
+                wanted: spec.map(|spec| self.owned(name, found.as_deref(), spec)),
+            })
+            .collect()
+    }
+
+    /// Stores, policies and the rules that name them, the most specific first.
+    fn native(&self, mut decided: Vec<(&Matcher, usize)>) -> (Native, Vec<MatchRule>) {
+        decided.sort_by(|(a, by_a), (b, by_b)| {
+            let specific = |matcher| rank(matcher);
+            specific(a).cmp(&specific(b)).then(by_a.cmp(by_b)).then(a.cmp(b))
+        });
+        let mut policies = BTreeMap::new();
+        let mut stores = BTreeMap::new();
+        let mut rules: Vec<MatchRule> = Vec::new();
+        let mut last = None;
+        for (matcher, by) in decided {
+            let policy = &self.policies[by];
+            if !policies.contains_key(&policy.name) {
+                let settings = policy.written();
+                if let Some((name, store)) = settings.store.as_ref().and_then(|name| self.stores.get_key_value(name)) {
+                    stores.insert(name.clone(), store.clone());
+                }
+                policies.insert(policy.name.clone(), settings);
+            }
+            let (kind, name, open) = match matcher {
+                Matcher::Route(name) => ("ingress", name.as_str(), false),
+                Matcher::Service(name) => ("service", name.as_str(), false),
+                Matcher::Domain(name) => ("domain", name.as_str(), true),
+                Matcher::Gateway => ("domain", "*", true),
+            };
+            // Routes and services are told apart by their names alone: all of a policy make one rule.
+            if open || last != Some((kind, by)) {
+                rules.push(MatchRule { config: Some(rule(&policy.name, open)), ..MatchRule::default() });
+            }
+            last = Some((kind, by));
+            if let Some(rule) = rules.last_mut() {
+                let into = match kind {
+                    "ingress" => &mut rule.ingress,
+                    "service" => &mut rule.service,
+                    _ => &mut rule.domain,
+                };
+                into.get_or_insert_default().push(name.to_owned());
+            }
+        }
+        let native = Native { version: VERSION, guard: false, stores, schedules: BTreeMap::new(), policies };
+        (native, rules)
+    }
+
+    fn spec(
+        &self,
+        phase: Phase,
+        priority: i64,
+        native: &Native,
+        match_rules: Option<Vec<MatchRule>>,
+    ) -> WasmPluginSpec {
+        let module = &self.settings.module;
+        WasmPluginSpec {
+            url: Some(module.url.clone()),
+            sha256: module.sha256.clone(),
+            image_pull_policy: Some(module.image_pull_policy.as_str().to_owned()),
+            image_pull_secret: module.image_pull_secret.clone(),
+            plugin_name: None,
+            phase: Some(phase.as_str().to_owned()),
+            priority: Some(priority),
+            fail_strategy: Some(module.fail_strategy.as_str().to_owned()),
+            default_config: Some(object(wire::KEY, value(native))),
+            default_config_disable: None,
+            match_rules,
+            rest: Map::new(),
+        }
+    }
+
+    /// The spec is all ours; the metadata only by one label.
+    fn owned(&self, name: &str, found: Option<&WasmPlugin>, spec: WasmPluginSpec) -> WasmPlugin {
+        let mut metadata = found.map_or_else(
+            || ObjectMeta {
+                name: Some(name.to_owned()),
+                namespace: Some(self.settings.gateway_namespace.clone()),
+                ..ObjectMeta::default()
+            },
+            |found| found.metadata.clone(),
+        );
+        metadata.managed_fields = None;
+        metadata.labels.get_or_insert_default().insert(MANAGED_BY.to_owned(), MANAGER.to_owned());
+        WasmPlugin { metadata, spec }
+    }
+}
+
+impl Policy {
+    /// As the module reads it. Without a usable store it has none: one template that cannot be expanded would leave
+    /// all of the gateway's configuration unexpanded.
+    fn written(&self) -> wire::Policy {
+        let mut settings = self.settings.clone();
+        if let Some(unavailable) = &self.unavailable {
+            settings.store = None;
+            settings.unavailable = Some(unavailable.clone());
+        }
+        settings
+    }
+}
+
+/// Routes, services, exact domains, wildcards (the longest first), the gateway.
+fn rank(matcher: &Matcher) -> (u8, usize) {
+    match matcher {
+        Matcher::Route(_) => (0, 0),
+        Matcher::Service(_) => (1, 0),
+        Matcher::Domain(name) if name.starts_with('*') => (3, usize::MAX - name.len()),
+        Matcher::Domain(_) => (2, 0),
+        Matcher::Gateway => (4, 0),
+    }
+}
+
+fn rule(policy: &str, open: bool) -> Value {
+    value(&Rule { policy: policy.to_owned(), open })
+}
+
+/// Structs of strings, numbers and maps with string keys: always a value.
+fn value(of: &impl serde::Serialize) -> Value {
+    serde_json::to_value(of).unwrap_or_default()
+}
+
+fn object(key: &str, value: Value) -> Value {
+    Value::Object(Map::from_iter([(key.to_owned(), value)]))
 }

@@ -28,7 +28,7 @@ pub enum Reason {
     TargetConflicted { target: TargetRef, winner: Key, field: &'static str },
 
     #[error("the balance of consumer {consumer} already belongs to the older AIQuota {winner}{}", More(.more))]
-    ConsumerConflicted { consumer: String, winner: String, more: usize },
+    ConsumerConflicted { consumer: String, winner: Key, more: usize },
 
     #[error(
         "the rules of all quotas would take more than {limit} bytes in one WasmPlugin; use fewer targets or let objects share settings"

@@ -1,9 +1,17 @@
 //! What is reported about each object: verdict, seeds and writes in, the whole status out, which equals the one
 //! before unless something changed. Pure.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Display,
+};
 
-/// What became of each WasmPlugin of a [`crate::Program`], by its name.
+use api::{AiQuotaStatus, AiQuotaStoreStatus, Condition, NAMES_MAX, Summary, TargetStatus};
+use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
+
+use crate::{AI_QUOTA, Object, Plan, Program, Reason, Seeded, StorePlan, Verdict};
+
+/// What became of each WasmPlugin of a [`Program`], by its name.
 pub type Writes = BTreeMap<&'static str, Write>;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,4 +23,305 @@ pub enum Write {
     Failed {
         error: String,
     },
+}
+
+/// Messages longer than this say no more to a reader.
+const LONGEST_MESSAGE: usize = 1_024;
+
+/// The status of the object of `plan.verdicts[verdict]`.
+#[must_use]
+pub fn status(
+    plan: &Plan,
+    verdict: usize,
+    seeded: &[Seeded],
+    program: &Program,
+    writes: &Writes,
+    now: Timestamp,
+) -> AiQuotaStatus {
+    let rules = &program.rules[verdict];
+    let verdict = &plan.verdicts[verdict];
+    let before = verdict.object.status();
+    let seeds = Seeds::of(plan, verdict, seeded);
+    let (listed, unlisted) = names(verdict, &seeds, before);
+
+    let accepted = accepted(verdict);
+    let programmed = programmed(verdict, rules, writes);
+    let balances = balances(plan, verdict, &seeds);
+    let ready = match (&accepted, &programmed, &balances) {
+        (State::Is, State::Is, State::Is) => State::Is,
+        (State::Is, State::Is, other) | (State::Is, other, _) | (other, _, _) => other.clone(),
+    };
+    let mut conditions =
+        Conditions::new(before.map(|status| status.conditions.as_slice()), verdict.object.metadata().generation, now);
+    conditions.state("Accepted", accepted);
+    conditions.state("Programmed", programmed);
+    conditions.state("Seeded", balances);
+    conditions.state("Ready", ready);
+    for warning in &verdict.warnings {
+        conditions.warn(warning.condition(), warning.condition(), warning);
+    }
+    if !unlisted.is_empty() {
+        conditions.warn("Unlisted", "BalanceRemains", &unlisted_message(&unlisted));
+    }
+    let reported = |(target, problem): &(api::TargetRef, Option<Reason>)| TargetStatus {
+        kind: target.kind,
+        name: target.name.clone(),
+        accepted: problem.is_none(),
+        reason: problem.as_ref().map_or("Accepted", Reason::reason).to_owned(),
+        message: problem.as_ref().map(|reason| cut(reason.to_string())).unwrap_or_default(),
+    };
+    AiQuotaStatus {
+        observed_generation: verdict.object.metadata().generation,
+        conditions: conditions.made,
+        targets: match &verdict.object {
+            Object::Read(_) => verdict.targets.iter().map(reported).collect(),
+            Object::Undecodable(_) => before.map(|status| status.targets.clone()).unwrap_or_default(),
+        },
+        summary: match &verdict.object {
+            Object::Read(quota) => {
+                Some(Summary { consumers: count(quota.spec.consumers.len()), seeded: count(seeds.applied) })
+            }
+            Object::Undecodable(_) => before.and_then(|status| status.summary.clone()),
+        },
+        listed,
+        unlisted,
+    }
+}
+
+/// `connected`: what the controller last saw of its Redis, if it has tried.
+#[must_use]
+pub fn store_status(store: &StorePlan, connected: Option<Result<(), &str>>, now: Timestamp) -> AiQuotaStoreStatus {
+    let metadata = &store.object.metadata;
+    let before = store.object.status.as_ref().map(|status| status.conditions.as_slice());
+    let mut conditions = Conditions::new(before, metadata.generation, now);
+    let state = match (&store.access, connected) {
+        (Err(reason), _) => State::not(reason),
+        (Ok(_), Some(Ok(()))) => State::Is,
+        (Ok(_), None) => State::Unknown("Connecting", "no answer yet".to_owned()),
+        (Ok(access), Some(Err(error))) => {
+            let spec = &store.object.spec;
+            let at = format!("{}:{} at {}:{}", spec.service.name, spec.port(), access.host, access.port);
+            State::Not("StoreUnreachable", cut(format!("{at}: {error}")))
+        }
+    };
+    conditions.state("Connected", state.clone());
+    conditions.state("Ready", state);
+    AiQuotaStoreStatus { observed_generation: metadata.generation, conditions: conditions.made }
+}
+
+/// What a condition says. The reason of one that holds is its type.
+#[derive(Clone)]
+enum State {
+    Is,
+    Not(&'static str, String),
+    Unknown(&'static str, String),
+}
+
+impl State {
+    fn not(reason: &Reason) -> Self {
+        Self::Not(reason.reason(), cut(reason.to_string()))
+    }
+}
+
+fn accepted(verdict: &Verdict) -> State {
+    let targets = verdict.targets.iter().filter_map(|(_, problem)| problem.as_ref());
+    let mut reasons: Vec<&Reason> = verdict.refused.iter().chain(targets).collect();
+    reasons.dedup();
+    match reasons.as_slice() {
+        [] => State::Is,
+        [first, ..] => {
+            let messages: Vec<String> = reasons.iter().map(ToString::to_string).collect();
+            State::Not(first.reason(), cut(messages.join("; ")))
+        }
+    }
+}
+
+fn programmed(verdict: &Verdict, rules: &[bool], writes: &Writes) -> State {
+    if rejected(verdict) {
+        return refused(verdict);
+    }
+    let complete = verdict.targets.iter().zip(rules).all(|((_, problem), rule)| problem.is_some() || *rule);
+    match (&verdict.withheld, writes.get(AI_QUOTA).unwrap_or(&Write::Waiting)) {
+        (Some(reason), _) if complete => State::Not(
+            reason.reason(),
+            cut(format!("requests are answered with 503, because the store cannot be used: {reason}")),
+        ),
+        (Some(reason), _) => State::not(reason),
+        (None, _) if !complete => State::not(&Reason::WaitsForSeeds),
+        (None, Write::Done) => State::Is,
+        (None, Write::Waiting) => State::not(&Reason::WaitsForWrite),
+        (None, Write::Failed { error }) => State::not(&Reason::WriteFailed(error.clone())),
+    }
+}
+
+fn balances(plan: &Plan, verdict: &Verdict, seeds: &Seeds) -> State {
+    if rejected(verdict) {
+        return refused(verdict);
+    }
+    if let Some(reason) = &verdict.withheld {
+        return State::not(reason);
+    }
+    let name = |seed: usize| verdict.object.consumers()[plan.seeds[seed].consumer].name.clone();
+    // The worst first: what a person has to act on, then what time heals.
+    let problem = [&seeds.malformed, &seeds.conflict, &seeds.unreachable, &seeds.stale, &seeds.pending]
+        .into_iter()
+        .find_map(|(count, first)| first.map(|first| (*count, first.0, first.1)));
+    let Some((count, seed, became)) = problem else { return State::Is };
+    let more = count - 1;
+    match became {
+        Seeded::Malformed { value } => {
+            State::not(&Reason::MalformedBalance { consumer: name(seed), value: value.clone(), more })
+        }
+        Seeded::Conflict { owner } => State::Not(
+            "Conflicted",
+            cut(format!("the balance of consumer {} belongs to {owner}; and {more} more", name(seed))),
+        ),
+        Seeded::Unreachable { error } => {
+            let store = crate::Key::of(&plan.stores[plan.seeds[seed].store].object.metadata).name;
+            State::not(&Reason::StoreUnreachable { store, error: error.clone() })
+        }
+        Seeded::Stale => State::not(&Reason::Superseded),
+        Seeded::Pending | Seeded::Applied => {
+            State::not(&Reason::Seeding { done: seeds.applied, all: verdict.seeds.len() })
+        }
+    }
+}
+
+/// Whether nothing of the object is in force by its own spec.
+fn rejected(verdict: &Verdict) -> bool {
+    verdict.targets.iter().all(|(_, problem)| problem.is_some())
+}
+
+fn refused(verdict: &Verdict) -> State {
+    match verdict.refused.first() {
+        Some(reason @ (Reason::Invalid(_) | Reason::Undecodable(_))) => {
+            State::Unknown(reason.reason(), "what was in force before stays".to_owned())
+        }
+        _ => State::Not("NotAccepted", "no target is accepted".to_owned()),
+    }
+}
+
+/// How many seeds became what, and the first of each.
+#[derive(Default)]
+struct Seeds<'a> {
+    applied: usize,
+    applied_consumers: Vec<usize>,
+    malformed: Became<'a>,
+    conflict: Became<'a>,
+    unreachable: Became<'a>,
+    stale: Became<'a>,
+    pending: Became<'a>,
+}
+
+type Became<'a> = (usize, Option<(usize, &'a Seeded)>);
+
+impl<'a> Seeds<'a> {
+    fn of(plan: &Plan, verdict: &Verdict, seeded: &'a [Seeded]) -> Self {
+        let mut seeds = Self::default();
+        for seed in verdict.seeds.clone() {
+            let became = seeded.get(seed).unwrap_or(&Seeded::Pending);
+            let count = match became {
+                Seeded::Applied => {
+                    seeds.applied += 1;
+                    seeds.applied_consumers.push(plan.seeds[seed].consumer);
+                    continue;
+                }
+                Seeded::Malformed { .. } => &mut seeds.malformed,
+                Seeded::Conflict { .. } => &mut seeds.conflict,
+                Seeded::Unreachable { .. } => &mut seeds.unreachable,
+                Seeded::Stale => &mut seeds.stale,
+                Seeded::Pending => &mut seeds.pending,
+            };
+            count.0 += 1;
+            count.1.get_or_insert((seed, became));
+        }
+        seeds
+    }
+}
+
+/// Who has a balance and is listed, and who has one and is not any more.
+fn names(verdict: &Verdict, seeds: &Seeds<'_>, before: Option<&AiQuotaStatus>) -> (Vec<String>, Vec<String>) {
+    let had = |names: fn(&AiQuotaStatus) -> &Vec<String>| before.map(names).into_iter().flatten();
+    let (was_listed, was_unlisted) = (had(|status| &status.listed), had(|status| &status.unlisted));
+    if let Object::Undecodable(_) = verdict.object {
+        return (was_listed.cloned().collect(), was_unlisted.cloned().collect());
+    }
+    let consumers = verdict.object.consumers();
+    let now: BTreeSet<&str> = consumers.iter().map(|consumer| consumer.name.as_str()).collect();
+    let mut listed: BTreeSet<&str> =
+        seeds.applied_consumers.iter().map(|index| consumers[*index].name.as_str()).collect();
+    let mut unlisted = BTreeSet::new();
+    for name in was_listed.chain(was_unlisted) {
+        if !now.contains(name.as_str()) {
+            unlisted.insert(name.as_str());
+        }
+    }
+    listed.extend(had(|status| &status.listed).map(String::as_str).filter(|name| now.contains(name)));
+    let bounded = |names: BTreeSet<&str>| names.into_iter().take(NAMES_MAX).map(str::to_owned).collect();
+    (bounded(listed), bounded(unlisted))
+}
+
+fn unlisted_message(unlisted: &[String]) -> String {
+    const SHOWN: usize = 10;
+    let names = unlisted.iter().take(SHOWN).map(String::as_str).collect::<Vec<_>>().join(", ");
+    let more = unlisted.len().saturating_sub(SHOWN);
+    let more = if more == 0 { String::new() } else { format!(" and {more} more") };
+    format!(
+        "{names}{more}: no longer listed, and what is left of their balances can still be spent; list them with \
+         quota: 0 to block them"
+    )
+}
+
+struct Conditions<'a> {
+    before: &'a [Condition],
+    generation: Option<i64>,
+    now: Time,
+    made: Vec<Condition>,
+}
+
+impl<'a> Conditions<'a> {
+    fn new(before: Option<&'a [Condition]>, generation: Option<i64>, now: Timestamp) -> Self {
+        // As the API server keeps it: without it, a status would never equal the one that was read back.
+        let now = Timestamp::from_second(now.as_second()).unwrap_or(now);
+        Self { before: before.unwrap_or_default(), generation, now: Time(now), made: Vec::new() }
+    }
+
+    fn state(&mut self, kind: &'static str, state: State) {
+        match state {
+            State::Is => self.push(kind, "True", kind, String::new()),
+            State::Not(reason, message) => self.push(kind, "False", reason, message),
+            State::Unknown(reason, message) => self.push(kind, "Unknown", reason, message),
+        }
+    }
+
+    fn warn(&mut self, kind: &'static str, reason: &'static str, message: &impl Display) {
+        self.push(kind, "True", reason, cut(message.to_string()));
+    }
+
+    fn push(&mut self, kind: &'static str, status: &'static str, reason: &str, message: String) {
+        let same = self.before.iter().find(|before| before.type_ == kind && before.status == status);
+        self.made.push(Condition {
+            type_: kind.to_owned(),
+            status: status.to_owned(),
+            reason: reason.to_owned(),
+            message,
+            observed_generation: self.generation,
+            last_transition_time: same.map_or_else(|| self.now.clone(), |before| before.last_transition_time.clone()),
+        });
+    }
+}
+
+fn cut(message: String) -> String {
+    if message.len() <= LONGEST_MESSAGE {
+        return message;
+    }
+    let mut end = LONGEST_MESSAGE - 3;
+    while !message.is_char_boundary(end) {
+        end -= 1;
+    }
+    format!("{}...", &message[..end])
+}
+
+fn count(of: usize) -> i64 {
+    i64::try_from(of).unwrap_or(i64::MAX)
 }

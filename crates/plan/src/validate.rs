@@ -97,7 +97,7 @@ pub fn validate_store(store: &AiQuotaStore) -> Result<(), Vec<Refusal>> {
     if let Some(timeout) = timeout {
         match milliseconds(timeout) {
             None => {
-                check.refuse("spec.timeout", Refused::Characters, "must be a number and ms or s, as in 500ms or 2s")
+                check.refuse("spec.timeout", Refused::Characters, "must be a number and ms or s, as in 500ms or 2s");
             }
             Some(TIMEOUT_MS_MIN..=TIMEOUT_MS_MAX) => {}
             Some(_) => check.refuse("spec.timeout", Refused::OutOfRange, "must be 10ms to 60s"),

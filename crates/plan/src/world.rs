@@ -24,6 +24,9 @@ pub struct World {
     /// AIQuota objects that could not be read: they keep their last rule.
     pub undecodable: Vec<Arc<Undecodable>>,
     pub stores: Vec<Arc<AiQuotaStore>>,
+    /// The names of AIQuotaStore objects of the gateway's namespace that could not be read: what the gateway knows of
+    /// them stays.
+    pub undecodable_stores: HashSet<String>,
     pub ingresses: Vec<Arc<Ingress>>,
     pub http_routes: HashSet<Key>,
     /// The Services and their ports.

@@ -1,0 +1,336 @@
+//! The world in, the plan out, in steps: stores, then each object by itself (valid, permitted, targets there), then
+//! all together (who decides on what, whose balance it is, what fits), then the warnings. Pure.
+
+use std::{collections::HashMap, sync::Arc};
+
+use api::AiQuota;
+use enforcement::{
+    redis::{Balance, Grant},
+    values::{DEFAULT_ADMIN_PATH, DEFAULT_PATHS},
+    wire,
+};
+
+use crate::{
+    AI_QUOTA, GUARD, Guard, Key, Object, Owner, Plan, Reason, Seed, Verdict, Warning, World,
+    age::age,
+    auth::AuthPlugins,
+    existing::Existing,
+    gateway::{Gateway, Matcher, Policy, difference},
+    merge::{Claim, Lost, Slot, resolve},
+    prefix, room,
+    stores::{self, Stores},
+    targets::Targets,
+    validate::validate,
+};
+
+/// Everything as it should be, for a world that is known completely.
+#[must_use]
+pub fn build(world: &World) -> Plan {
+    let plugin = |name: &str| world.plugins.iter().find(|found| found.metadata.name.as_deref() == Some(name)).cloned();
+    let ai_quota = plugin(AI_QUOTA);
+    let existing = Existing::of(ai_quota.as_deref());
+    let stores = stores::resolve(world, &existing.stores);
+    let targets = Targets::new(world);
+    let auth = AuthPlugins::new(world);
+
+    let mut draft = Draft::new(world);
+    draft.examine(world, &existing, &stores, &targets);
+    let mut slots = draft.decide();
+    draft.fit(&mut slots);
+    let seeds = draft.seed(world, &stores, &slots);
+    draft.warn(world, &targets, &auth, &slots);
+
+    let Draft { verdicts, policies, .. } = draft;
+    Plan {
+        seeds,
+        verdicts,
+        gateway: Gateway {
+            settings: world.settings.clone(),
+            guard_priority: auth.guard_priority(),
+            stores: stores.wire,
+            policies,
+            slots,
+            guard: plugin(GUARD),
+            ai_quota,
+        },
+        stores: stores.plans,
+        cluster: world.cluster.clone(),
+    }
+}
+
+struct Draft {
+    verdicts: Vec<Verdict>,
+    /// Oldest first.
+    policies: Vec<Policy>,
+    named: Vec<Claim<Matcher>>,
+    derived: Vec<Claim<Matcher>>,
+}
+
+impl Draft {
+    fn new(world: &World) -> Self {
+        let read = world.quotas.iter().cloned().map(Object::Read);
+        let mut objects: Vec<Object> = read.chain(world.undecodable.iter().cloned().map(Object::Undecodable)).collect();
+        objects.sort_by_cached_key(|object| age(object.metadata()));
+        let verdicts = objects.into_iter().map(|object| Verdict {
+            key: Key::of(object.metadata()),
+            object,
+            targets: Vec::new(),
+            refused: Vec::new(),
+            withheld: None,
+            seeds: 0..0,
+            warnings: Vec::new(),
+        });
+        Self { verdicts: verdicts.collect(), policies: Vec::new(), named: Vec::new(), derived: Vec::new() }
+    }
+
+    /// Each object by itself.
+    fn examine(&mut self, world: &World, existing: &Existing, stores: &Stores, targets: &Targets<'_>) {
+        for (index, verdict) in self.verdicts.iter_mut().enumerate() {
+            let quota = match &verdict.object {
+                Object::Read(quota) => match validate(quota) {
+                    Ok(()) => Ok(quota),
+                    Err(refusals) => Err(Reason::Invalid(refusals)),
+                },
+                Object::Undecodable(unread) => Err(Reason::Undecodable(unread.error.clone())),
+            };
+            let name = verdict.key.to_string();
+            let quota = match quota {
+                Ok(quota) => quota,
+                Err(reason) => {
+                    // What cannot be understood keeps its last rule: nothing becomes free by a typo.
+                    verdict.refused.push(reason);
+                    if let (Some(settings), Some(matchers)) =
+                        (existing.policies.get(&name), existing.matchers.get(&name))
+                    {
+                        let by = self.policies.len();
+                        self.named.extend(matchers.iter().map(|what| Claim { what: what.clone(), by, target: 0 }));
+                        self.policies.push(Policy {
+                            name,
+                            verdict: index,
+                            unavailable: unavailable(settings.store.as_deref(), stores),
+                            settings: settings.clone(),
+                            programmed: true,
+                            kept: true,
+                        });
+                    }
+                    continue;
+                }
+            };
+            let namespace = &verdict.key.namespace;
+            let chosen = quota.spec.key_prefix.is_some() && !world.settings.trusts(namespace);
+            if chosen {
+                verdict.refused.push(Reason::NotTrusted {
+                    field: "spec.keyPrefix".to_owned(),
+                    namespace: namespace.clone(),
+                    what: "the choice of a key prefix",
+                });
+            }
+            let by = self.policies.len();
+            let before = self.named.len();
+            for (at, target) in quota.spec.target_refs.iter().enumerate() {
+                let problem = match targets.matched(namespace, at, target) {
+                    Ok(matched) if !chosen => {
+                        self.named.push(Claim { what: matched.named, by, target: at });
+                        self.derived.extend(matched.derived.into_iter().map(|what| Claim { what, by, target: at }));
+                        None
+                    }
+                    Ok(_) => verdict.refused.first().cloned(),
+                    Err(reason) => Some(reason),
+                };
+                verdict.targets.push((target.clone(), problem));
+            }
+            let settings = settings(world, quota, &verdict.key);
+            verdict.withheld = settings.store.as_deref().and_then(|store| stores.find(store).err());
+            if self.named.len() > before {
+                self.policies.push(Policy {
+                    programmed: existing.enforces(&name)
+                        || self.named[before..].iter().any(|claim| in_force(existing, claim, &settings)),
+                    name,
+                    verdict: index,
+                    unavailable: unavailable(settings.store.as_deref(), stores),
+                    settings,
+                    kept: false,
+                });
+            }
+        }
+    }
+
+    /// Who decides on what: the older, and with it those whose settings are equal.
+    fn decide(&mut self) -> Vec<Slot<Matcher>> {
+        let (named, derived) = (std::mem::take(&mut self.named), std::mem::take(&mut self.derived));
+        let (slots, lost) = resolve(named, derived, &self.policies);
+        for Lost { by, target, winner, field } in lost {
+            let winner = self.verdicts[self.policies[winner].verdict].key.clone();
+            self.refuse(by, target, |target| Reason::TargetConflicted { target, winner, field });
+        }
+        slots
+    }
+
+    /// What has no room in one WasmPlugin is not accepted; what is programmed stays.
+    fn fit(&mut self, slots: &mut Vec<Slot<Matcher>>) {
+        for (by, target) in room::fit(&self.policies, slots) {
+            self.refuse(by, target, |_| Reason::GatewayFull { limit: room::LIMIT });
+        }
+    }
+
+    fn refuse(&mut self, policy: usize, target: usize, reason: impl FnOnce(api::TargetRef) -> Reason) {
+        let verdict = &mut self.verdicts[self.policies[policy].verdict];
+        if let Some((target, problem)) = verdict.targets.get_mut(target) {
+            problem.get_or_insert_with(|| reason(target.clone()));
+        }
+    }
+
+    /// The balances of all objects that decide on anything. Each belongs to one object: the oldest that lists it.
+    fn seed(&mut self, world: &World, stores: &Stores, slots: &[Slot<Matcher>]) -> Vec<Seed> {
+        let mut in_force = vec![false; self.policies.len()];
+        for holder in slots.iter().flat_map(|slot| &slot.holders) {
+            in_force[holder.by] = true;
+        }
+        let seeding: Vec<(usize, usize)> = (0..self.policies.len())
+            .filter(|policy| in_force[*policy] && !self.policies[*policy].kept)
+            .filter_map(|policy| Some((policy, stores.find(self.policies[policy].settings.store.as_deref()?).ok()?)))
+            .collect();
+        let consumers = |policy: usize| self.verdicts[self.policies[policy].verdict].object.consumers();
+        let all: Vec<(usize, usize, Balance)> = seeding
+            .iter()
+            .flat_map(|(policy, store)| {
+                let prefix = &self.policies[*policy].settings.key_prefix;
+                let balances = consumers(*policy).iter().map(|consumer| Balance::new(prefix, consumer.name.as_bytes()));
+                balances.enumerate().map(|(consumer, balance)| (*store, consumer, balance))
+            })
+            .collect();
+
+        let mut owners: HashMap<(usize, &[u8]), usize> = HashMap::with_capacity(all.len());
+        let mut at = all.iter();
+        let mut lost: Vec<Option<(usize, usize)>> = Vec::with_capacity(all.len());
+        for (policy, store) in &seeding {
+            for (_, consumer, balance) in at.by_ref().take(consumers(*policy).len()) {
+                let winner = *owners.entry((stores.databases[*store], balance.as_bytes())).or_insert(*policy);
+                lost.push((winner != *policy).then_some((winner, *consumer)));
+            }
+        }
+
+        let mut seeds = Vec::with_capacity(all.len());
+        let mut at = all.into_iter().zip(lost);
+        for (policy, _) in seeding {
+            let verdict = self.policies[policy].verdict;
+            let count = self.verdicts[verdict].object.consumers().len();
+            let owner = Arc::new(owner(world, &self.verdicts[verdict]));
+            let begin = seeds.len();
+            let mut conflicts = Vec::new();
+            for ((store, consumer, balance), lost) in at.by_ref().take(count) {
+                if let Some(conflict) = lost {
+                    conflicts.push(conflict);
+                    continue;
+                }
+                let listed = &self.verdicts[verdict].object.consumers()[consumer];
+                let grant = listed.quota.map_or(Grant::Unlimited, Grant::Tokens);
+                seeds.push(Seed { store, balance, grant, object: owner.clone(), consumer });
+            }
+            if let Some((winner, consumer)) = conflicts.first() {
+                let winner = self.verdicts[self.policies[*winner].verdict].key.clone();
+                let verdict = &mut self.verdicts[verdict];
+                let consumer = verdict.object.consumers()[*consumer].name.clone();
+                verdict.refused.push(Reason::ConsumerConflicted { consumer, winner, more: conflicts.len() - 1 });
+            }
+            self.verdicts[verdict].seeds = begin..seeds.len();
+        }
+        seeds
+    }
+
+    fn warn<'a>(&mut self, world: &'a World, targets: &Targets<'a>, auth: &AuthPlugins<'a>, slots: &[Slot<Matcher>]) {
+        let mut uncovered: HashMap<usize, Vec<usize>> = HashMap::new();
+        for slot in slots {
+            let first = slot.holders[0];
+            let Some((target, _)) = self.verdicts[self.policies[first.by].verdict].targets.get(first.target) else {
+                continue; // kept: its object cannot be read
+            };
+            let key = &self.verdicts[self.policies[first.by].verdict].key;
+            let hosts = || targets.hosts(&key.namespace, target.name.as_deref().unwrap_or_default());
+            if !is_named(targets, key, target, &slot.what) || auth.cover(&slot.what, hosts) {
+                continue;
+            }
+            for holder in &slot.holders {
+                uncovered.entry(self.policies[holder.by].verdict).or_default().push(holder.target);
+            }
+        }
+        let seen = if uncovered.is_empty() { String::new() } else { auth.seen() };
+        for policy in &self.policies {
+            let verdict = &mut self.verdicts[policy.verdict];
+            if let Some(mut missing) = uncovered.remove(&policy.verdict) {
+                missing.sort_unstable();
+                missing.dedup();
+                let names = missing.iter().filter_map(|target| verdict.targets.get(*target));
+                let names: Vec<String> = names.map(|(target, _)| crate::reason::Target(target).to_string()).collect();
+                verdict.warnings.push(Warning::NoAuthentication { targets: names.join(", "), seen: seen.clone() });
+            }
+            if world.settings.guard == Guard::Off {
+                verdict.warnings.push(Warning::IdentityUnguarded);
+            }
+        }
+    }
+}
+
+/// Whether the gateway holds a target to these settings already, on behalf of another object that shares it.
+fn in_force(existing: &Existing, claim: &Claim<Matcher>, settings: &wire::Policy) -> bool {
+    existing.over(&claim.what).is_some_and(|over| {
+        let gone = over.unavailable.is_some();
+        difference(settings, over).is_none_or(|field| gone && field == "storeRef")
+    })
+}
+
+/// Whether the slot is what the target names, not a route derived from it.
+fn is_named(targets: &Targets<'_>, key: &Key, target: &api::TargetRef, what: &Matcher) -> bool {
+    match what {
+        Matcher::Route(_) => targets.route(&key.namespace, target.name.as_deref().unwrap_or_default()) == *what,
+        Matcher::Service(_) | Matcher::Domain(_) | Matcher::Gateway => true,
+    }
+}
+
+/// Why requests are refused though the rule is there. It names nothing that users choose freely and no detail that
+/// could change without meaning anything new: every change is pushed to all gateways.
+fn unavailable(store: Option<&str>, stores: &Stores) -> Option<String> {
+    let store = store?;
+    if stores.wire.contains_key(store) {
+        return None;
+    }
+    let reason = stores.find(store).err().map_or("StoreNotFound", |reason| reason.reason());
+    Some(format!("{reason}: store {store}"))
+}
+
+fn settings(world: &World, quota: &AiQuota, key: &Key) -> wire::Policy {
+    let spec = &quota.spec;
+    let derived = || spec.target_refs.first().map(|target| prefix::derived(&key.namespace, target)).unwrap_or_default();
+    let mut paths = match &spec.paths {
+        Some(paths) => paths.clone(),
+        None => DEFAULT_PATHS.map(str::to_owned).to_vec(),
+    };
+    paths.sort_unstable();
+    wire::Policy {
+        store: Some(spec.store_ref.as_ref().map_or(stores::DEFAULT, |store| &store.name).to_owned()),
+        key_prefix: spec.key_prefix.clone().unwrap_or_else(derived),
+        owner: owner_name(world, key),
+        paths,
+        admin: spec.admin.as_ref().map(|admin| wire::Admin {
+            consumer: admin.consumer.clone(),
+            path: admin.path.clone().unwrap_or_else(|| DEFAULT_ADMIN_PATH.to_owned()),
+        }),
+        default_quota: spec.default_quota,
+        refresh: None,
+        unavailable: None,
+    }
+}
+
+fn owner(world: &World, verdict: &Verdict) -> Owner {
+    let metadata = verdict.object.metadata();
+    Owner {
+        name: owner_name(world, &verdict.key),
+        uid: metadata.uid.clone().unwrap_or_default(),
+        generation: metadata.generation.unwrap_or_default(),
+        term: world.term,
+    }
+}
+
+fn owner_name(world: &World, key: &Key) -> String {
+    format!("{}/{key}", world.cluster)
+}

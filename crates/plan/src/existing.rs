@@ -1,0 +1,61 @@
+//! What the gateway enforces now: our WasmPlugin as found in, its policies and what they match out. Pure.
+
+use std::collections::{BTreeMap, HashMap};
+
+use api::{MatchRule, WasmPlugin};
+use enforcement::wire::{self, Native, Rule};
+use serde_json::Value;
+
+use crate::gateway::Matcher;
+
+/// Nothing where there is no WasmPlugin, or none that we could have written.
+#[derive(Default)]
+pub(crate) struct Existing {
+    pub(crate) policies: HashMap<String, wire::Policy>,
+    pub(crate) stores: BTreeMap<String, wire::Store>,
+    /// By policy.
+    pub(crate) matchers: HashMap<String, Vec<Matcher>>,
+    over: HashMap<Matcher, String>,
+}
+
+impl Existing {
+    pub(crate) fn of(plugin: Option<&WasmPlugin>) -> Self {
+        let Some(native) = plugin
+            .and_then(|plugin| plugin.spec.default_config.as_ref()?.get(wire::KEY))
+            .and_then(|native| <Native<Value> as serde::Deserialize>::deserialize(native).ok())
+        else {
+            return Self::default();
+        };
+        let mut matchers: HashMap<String, Vec<Matcher>> = HashMap::new();
+        for rule in plugin.iter().flat_map(|plugin| plugin.spec.match_rules.iter().flatten()) {
+            let MatchRule { ingress, domain, service, config, config_disable, rest: _ } = rule;
+            let parsed = config.as_ref().and_then(|config| <Rule as serde::Deserialize>::deserialize(config).ok());
+            if let Some(Rule { policy, open: _ }) = parsed.filter(|_| *config_disable != Some(true)) {
+                let into = matchers.entry(policy).or_default();
+                into.extend(ingress.iter().flatten().cloned().map(Matcher::Route));
+                into.extend(service.iter().flatten().cloned().map(Matcher::Service));
+                into.extend(domain.iter().flatten().map(|name| match name.as_str() {
+                    "*" => Matcher::Gateway,
+                    _ => Matcher::Domain(name.clone()),
+                }));
+            }
+        }
+        let mut over = HashMap::new();
+        for (policy, matcher) in matchers.iter().flat_map(|(policy, all)| all.iter().map(move |one| (policy, one))) {
+            over.entry(matcher.clone()).or_insert_with(|| policy.clone());
+        }
+        let policies = native.policies.into_iter();
+        let policies = policies.filter_map(|(name, policy)| Some((name, serde_json::from_value(policy).ok()?)));
+        Self { policies: policies.collect(), stores: native.stores, matchers, over }
+    }
+
+    /// Whether the gateway has a rule with this policy.
+    pub(crate) fn enforces(&self, policy: &str) -> bool {
+        self.policies.contains_key(policy) && self.matchers.contains_key(policy)
+    }
+
+    /// The policy something is under.
+    pub(crate) fn over(&self, matcher: &Matcher) -> Option<&wire::Policy> {
+        self.over.get(matcher).and_then(|policy| self.policies.get(policy))
+    }
+}

@@ -1,0 +1,150 @@
+//! Targets: what an object names in, what the gateway's rules have to match out, with every route that Higress
+//! derives; or why the object may not or cannot have it. Pure.
+
+use std::collections::HashMap;
+
+use api::{TargetKind, TargetRef};
+use k8s_openapi::api::networking::v1::Ingress;
+
+use crate::{Key, Reason, World, gateway::Matcher};
+
+const CANARY: [&str; 2] = ["nginx.ingress.kubernetes.io/canary", "higress.io/canary"];
+
+/// The routes of the cluster by name, and the canaries by what they share.
+pub(crate) struct Targets<'a> {
+    world: &'a World,
+    ingresses: HashMap<(&'a str, &'a str), &'a Ingress>,
+    canaries: HashMap<Place<'a>, Vec<&'a str>>,
+}
+
+/// Where an Ingress has a route. Only a canary of the same namespace counts: an object speaks for its own
+/// namespace, and a canary elsewhere can be a target of its own.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+struct Place<'a> {
+    namespace: &'a str,
+    host: &'a str,
+    path: &'a str,
+}
+
+/// What one target matches.
+pub(crate) struct Matched {
+    pub(crate) named: Matcher,
+    pub(crate) derived: Vec<Matcher>,
+}
+
+impl<'a> Targets<'a> {
+    pub(crate) fn new(world: &'a World) -> Self {
+        let mut targets =
+            Self { world, ingresses: HashMap::with_capacity(world.ingresses.len()), canaries: HashMap::new() };
+        for ingress in &world.ingresses {
+            let (namespace, name) = names(ingress);
+            targets.ingresses.insert((namespace, name), ingress);
+            if is_canary(ingress) {
+                for place in places(ingress) {
+                    targets.canaries.entry(place).or_default().push(name);
+                }
+            }
+        }
+        targets
+    }
+
+    pub(crate) fn matched(&self, namespace: &str, index: usize, target: &TargetRef) -> Result<Matched, Reason> {
+        let Self { world, .. } = self;
+        let missing = || Reason::TargetNotFound(target.clone());
+        let name = target.name.as_deref().unwrap_or_default();
+        let trusted = || {
+            if world.settings.trusts(namespace) {
+                return Ok(());
+            }
+            Err(Reason::NotTrusted {
+                field: format!("spec.targetRefs[{index}]"),
+                namespace: namespace.to_owned(),
+                what: "Service, Domain and Gateway targets",
+            })
+        };
+        let only = |named| Ok(Matched { named, derived: Vec::new() });
+        match target.kind {
+            TargetKind::Ingress => {
+                let ingress = self.ingresses.get(&(namespace, name)).ok_or_else(missing)?;
+                Ok(self.ingress(namespace, name, ingress))
+            }
+            TargetKind::HttpRoute => {
+                let exists = world.http_routes.contains(&Key::new(namespace, name));
+                if exists { only(self.route(namespace, name)) } else { Err(missing()) }
+            }
+            TargetKind::Service => {
+                trusted()?;
+                let (service, elsewhere) = match name.strip_suffix(".svc.cluster.local") {
+                    Some(name) => name.split_once('.').ok_or_else(missing)?,
+                    None => (name, namespace),
+                };
+                let exists = world.services.contains_key(&Key::new(elsewhere, service));
+                let full = format!("{service}.{elsewhere}.svc.cluster.local");
+                if exists { only(Matcher::Service(full)) } else { Err(missing()) }
+            }
+            TargetKind::Domain => trusted().and_then(|()| only(Matcher::Domain(name.to_owned()))),
+            TargetKind::Gateway => trusted().and_then(|()| only(Matcher::Gateway)),
+        }
+    }
+
+    /// The hosts of an Ingress, `*` for a rule without one; none for other routes.
+    pub(crate) fn hosts(&self, namespace: &str, name: &str) -> Vec<&'a str> {
+        let ingress = self.ingresses.get(&(namespace, name));
+        ingress
+            .and_then(|ingress| ingress.spec.as_ref())
+            .and_then(|spec| spec.rules.as_ref())
+            .map(|rules| rules.iter().map(|rule| rule.host.as_deref().unwrap_or("*")).collect())
+            .unwrap_or_default()
+    }
+
+    /// A refusal by the gateway can be redirected to a fallback route: none may be left unmetered.
+    fn ingress(&self, namespace: &str, name: &str, ingress: &'a Ingress) -> Matched {
+        let mut derived = vec![format!("{name}-default"), format!("{name}-fallback")];
+        if let Some(route) = name
+            .strip_suffix(".internal")
+            .filter(|route| route.starts_with("ai-route-") && !route.ends_with(".fallback"))
+        {
+            derived.push(format!("{route}.fallback.internal"));
+        }
+        if !self.canaries.is_empty() && !is_canary(ingress) {
+            let mut canaries: Vec<&str> =
+                places(ingress).filter_map(|place| self.canaries.get(&place)).flatten().copied().collect();
+            canaries.sort_unstable();
+            canaries.dedup();
+            derived.extend(canaries.into_iter().map(str::to_owned));
+        }
+        Matched {
+            named: self.route(namespace, name),
+            derived: derived.iter().map(|name| self.route(namespace, name)).collect(),
+        }
+    }
+
+    /// As the gateway names routes: those of its own namespace without it.
+    pub(crate) fn route(&self, namespace: &str, name: &str) -> Matcher {
+        Matcher::Route(if namespace == self.world.settings.gateway_namespace {
+            name.to_owned()
+        } else {
+            format!("{namespace}/{name}")
+        })
+    }
+}
+
+fn names(ingress: &Ingress) -> (&str, &str) {
+    let metadata = &ingress.metadata;
+    (metadata.namespace.as_deref().unwrap_or_default(), metadata.name.as_deref().unwrap_or_default())
+}
+
+fn is_canary(ingress: &Ingress) -> bool {
+    let annotations = ingress.metadata.annotations.as_ref();
+    annotations.is_some_and(|all| CANARY.iter().any(|name| all.get(*name).is_some_and(|value| value == "true")))
+}
+
+fn places(ingress: &Ingress) -> impl Iterator<Item = Place<'_>> {
+    let namespace = ingress.metadata.namespace.as_deref().unwrap_or_default();
+    let rules = ingress.spec.iter().flat_map(|spec| spec.rules.iter().flatten());
+    rules.flat_map(move |rule| {
+        let host = rule.host.as_deref().unwrap_or_default();
+        let paths = rule.http.iter().flat_map(|http| &http.paths);
+        paths.map(move |path| Place { namespace, host, path: path.path.as_deref().unwrap_or("/") })
+    })
+}

@@ -54,10 +54,6 @@ impl Counts {
         if self.present & (1 << field as u8) == 0 { None } else { Some(self.values[field as usize]) }
     }
 
-    pub(super) const fn is_empty(&self) -> bool {
-        self.present == 0
-    }
-
     /// Whether the object names its own total, so that it needs nothing from an earlier one.
     pub(super) fn has_total(&self) -> bool {
         self.get(Field::Total).is_some_and(|total| total > 0)
@@ -67,7 +63,7 @@ impl Counts {
     /// servers fill what they do not know with zeros.
     pub(super) fn overlay(&mut self, later: &Self) {
         for index in 0..FIELDS {
-            if later.present & (1 << index) != 0 && (later.values[index] > 0 || self.present & (1 << index) == 0) {
+            if later.present & (1 << index) != 0 && later.values[index] > 0 {
                 self.present |= 1 << index;
                 self.values[index] = later.values[index];
             }
@@ -260,6 +256,7 @@ mod tests {
             "1e99999999999999999999",
             "1e-99999999999999999999",
             "0.1000000000000000000000000000001",
+            "1.0000000000000000001e2",
         ] {
             assert_eq!(count(text), None, "{text}");
         }

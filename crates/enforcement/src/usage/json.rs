@@ -150,8 +150,7 @@ impl Json {
             | State::Key
             | State::Colon
             | State::AfterValue
-            | State::Deep
-            | State::Done => {}
+            | State::Deep => {}
             _ => self.state = State::Broken,
         }
     }

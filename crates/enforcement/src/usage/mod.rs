@@ -56,8 +56,7 @@ enum Line {
     Start,
     /// So many bytes of the field name `data`.
     Field(u8),
-    /// Behind the colon, where one blank does not belong to the value.
-    Colon,
+    /// In the value; the one blank that may stand in front of it is blank to JSON, too.
     Data,
     Skipped,
 }
@@ -72,8 +71,6 @@ pub struct Scanner {
     line: Line,
     /// A line feed that follows belongs to the carriage return before it.
     after_return: bool,
-    /// The event has broken data: the rest of it is skipped.
-    broken: bool,
     json: Json,
     usage: Counts,
     /// Whether `usage` began with a `message_start`, so that later usages add to it.
@@ -93,7 +90,6 @@ impl Scanner {
             declared,
             line: Line::Start,
             after_return: false,
-            broken: false,
             json: Json::new(false),
             usage: Counts::EMPTY,
             open: false,
@@ -184,11 +180,11 @@ impl Scanner {
                         self.line = Line::Data;
                     } else if bytes[at..].starts_with(b"data:") {
                         at += 5;
-                        self.line = Line::Colon;
+                        self.line = Line::Data;
                     } else if byte == b'\n' || byte == b'\r' {
+                        // A line feed behind the return ends the event once more, which does no harm.
                         at += 1;
-                        self.after_return = byte == b'\r';
-                        self.event_ended();
+                        self.json.restart();
                     } else {
                         self.line = Line::Field(0);
                     }
@@ -200,23 +196,17 @@ impl Scanner {
                     }
                     None if byte == b':' => {
                         at += 1;
-                        self.line = Line::Colon;
+                        self.line = Line::Data;
                     }
                     _ => self.line = Line::Skipped,
                 },
-                Line::Colon => {
-                    at += usize::from(byte == b' ');
-                    self.line = if self.broken { Line::Skipped } else { Line::Data };
-                }
                 Line::Data => {
                     at += self.json.scan(&bytes[at..]);
                     if self.json.is_broken() {
-                        self.broken = true;
                         self.line = Line::Skipped;
                     } else if let Some(&end) = bytes.get(at) {
                         at += 1;
                         self.line_ended(end);
-                        self.data_ended();
                     }
                 }
                 Line::Skipped => match memchr::memchr2(b'\n', b'\r', &bytes[at..]) {
@@ -230,30 +220,18 @@ impl Scanner {
         }
     }
 
+    /// A document that is complete at the end of a line counts then: some servers leave out the blank line. One that
+    /// is not goes on in the next line of the event.
     fn line_ended(&mut self, by: u8) {
         self.line = Line::Start;
         self.after_return = by == b'\r';
-        if self.framing == Framing::Lines && self.broken {
-            self.event_ended();
-        }
-    }
-
-    /// A document that is complete at the end of a line counts then: some servers leave out the blank line. One that
-    /// is not goes on in the next line of the event.
-    fn data_ended(&mut self) {
         if self.json.is_done() {
             self.take();
         } else if self.framing == Framing::Lines {
             self.json.restart();
         } else {
             self.json.line_break();
-            self.broken = self.json.is_broken();
         }
-    }
-
-    fn event_ended(&mut self) {
-        self.broken = false;
-        self.json.restart();
     }
 
     /// Takes over what the document said, and makes ready for the next.
@@ -265,9 +243,7 @@ impl Scanner {
         }
         match &found.usage {
             Some((Slot::MessageUsage, counts)) => {
-                if counts.usage().is_some() || self.usage.is_empty() {
-                    self.usage = *counts;
-                }
+                self.usage = *counts;
                 self.open = true;
             }
             Some((_, counts)) if self.open && !counts.has_total() => self.usage.overlay(counts),
@@ -275,10 +251,7 @@ impl Scanner {
                 self.usage = *counts;
                 self.open = false;
             }
-            None if found.beside.usage().is_some() => {
-                self.usage = found.beside;
-                self.open = false;
-            }
+            None if found.beside.usage().is_some() => self.usage = found.beside,
             None => {}
         }
         self.json.restart();

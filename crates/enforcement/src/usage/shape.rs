@@ -35,7 +35,6 @@ impl Slot {
     pub(super) const fn object(self) -> Self {
         match self {
             Self::Element => Self::Document,
-            Self::Choices | Self::Count(_) | Self::Model => Self::Ignored,
             other => other,
         }
     }

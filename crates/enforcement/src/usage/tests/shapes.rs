@@ -75,6 +75,8 @@ fn an_event_that_is_broken_says_nothing_and_the_next_one_counts() {
         "{\"usage\":{\"total_tokens\":9}",
         "{\"usage\":{\"total_tokens\":09}}",
         "{\"usage\":{\"total_tokens\":9]}",
+        "{\"usage\":{\"total_tokens\":9},\"x\":[1,]}",
+        "{\"usage\":{\"total_tokens\":9},\"x\":]",
         "{\"choices\":[{\"delta\":{\"content\":\"lost\\",
         "[DONE]",
         "\u{1}",
@@ -256,8 +258,10 @@ fn the_usage_of_a_message_start_is_merged_with_those_that_follow() {
     assert_eq!(stream(zero, &[]), None);
     assert_eq!(stream(zero, &["{\"input_tokens\":5}", "{\"output_tokens\":7}"]), Some((Some(5), Some(7), 12)));
     assert_eq!(stream(start, &["{\"input_tokens\":0,\"output_tokens\":7}"]), Some((Some(5), Some(7), 12)));
-    // One that names a total needs nothing from before.
-    assert_eq!(stream(start, &["{\"output_tokens\":7,\"total_tokens\":8}"]), Some((None, Some(7), 8)));
+    // One that names a total needs nothing from before, nor do those behind it.
+    let whole = "{\"output_tokens\":7,\"total_tokens\":8}";
+    assert_eq!(stream(start, &[whole]), Some((None, Some(7), 8)));
+    assert_eq!(stream(start, &[whole, "{\"prompt_tokens\":1}"]), Some((Some(1), None, 1)));
 }
 
 #[test]
@@ -310,6 +314,7 @@ fn text_is_found_where_models_say_it() {
 fn the_first_model_named_is_kept_if_it_is_short_enough() {
     let model = |body: &str| scanned(JSON, body.as_bytes()).model;
     assert_eq!(model(r#"{"model":"a"}{"model":"b"}"#).as_deref(), Some("a"));
+    assert_eq!(model(r#"{"model":"a","model":"b"}"#).as_deref(), Some("b"));
     assert_eq!(model(r#"{"model":""}{"response":{"model":"b\u002D\u4f60"}}"#).as_deref(), Some("b-你"));
     assert_eq!(model(r#"{"model":7}{"model":{"model":"x"}}{"model":["x"]}"#), None);
     let long = |length: usize| scan(JSON, [format!("{{\"model\":\"{}\"}}", "m".repeat(length)).as_bytes()]).model;
@@ -363,6 +368,13 @@ fn nesting_however_deep_hides_no_usage() {
             );
             let cut = body.replacen("\"}\\\"", "\"\n", 1);
             assert_eq!(scan(content_type, cut.as_bytes().chunks(7)).usage, None, "{depth}");
+        }
+        // A line break in the text of an event, and an event that ends too early.
+        for (ending, expected) in [("\"\ndata: \"", None), ("\n\ndata: {\"usage\":{\"total_tokens\":4}}\n\n", Some(4))]
+        {
+            let cut = format!("data: {}\n\n", body.replacen("\"}\\\"", ending, 1));
+            let usage = scan(STREAM, cut.as_bytes().chunks(7)).usage;
+            assert_eq!(usage.map(|usage| usage.total), expected, "{depth} {ending:?}");
         }
     }
 }

@@ -38,7 +38,7 @@ pub(crate) fn check() -> Result<()> {
     say_heading("purity of enforcement and plan");
     let for_plan = [ENFORCEMENT, PLAN].concat();
     for (package, allowed) in [("aiquota-enforcement", ENFORCEMENT), ("aiquota-plan", &for_plan)] {
-        let arguments = ["--edges", "normal,no-proc-macro", "--prefix", "none", "--format", "{p}", "--target", "all"];
+        let arguments = ["--edges", "normal,no-proc-macro", "--prefix", "none", "--format", "{p}"];
         let tree = output(cargo(["tree", "--package", package]).args(arguments))?;
         let tree = String::from_utf8_lossy(&tree).into_owned();
         let found: BTreeSet<&str> = tree.lines().filter_map(|line| line.split(' ').next()).collect();

@@ -99,6 +99,13 @@ impl Call {
         self.header("content-type", "application/x-www-form-urlencoded").body(body.to_owned())
     }
 
+    /// The request in one line, for people: `POST /path body`.
+    pub fn shown(&self) -> String {
+        let path = self.url.parse::<Uri>().ok().and_then(|uri| uri.path_and_query().map(ToString::to_string));
+        let body = String::from_utf8_lossy(&self.body);
+        format!("{} {} {body}", self.method, path.as_deref().unwrap_or(&self.url)).trim_end().to_owned()
+    }
+
     /// Sends it and reads the whole answer.
     ///
     /// # Errors

@@ -1,1 +1,126 @@
-//! Not written yet.
+//! The operator: what the API server holds comes in through watches, a pure plan is made of it, and balances in
+//! Redis, WasmPlugins, statuses and Events go out. All cluster and Redis I/O of the control plane is in this crate.
+
+mod coalesce;
+mod connection;
+mod drift;
+mod events;
+mod guarded;
+mod observe;
+mod programmer;
+mod reporter;
+mod seeder;
+mod watch;
+
+use std::sync::Arc;
+
+use k8s_openapi::jiff::Timestamp;
+use kube::Client;
+use plan::Settings;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::Notify;
+use tokio::task::{JoinError, JoinSet};
+use tokio::time::{Instant, sleep_until};
+
+use crate::events::Events;
+use crate::observe::Observer;
+use crate::programmer::Programmer;
+use crate::reporter::Reporter;
+use crate::seeder::Seeder;
+
+/// Why the controller ended though nobody asked it to. It does not go on with half of its tasks: whoever started it
+/// starts it again.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("the API server cannot be reached or asked: {0}")]
+    Cluster(#[source] Box<kube::Error>),
+    #[error("signals cannot be received: {0}")]
+    Signals(#[source] std::io::Error),
+    #[error("the watch of {0} ended")]
+    WatchEnded(&'static str),
+    #[error("a task failed: {0}")]
+    Task(#[source] JoinError),
+}
+
+impl From<kube::Error> for Error {
+    fn from(error: kube::Error) -> Self {
+        Self::Cluster(Box::new(error))
+    }
+}
+
+/// Runs until SIGTERM or SIGINT. The cluster is the one of `KUBECONFIG`, or the one this process is in.
+///
+/// # Errors
+/// When the cluster cannot be reached at the start, and when a task ends or panics.
+pub async fn run(settings: Settings) -> Result<(), Error> {
+    let mut stop = Stop::new().map_err(Error::Signals)?;
+    let client = Client::try_default().await?;
+    let mut watches = JoinSet::new();
+    tokio::select! {
+        () = stop.requested() => Ok(()),
+        ended = control(client, settings, &mut watches) => ended,
+    }
+}
+
+async fn control(client: Client, settings: Settings, watches: &mut JoinSet<&'static str>) -> Result<(), Error> {
+    let changes = Arc::new(Notify::new());
+    let events = Events::new(client.clone());
+    let mut seeder = Seeder::default();
+    let mut programmer = Programmer::new(client.clone(), &settings.gateway_namespace);
+    let mut reporter = Reporter::new(client.clone());
+    let observer = Observer::start(&client, settings, &changes, watches).await?;
+    tracing::info!("watching");
+
+    let mut again = None;
+    loop {
+        tokio::select! {
+            () = coalesce::settled(&changes) => {}
+            () = due(again) => {}
+            ended = watches.join_next() => return Err(ended_watch(ended)),
+        }
+        again = None;
+        let Some(world) = observer.snapshot() else { continue };
+        let plan = plan::build(&world);
+        let seeding = seeder.run(&plan).await;
+        let program = plan::program(&plan, &seeding.seeds);
+        let programming = programmer.run(&program, &events).await;
+        let reporting = reporter.run(&plan, &seeding, &program, &programming.writes, Timestamp::now(), &events).await;
+        again = [seeding.again, programming.again, reporting.again].into_iter().flatten().min();
+    }
+}
+
+/// Nothing changed, but something was to be tried again.
+async fn due(again: Option<Instant>) {
+    match again {
+        Some(then) => sleep_until(then).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn ended_watch(ended: Option<Result<&'static str, JoinError>>) -> Error {
+    match ended {
+        Some(Ok(kind)) => Error::WatchEnded(kind),
+        Some(Err(error)) => Error::Task(error),
+        None => Error::WatchEnded("everything"),
+    }
+}
+
+/// SIGTERM and SIGINT.
+struct Stop {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Stop {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn requested(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+        tracing::info!("stopping");
+    }
+}

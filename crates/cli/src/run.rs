@@ -1,0 +1,221 @@
+//! `aiquota run`: flags and environment in, the controller's settings out; what would start and then do something
+//! else than was meant is refused. No I/O.
+
+use anyhow::{Result, ensure};
+use clap::Args;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use plan::{FailStrategy, Guard, Module, Phase, PullPolicy, Settings};
+
+use crate::module_url::{ModuleUrl, is_sha256};
+
+/// Run the controller: it turns AIQuota objects into WasmPlugins and Redis balances
+#[derive(Args, Debug)]
+pub(crate) struct Run {
+    /// The gateway's namespace, where its WasmPlugins, McpBridge, secrets and stores are
+    #[arg(long, env = "AIQUOTA_GATEWAY_NAMESPACE", value_name = "NAMESPACE", default_value = "higress-system")]
+    #[arg(value_parser = namespace)]
+    gateway_namespace: String,
+
+    /// A namespace whose objects may target Gateways, Domains and Services and choose key prefixes, as those of the
+    /// gateway's namespace always may; repeatable, in the environment separated by commas
+    #[arg(long = "trusted-namespace", env = "AIQUOTA_TRUSTED_NAMESPACES", value_name = "NAMESPACE")]
+    #[arg(value_delimiter = ',', value_parser = namespace)]
+    trusted_namespaces: Vec<String>,
+
+    /// Where the gateway loads the ai-quota module from: oci://, http(s):// or file://, with a version or digest
+    #[arg(long, env = "AIQUOTA_MODULE_URL", value_name = "URL")]
+    module_url: ModuleUrl,
+
+    /// The SHA-256 of the module, which the gateway compares after loading it
+    #[arg(long, env = "AIQUOTA_MODULE_SHA256", value_name = "HEX", value_parser = sha256)]
+    module_sha256: Option<String>,
+
+    /// When the gateway pulls the module's image
+    #[arg(long, env = "AIQUOTA_IMAGE_PULL_POLICY", value_name = "POLICY", default_value = "IfNotPresent")]
+    #[arg(value_parser = one_of(&[("IfNotPresent", PullPolicy::IfNotPresent), ("Always", PullPolicy::Always)]))]
+    image_pull_policy: PullPolicy,
+
+    /// The Secret in the gateway's namespace with which the gateway pulls the module's image
+    #[arg(long, env = "AIQUOTA_IMAGE_PULL_SECRET", value_name = "SECRET", value_parser = object_name)]
+    image_pull_secret: Option<String>,
+
+    /// What the gateway does with requests when the module cannot be loaded
+    #[arg(long, env = "AIQUOTA_FAIL_STRATEGY", value_name = "STRATEGY", default_value = "FAIL_CLOSE")]
+    #[arg(value_parser = one_of(&[("FAIL_CLOSE", FailStrategy::Close), ("FAIL_OPEN", FailStrategy::Open)]))]
+    fail_strategy: FailStrategy,
+
+    /// The phase of the ai-quota WasmPlugin
+    #[arg(long, env = "AIQUOTA_PHASE", value_name = "PHASE", default_value = "UNSPECIFIED_PHASE")]
+    #[arg(value_parser = one_of(&[
+        ("AUTHN", Phase::Authn),
+        ("AUTHZ", Phase::Authz),
+        ("STATS", Phase::Stats),
+        ("UNSPECIFIED_PHASE", Phase::Unspecified),
+    ]))]
+    phase: Phase,
+
+    /// The priority of the ai-quota WasmPlugin in its phase: the highest runs first
+    #[arg(long, env = "AIQUOTA_PRIORITY", value_name = "NUMBER", default_value_t = 750)]
+    #[arg(value_parser = clap::value_parser!(i32).range(1..=1000))]
+    priority: i32,
+
+    /// Whether the identity header of clients is removed at the door; off only where nothing reaches the gateway
+    /// that could forge it
+    #[arg(long, env = "AIQUOTA_GUARD", value_name = "ON|OFF", default_value = "on")]
+    #[arg(value_parser = one_of(&[("on", Guard::On), ("off", Guard::Off)]))]
+    guard: Guard,
+
+    /// A WasmPlugin that authenticates consumers, besides those known by name; repeatable, in the environment
+    /// separated by commas
+    #[arg(long = "auth-plugin", env = "AIQUOTA_AUTH_PLUGINS", value_name = "NAME")]
+    #[arg(value_delimiter = ',', value_parser = object_name)]
+    auth_plugins: Vec<String>,
+
+    #[command(flatten)]
+    pub(crate) log: crate::log::Log,
+}
+
+impl Run {
+    /// What the controller is told.
+    pub(crate) fn settings(self) -> Result<Settings> {
+        ensure!(
+            self.module_url.is_pinned() || self.module_sha256.is_some(),
+            "--module-url: {} names no version, and the gateway may run another module tomorrow: name a version, as in \
+             oci://registry/ai-quota:1.0.0, a digest @sha256:..., or give --module-sha256",
+            self.module_url
+        );
+        Ok(Settings {
+            gateway_namespace: self.gateway_namespace,
+            trusted_namespaces: self.trusted_namespaces.into_iter().collect(),
+            module: Module {
+                url: self.module_url.to_string(),
+                sha256: self.module_sha256,
+                image_pull_policy: self.image_pull_policy,
+                image_pull_secret: self.image_pull_secret,
+                fail_strategy: self.fail_strategy,
+                phase: self.phase,
+                priority: self.priority,
+            },
+            guard: self.guard,
+            auth_plugins: self.auth_plugins,
+        })
+    }
+}
+
+/// Exactly one of some words, which the help text lists.
+fn one_of<T: Copy + Send + Sync + 'static>(words: &'static [(&'static str, T)]) -> impl TypedValueParser<Value = T> {
+    PossibleValuesParser::new(words.iter().map(|(word, _)| *word)).try_map(move |text| {
+        let found = words.iter().find(|(word, _)| *word == text);
+        found.map(|(_, value)| *value).ok_or("is none of the words above")
+    })
+}
+
+fn namespace(text: &str) -> Result<String, &'static str> {
+    let label = |text: &str| text.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-'));
+    let fits = (1..=63).contains(&text.len()) && label(text) && !text.starts_with('-') && !text.ends_with('-');
+    if fits {
+        Ok(text.to_owned())
+    } else {
+        Err("a namespace is 1 to 63 of a-z, 0-9 and -, and begins and ends with a letter or digit")
+    }
+}
+
+fn object_name(text: &str) -> Result<String, &'static str> {
+    let fits = text.len() <= 253 && text.split('.').all(|part| namespace(part).is_ok());
+    if fits {
+        Ok(text.to_owned())
+    } else {
+        Err("a name is 1 to 253 of a-z, 0-9, - and ., and each part begins and ends with a letter or digit")
+    }
+}
+
+fn sha256(text: &str) -> Result<String, &'static str> {
+    if is_sha256(text) { Ok(text.to_ascii_lowercase()) } else { Err("a SHA-256 is 64 hexadecimal digits") }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Command {
+        #[command(flatten)]
+        run: Run,
+    }
+
+    const MODULE: &str = "--module-url=oci://registry.example/ai-quota:1.0.0";
+
+    fn settings(flags: &[&str]) -> Result<Settings, String> {
+        let command = Command::try_parse_from(["aiquota"].iter().chain(flags)).map_err(|error| error.to_string())?;
+        command.run.settings().map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn the_module_url_is_all_that_must_be_given() {
+        let settings = settings(&[MODULE]).unwrap();
+        assert_eq!(settings.gateway_namespace, "higress-system");
+        assert_eq!(settings.guard, Guard::On);
+        assert_eq!(settings.module.url, "oci://registry.example/ai-quota:1.0.0");
+        assert_eq!((settings.module.phase, settings.module.priority), (Phase::Unspecified, 750));
+        assert_eq!(settings.module.fail_strategy, FailStrategy::Close);
+        assert_eq!(settings.module.image_pull_policy, PullPolicy::IfNotPresent);
+    }
+
+    #[test]
+    fn every_flag_reaches_the_settings() {
+        let sha256 = "AB".repeat(32);
+        let settings = settings(&[
+            "--module-url=file:///modules/ai-quota.wasm",
+            &format!("--module-sha256={sha256}"),
+            "--gateway-namespace=gateway",
+            "--trusted-namespace=a",
+            "--trusted-namespace=b",
+            "--image-pull-policy=Always",
+            "--image-pull-secret=pull.secret",
+            "--fail-strategy=FAIL_OPEN",
+            "--phase=AUTHZ",
+            "--priority=7",
+            "--guard=off",
+            "--auth-plugin=sso",
+        ])
+        .unwrap();
+        assert_eq!(
+            settings,
+            Settings {
+                gateway_namespace: "gateway".into(),
+                trusted_namespaces: ["a".into(), "b".into()].into(),
+                module: Module {
+                    url: "file:///modules/ai-quota.wasm".into(),
+                    sha256: Some(sha256.to_lowercase()),
+                    image_pull_policy: PullPolicy::Always,
+                    image_pull_secret: Some("pull.secret".into()),
+                    fail_strategy: FailStrategy::Open,
+                    phase: Phase::Authz,
+                    priority: 7,
+                },
+                guard: Guard::Off,
+                auth_plugins: vec!["sso".into()],
+            }
+        );
+    }
+
+    #[test]
+    fn what_is_refused_names_the_flag_and_the_remedy() {
+        for (flags, flag, remedy) in [
+            (&["--module-url=oci://registry.example/ai-quota:latest"][..], "--module-url", "name a version"),
+            (&["--module-url=oci://registry.example/ai-quota"], "--module-url", "--module-sha256"),
+            (&["--module-url=registry.example/ai-quota:1.0.0"], "--module-url", "oci://"),
+            (&[MODULE, "--module-sha256=abc"], "--module-sha256", "64 hexadecimal"),
+            (&[MODULE, "--gateway-namespace=A"], "--gateway-namespace", "a-z"),
+            (&[MODULE, "--trusted-namespace=${x}"], "--trusted-namespace", "a-z"),
+            (&[MODULE, "--guard=maybe"], "--guard", "off"),
+            (&[MODULE, "--priority=0"], "--priority", "1..=1000"),
+            (&[], "--module-url", "required"),
+        ] {
+            let error = settings(flags).unwrap_err();
+            assert!(error.contains(flag) && error.contains(remedy), "{flags:?}: {error}");
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! One Redis connection of a store: script calls and a check in, replies or an error text without secrets out.
+//! I/O: Redis.
+
+use std::time::Duration;
+
+use enforcement::redis::{Command, Invocation, Reply, ReplyError};
+use plan::Access;
+use redis::aio::{ConnectionLike, MultiplexedConnection};
+use redis::{AsyncConnectionConfig, Client, Cmd, ConnectionAddr, IntoConnectionInfo, Pipeline, ProtocolVersion, Value};
+use redis::{RedisConnectionInfo, RedisError};
+
+/// The gateway's deadline for one call may be shorter than a controller's burst of calls takes.
+const SHORTEST_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// `host:port`, for messages.
+pub(crate) fn address(Access { host, port, .. }: &Access) -> String {
+    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+}
+
+/// Why Redis did not do what it was asked. The text carries no credentials.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Failure(String);
+
+impl From<RedisError> for Failure {
+    fn from(error: RedisError) -> Self {
+        if error.is_timeout() {
+            return Self("no answer in time".to_owned());
+        }
+        match error.code() {
+            // What the server itself said, as it said it.
+            Some(code) => Self(format!("{code} {}", error.detail().unwrap_or_default()).trim_end().to_owned()),
+            None => Self(error.to_string()),
+        }
+    }
+}
+
+impl From<ReplyError> for Failure {
+    fn from(error: ReplyError) -> Self {
+        Self(error.to_string())
+    }
+}
+
+/// An open, authenticated connection to the store's database.
+pub(crate) struct Connection {
+    inner: MultiplexedConnection,
+    run_id: Option<String>,
+}
+
+impl Connection {
+    pub(crate) async fn open(access: &Access) -> Result<Self, Failure> {
+        let mut settings =
+            RedisConnectionInfo::default().set_db(access.database.into()).set_protocol(ProtocolVersion::RESP2);
+        if let Some(username) = &access.username {
+            settings = settings.set_username(username);
+        }
+        if let Some(password) = &access.password {
+            settings = settings.set_password(password);
+        }
+        let address = ConnectionAddr::Tcp(access.host.clone(), access.port);
+        let client = Client::open(address.into_connection_info()?.set_redis_settings(settings))?;
+        let timeout = Some(access.timeout.max(SHORTEST_TIMEOUT));
+        let config = AsyncConnectionConfig::new().set_connection_timeout(timeout).set_response_timeout(timeout);
+        let inner = client.get_multiplexed_async_connection_with_config(&config).await?;
+        let mut connection = Self { inner, run_id: None };
+        connection.ping().await?;
+        connection.run_id = connection.server_run().await;
+        Ok(connection)
+    }
+
+    /// Which run of the server this is: another one may have lost what was written. Unknown where `INFO` is not allowed.
+    pub(crate) fn run_id(&self) -> Option<&str> {
+        self.run_id.as_deref()
+    }
+
+    pub(crate) async fn ping(&self) -> Result<(), Failure> {
+        match redis::cmd("PING").query_async::<Value>(&mut self.inner.clone()).await? {
+            Value::ServerError(error) => Err(RedisError::from(error).into()),
+            _ => Ok(()),
+        }
+    }
+
+    async fn server_run(&self) -> Option<String> {
+        let info: String = redis::cmd("INFO").arg("server").query_async(&mut self.inner.clone()).await.ok()?;
+        info.lines().find_map(|line| line.strip_prefix("run_id:")).map(|id| id.trim().to_owned())
+    }
+
+    /// Calls the script once for each of `calls`, in one round trip where Redis knows the script already, and gives
+    /// the replies in the same order.
+    pub(crate) async fn call(&self, calls: &[Invocation]) -> Result<Vec<Value>, Failure> {
+        let mut replies = self.send(calls.iter().map(Invocation::evalsha)).await?;
+        let unknown: Vec<usize> = (0..replies.len()).filter(|&at| is_noscript(&replies[at])).collect();
+        let Some((&first, rest)) = unknown.split_first() else { return Ok(replies) };
+        // The first one brings the script, so that the others find it.
+        let mut again = self.send(std::iter::once(calls[first].eval())).await?;
+        again.extend(self.send(rest.iter().map(|&at| calls[at].evalsha())).await?);
+        for (at, reply) in unknown.into_iter().zip(again) {
+            replies[at] = reply;
+        }
+        Ok(replies)
+    }
+
+    async fn send(&self, commands: impl Iterator<Item = Command>) -> Result<Vec<Value>, Failure> {
+        let mut pipeline = Pipeline::new();
+        for command in commands {
+            let mut words = Cmd::new();
+            command.words().for_each(|word| {
+                words.arg(word);
+            });
+            pipeline.add_command(words);
+        }
+        if pipeline.is_empty() {
+            return Ok(Vec::new());
+        }
+        let replies = self.inner.clone().req_packed_commands(&pipeline, 0, pipeline.len()).await?;
+        if replies.len() == pipeline.len() { Ok(replies) } else { Err(Failure("replies are missing".to_owned())) }
+    }
+}
+
+fn is_noscript(reply: &Value) -> bool {
+    matches!(reply, Value::ServerError(error) if error.code() == "NOSCRIPT")
+}
+
+/// Looks at a reply of the client library as the core reads replies.
+pub(crate) fn with_reply<T>(value: &Value, read: impl FnOnce(&Reply<'_>) -> T) -> T {
+    match value {
+        // The library splits the error's first word off.
+        Value::ServerError(error) => {
+            let text = [error.code(), error.details().unwrap_or_default()].join(" ");
+            read(&Reply::Error(text.trim_end().as_bytes()))
+        }
+        other => read(&borrowed(other)),
+    }
+}
+
+/// Kinds that RESP2 does not have cannot arrive; they would be no answer to any question of ours.
+fn borrowed(value: &Value) -> Reply<'_> {
+    match value {
+        Value::Int(number) => Reply::Integer(*number),
+        Value::BulkString(bytes) => Reply::Bulk(bytes),
+        Value::SimpleString(text) => Reply::Simple(text.as_bytes()),
+        Value::Okay => Reply::Simple(b"OK"),
+        Value::Array(values) => Reply::Array(values.iter().map(borrowed).collect()),
+        _ => Reply::Nil,
+    }
+}

@@ -1,0 +1,128 @@
+//! The world as the API server has it: watches in, one complete snapshot for the planner out, or none while anything
+//! is missing. I/O: the API server.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use api::{AiQuota, AiQuotaStatus, AiQuotaStore, HttpRoute, McpBridge, WasmPlugin};
+use k8s_openapi::api::core::v1::{Namespace, Secret, Service};
+use k8s_openapi::api::networking::v1::Ingress;
+use kube::core::PartialObjectMeta;
+use kube::{Api, Client, Resource, ResourceExt};
+use plan::{Key, Settings, Undecodable, World};
+use serde::Deserialize;
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+
+use crate::guarded::Guarded;
+use crate::watch::{Unserved, Watch};
+
+/// Everything that is watched.
+pub(crate) struct Observer {
+    settings: Settings,
+    cluster: String,
+    quotas: Watch<Guarded<AiQuota>>,
+    stores: Watch<Guarded<AiQuotaStore>>,
+    plugins: Watch<Guarded<WasmPlugin>>,
+    bridges: Watch<Guarded<McpBridge>>,
+    ingresses: Watch<Ingress>,
+    http_routes: Watch<PartialObjectMeta<HttpRoute>>,
+    services: Watch<Service>,
+    secrets: Watch<Secret>,
+}
+
+/// Without a lease there is one term.
+const TERM: i64 = 1;
+
+impl Observer {
+    /// Begins to watch; the tasks go into `tasks` and never end, `changes` is told what may change a plan.
+    pub(crate) async fn start(
+        client: &Client,
+        settings: Settings,
+        changes: &Arc<Notify>,
+        tasks: &mut JoinSet<&'static str>,
+    ) -> Result<Self, kube::Error> {
+        let cluster = Api::<Namespace>::all(client.clone()).get("kube-system").await?.uid().unwrap_or_default();
+        let gateway = settings.gateway_namespace.as_str();
+        // What the installation consists of is waited for; what other software may bring is empty without it.
+        Ok(Self {
+            cluster,
+            quotas: watch(Api::all(client.clone()), Unserved::Waits, changes, tasks),
+            stores: watch(Api::all(client.clone()), Unserved::Waits, changes, tasks),
+            plugins: watch(Api::namespaced(client.clone(), gateway), Unserved::Waits, changes, tasks),
+            bridges: watch(Api::namespaced(client.clone(), gateway), Unserved::Empty, changes, tasks),
+            ingresses: watch(Api::all(client.clone()), Unserved::Waits, changes, tasks),
+            http_routes: watch(Api::all(client.clone()), Unserved::Empty, changes, tasks),
+            services: watch(Api::all(client.clone()), Unserved::Waits, changes, tasks),
+            secrets: watch(Api::namespaced(client.clone(), gateway), Unserved::Waits, changes, tasks),
+            settings,
+        })
+    }
+
+    /// What all watches hold; nothing before each of them is complete.
+    pub(crate) fn snapshot(&self) -> Option<World> {
+        let quotas = self.quotas.objects()?;
+        Some(World {
+            settings: self.settings.clone(),
+            cluster: self.cluster.clone(),
+            term: TERM,
+            undecodable: quotas.iter().filter_map(|quota| quota.unreadable()).map(undecodable).map(Arc::new).collect(),
+            quotas: quotas.iter().filter_map(|quota| quota.readable()).collect(),
+            undecodable_stores: self.stores_that_cannot_be_read()?,
+            stores: readable(&self.stores.objects()?),
+            plugins: readable(&self.plugins.objects()?),
+            bridges: readable(&self.bridges.objects()?),
+            ingresses: self.ingresses.objects()?,
+            http_routes: self.http_routes.objects()?.iter().map(|route| Key::of(route.meta())).collect::<HashSet<_>>(),
+            services: self
+                .services
+                .objects()?
+                .iter()
+                .map(|service| (Key::of(service.meta()), ports(service)))
+                .collect(),
+            secrets: self.secrets.objects()?,
+        })
+    }
+
+    fn stores_that_cannot_be_read(&self) -> Option<HashSet<String>> {
+        let stores = self.stores.objects()?;
+        let keys = stores.iter().filter_map(|store| store.unreadable()).map(|store| Key::of(&store.metadata));
+        Some(keys.filter(|key| key.namespace == self.settings.gateway_namespace).map(|key| key.name).collect())
+    }
+}
+
+fn watch<K>(api: Api<K>, unserved: Unserved, changes: &Arc<Notify>, tasks: &mut JoinSet<&'static str>) -> Watch<K>
+where
+    K: Resource<DynamicType = ()> + Clone + std::fmt::Debug + serde::de::DeserializeOwned + Send + Sync + 'static,
+{
+    let (watch, task) = Watch::new(api, unserved, changes.clone());
+    tasks.spawn(async move {
+        task.await;
+        std::any::type_name::<K>()
+    });
+    watch
+}
+
+fn readable<K: Resource<DynamicType = ()> + Clone>(objects: &[Arc<Guarded<K>>]) -> Vec<Arc<K>> {
+    let mut readable = Vec::with_capacity(objects.len());
+    for object in objects {
+        match &**object {
+            Guarded::Readable(object) => readable.push(object.clone()),
+            Guarded::Unreadable(broken) => {
+                let (kind, name) = (K::kind(&()), Key::of(&broken.metadata));
+                tracing::warn!(%kind, %name, error = broken.error, "this object cannot be read and is left out");
+            }
+        }
+    }
+    readable
+}
+
+fn undecodable(object: &crate::guarded::Unreadable) -> Undecodable {
+    let status = object.status.as_ref().and_then(|status| AiQuotaStatus::deserialize(status).ok());
+    Undecodable { metadata: object.metadata.clone(), error: object.error.clone(), status }
+}
+
+fn ports(service: &Service) -> Vec<u16> {
+    let ports = service.spec.iter().flat_map(|spec| spec.ports.iter().flatten());
+    ports.filter_map(|port| u16::try_from(port.port).ok()).collect()
+}

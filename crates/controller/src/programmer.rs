@@ -1,0 +1,270 @@
+//! WasmPlugins as they should be in, writes to the API server out: only where the meaning differs, and at most one
+//! per object and interval, because each makes every gateway rebuild the plugin. I/O: the API server.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use api::{WasmPlugin, WasmPluginSpec};
+use kube::api::{DeleteParams, PostParams, Preconditions};
+use kube::{Api, Client, Resource, ResourceExt};
+use plan::{PluginWrite, Program, Write, Writes};
+use tokio::time::Instant;
+
+use crate::drift;
+use crate::events::{Events, Note};
+
+/// The least time between two writes of one object.
+const INTERVAL: Duration = Duration::from_secs(2);
+
+/// What one round came to.
+pub(crate) struct Programming {
+    pub(crate) writes: Writes,
+    /// When to come again without a change of the world.
+    pub(crate) again: Option<Instant>,
+}
+
+/// The writer of our WasmPlugins.
+pub(crate) struct Programmer {
+    api: Api<WasmPlugin>,
+    last: HashMap<&'static str, Last>,
+}
+
+/// The last write of one object.
+struct Last {
+    at: Instant,
+    replaced: Replaced,
+    /// What stands there since; nothing after a deletion.
+    written: Option<Written>,
+}
+
+/// What the watch shows for as long as it does not show the write.
+enum Replaced {
+    /// The write created the object.
+    Absence,
+    Version(Option<String>),
+    /// The write failed: the watch shows what there is.
+    Nothing,
+}
+
+struct Written {
+    wanted: WasmPluginSpec,
+    /// As the API server took it: defaults and pruning of the CRD applied.
+    stored: WasmPlugin,
+}
+
+/// What a round does about one object.
+#[derive(Debug, PartialEq)]
+enum Step {
+    Nothing,
+    WaitUntil(Instant),
+    Create,
+    Replace,
+    Delete,
+}
+
+impl Programmer {
+    pub(crate) fn new(client: Client, gateway_namespace: &str) -> Self {
+        Self { api: Api::namespaced(client, gateway_namespace), last: HashMap::new() }
+    }
+
+    /// Makes the gateway's WasmPlugins as the program says.
+    pub(crate) async fn run(&mut self, program: &Program, events: &Events) -> Programming {
+        let mut outcome = Programming { writes: Writes::new(), again: None };
+        for plugin in &program.plugins {
+            let (write, again) = self.one(plugin, events).await;
+            outcome.writes.insert(plugin.name, write);
+            outcome.again = outcome.again.into_iter().chain(again).min();
+        }
+        outcome
+    }
+
+    async fn one(&mut self, plugin: &PluginWrite, events: &Events) -> (Write, Option<Instant>) {
+        let now = Instant::now();
+        let step = step(plugin, self.last.get(plugin.name), now);
+        let result = match (step, &plugin.wanted) {
+            (Step::Nothing, _) => return (Write::Done, None),
+            (Step::WaitUntil(then), _) => return (Write::Waiting, Some(then)),
+            (Step::Create, Some(wanted)) => self.create(plugin.name, wanted).await.map(Some),
+            (Step::Replace, Some(wanted)) => self.api.replace(plugin.name, &parameters(), wanted).await.map(Some),
+            (Step::Create | Step::Replace, None) | (Step::Delete, _) => {
+                let uid = plugin.found.as_ref().and_then(|found| found.uid());
+                let only_this =
+                    DeleteParams::default().preconditions(Preconditions { uid, ..Preconditions::default() });
+                self.api.delete(plugin.name, &only_this).await.map(|_| None)
+            }
+        };
+        let before = self.last.get(plugin.name).and_then(|last| last.written.as_ref());
+        match result {
+            Ok(stored) => {
+                tracing::info!(name = plugin.name, "WasmPlugin written");
+                if let (Some(before), Some(stored)) = (before, &stored) {
+                    report_foreign_change(plugin, before, stored, events).await;
+                }
+                let written = stored.zip(plugin.wanted.clone());
+                let written = written.map(|(stored, wanted)| Written { wanted: wanted.spec, stored });
+                let replaced = match &plugin.found {
+                    None => Replaced::Absence,
+                    Some(found) => Replaced::Version(found.resource_version()),
+                };
+                self.last.insert(plugin.name, Last { at: now, replaced, written });
+                // The watch may not show it before the interval is over; then it is looked at again.
+                (Write::Done, Some(now + INTERVAL))
+            }
+            Err(error) => {
+                let error = error.to_string();
+                tracing::warn!(name = plugin.name, %error, "WasmPlugin not written");
+                let written = self.last.remove(plugin.name).and_then(|last| last.written);
+                self.last.insert(plugin.name, Last { at: now, replaced: Replaced::Nothing, written });
+                (Write::Failed { error }, Some(now + INTERVAL))
+            }
+        }
+    }
+
+    async fn create(&self, name: &str, wanted: &WasmPlugin) -> Result<WasmPlugin, kube::Error> {
+        match self.api.create(&parameters(), wanted).await {
+            // The watch lags, or what stands there is so far from a WasmPlugin that it was left out.
+            Err(kube::Error::Api(status)) if status.is_already_exists() => {
+                let found = self.api.get_metadata(name).await?.metadata;
+                let mut wanted = wanted.clone();
+                wanted.metadata.resource_version = found.resource_version;
+                wanted.metadata.annotations = found.annotations;
+                for (label, value) in found.labels.unwrap_or_default() {
+                    wanted.labels_mut().entry(label).or_insert(value);
+                }
+                self.api.replace(name, &parameters(), &wanted).await
+            }
+            other => other,
+        }
+    }
+}
+
+fn step(plugin: &PluginWrite, last: Option<&Last>, now: Instant) -> Step {
+    let free = last.map(|last| last.at + INTERVAL).filter(|free| now < *free);
+    if let (Some(last), Some(free)) = (last, free)
+        && last.replaced.is(plugin)
+    {
+        // The watch does not show our write yet.
+        let same =
+            last.written.as_ref().map(|written| &written.wanted) == plugin.wanted.as_ref().map(|wanted| &wanted.spec);
+        return if same { Step::Nothing } else { Step::WaitUntil(free) };
+    }
+    let wanted_step = match (&plugin.found, &plugin.wanted) {
+        _ if !plugin.differs() => return Step::Nothing,
+        (Some(found), Some(wanted)) if is_as_stored(found, wanted, last) => return Step::Nothing,
+        (Some(_), Some(_)) => Step::Replace,
+        (None, Some(_)) => Step::Create,
+        (_, None) => Step::Delete,
+    };
+    free.map_or(wanted_step, Step::WaitUntil)
+}
+
+/// Whether what was found is what the API server made of the same wish before.
+fn is_as_stored(found: &WasmPlugin, wanted: &WasmPlugin, last: Option<&Last>) -> bool {
+    last.and_then(|last| last.written.as_ref()).is_some_and(|written| {
+        written.wanted == wanted.spec && written.stored.spec == found.spec && wanted.labels() == found.labels()
+    })
+}
+
+impl Replaced {
+    /// Whether the watch still shows what was replaced.
+    fn is(&self, plugin: &PluginWrite) -> bool {
+        match (self, &plugin.found) {
+            (Self::Absence, None) => true,
+            (Self::Version(version), Some(found)) => *version == found.resource_version(),
+            (Self::Absence | Self::Version(_) | Self::Nothing, _) => false,
+        }
+    }
+}
+
+fn parameters() -> PostParams {
+    PostParams { field_manager: Some(api::MANAGER.to_owned()), ..PostParams::default() }
+}
+
+/// The write succeeded on the version that was found: what differed from our last write was somebody else's.
+async fn report_foreign_change(plugin: &PluginWrite, before: &Written, stored: &WasmPlugin, events: &Events) {
+    let (reason, message) = match &plugin.found {
+        None => ("Recreated", "was deleted by somebody else and is made anew".to_owned()),
+        Some(found) if found.spec != before.stored.spec => {
+            let spec = |plugin: &WasmPlugin| serde_json::to_value(&plugin.spec).unwrap_or_default();
+            let paths = drift::paths(&spec(&before.stored), &spec(found)).join(", ");
+            ("Restored", format!("was changed by somebody else at {paths} and is as it should be again"))
+        }
+        Some(_) => return,
+    };
+    tracing::warn!(name = plugin.name, reason, message);
+    events.publish(&stored.object_ref(&()), &Note { warning: true, reason, action: "Write", message: &message }).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use serde_json::json;
+
+    use super::*;
+
+    fn plugin(version: Option<&str>, priority: i64) -> WasmPlugin {
+        let mut plugin =
+            WasmPlugin::new("aiquota-guard", WasmPluginSpec { priority: Some(priority), ..WasmPluginSpec::default() });
+        plugin.metadata.resource_version = version.map(str::to_owned);
+        plugin
+    }
+
+    fn write(found: Option<WasmPlugin>, wanted: Option<WasmPlugin>) -> PluginWrite {
+        PluginWrite { name: "aiquota-guard", found: found.map(Arc::new), wanted }
+    }
+
+    fn last(at: Instant, replaced: Replaced, wanted: i64, stored: WasmPlugin) -> Last {
+        Last { at, replaced, written: Some(Written { wanted: plugin(None, wanted).spec, stored }) }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_as_wanted_is_not_written() {
+        let now = Instant::now();
+        assert_eq!(step(&write(Some(plugin(Some("1"), 5)), Some(plugin(Some("1"), 5))), None, now), Step::Nothing);
+        assert_eq!(step(&write(None, None), None, now), Step::Nothing);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_first_difference_is_written_at_once() {
+        let now = Instant::now();
+        assert_eq!(step(&write(None, Some(plugin(None, 5))), None, now), Step::Create);
+        assert_eq!(step(&write(Some(plugin(Some("1"), 4)), Some(plugin(Some("1"), 5))), None, now), Step::Replace);
+        assert_eq!(step(&write(Some(plugin(Some("1"), 4)), None), None, now), Step::Delete);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_second_within_the_interval_waits_for_its_end() {
+        let at = Instant::now();
+        let last = last(at, Replaced::Version(Some("1".into())), 5, plugin(Some("2"), 5));
+        let next = write(Some(plugin(Some("2"), 5)), Some(plugin(Some("2"), 6)));
+        assert_eq!(step(&next, Some(&last), at + INTERVAL / 2), Step::WaitUntil(at + INTERVAL));
+        assert_eq!(step(&next, Some(&last), at + INTERVAL), Step::Replace);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_watch_that_lags_behind_our_write_causes_no_second_one() {
+        let at = Instant::now();
+        let replaced = last(at, Replaced::Version(Some("1".into())), 5, plugin(Some("2"), 5));
+        let stale = write(Some(plugin(Some("1"), 4)), Some(plugin(Some("1"), 5)));
+        assert_eq!(step(&stale, Some(&replaced), at + INTERVAL / 2), Step::Nothing);
+        let created = last(at, Replaced::Absence, 5, plugin(Some("2"), 5));
+        assert_eq!(step(&write(None, Some(plugin(None, 5))), Some(&created), at + INTERVAL / 2), Step::Nothing);
+        assert_eq!(step(&write(None, Some(plugin(None, 5))), Some(&created), at + INTERVAL), Step::Create);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn defaults_that_the_api_server_adds_are_not_fought() {
+        let at = Instant::now();
+        let mut stored = plugin(Some("2"), 5);
+        stored.spec.rest.insert("defaulted".into(), json!(true));
+        let last = last(at, Replaced::Version(Some("1".into())), 5, stored.clone());
+        let found = write(Some(stored.clone()), Some(plugin(Some("2"), 5)));
+        assert_eq!(step(&found, Some(&last), at + INTERVAL * 2), Step::Nothing);
+        stored.spec.rest.insert("defaulted".into(), json!(false));
+        assert_eq!(
+            step(&write(Some(stored), Some(plugin(Some("2"), 5))), Some(&last), at + INTERVAL * 2),
+            Step::Replace
+        );
+    }
+}

@@ -1,0 +1,322 @@
+//! What became of the plan in, the status of each object out: one patch per object, and only where something
+//! changed; an Event where a person should look. I/O: the API server.
+
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
+
+use api::{AiQuota, AiQuotaStore, Condition};
+use futures::stream::{self, StreamExt};
+use k8s_openapi::api::core::v1::ObjectReference;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::jiff::Timestamp;
+use kube::api::{ApiResource, DynamicObject, Patch, PatchParams};
+use kube::{Api, Client, ResourceExt};
+use plan::{Plan, Program, Writes};
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+use tokio::time::Instant;
+
+use crate::events::{Events, Note};
+use crate::seeder::Seeding;
+
+/// Patches on the way at once.
+const IN_FLIGHT: usize = 16;
+/// How long after a failed patch it is tried again.
+const TRY_AGAIN: Duration = Duration::from_secs(5);
+
+/// What one round came to.
+pub(crate) struct Reporting {
+    /// When to come again without a change of the world.
+    pub(crate) again: Option<Instant>,
+}
+
+/// The writer of statuses.
+pub(crate) struct Reporter {
+    client: Client,
+    quotas: ApiResource,
+    stores: ApiResource,
+    /// By uid, what was written while the watch showed an older version.
+    written: HashMap<String, Written>,
+}
+
+struct Written {
+    /// The version the watch showed then; while it shows that, `status` is what stands there.
+    shown: Option<String>,
+    status: Value,
+}
+
+/// One object with its status as it should be.
+struct Report<'a> {
+    resource: &'a ApiResource,
+    metadata: &'a ObjectMeta,
+    before: Value,
+    after: Value,
+}
+
+impl Reporter {
+    pub(crate) fn new(client: Client) -> Self {
+        Self {
+            client,
+            quotas: ApiResource::erase::<AiQuota>(&()),
+            stores: ApiResource::erase::<AiQuotaStore>(&()),
+            written: HashMap::new(),
+        }
+    }
+
+    /// Reports about every object of the plan.
+    pub(crate) async fn run(
+        &mut self,
+        plan: &Plan,
+        seeding: &Seeding,
+        program: &Program,
+        writes: &Writes,
+        now: Timestamp,
+        events: &Events,
+    ) -> Reporting {
+        let Self { client, quotas, stores, written } = self;
+        let quotas = plan.verdicts.iter().enumerate().filter_map(|(index, verdict)| {
+            let status = plan::status(plan, index, &seeding.seeds, program, writes, now);
+            Report::new(quotas, verdict.object.metadata(), verdict.object.status(), &status, written)
+        });
+        let stores = plan.stores.iter().zip(&seeding.stores).filter_map(|(store, answers)| {
+            let answers = answers.as_ref().map(|answers| answers.as_ref().copied().map_err(String::as_str));
+            let status = plan::store_status(store, answers, now);
+            Report::new(stores, &store.object.metadata, store.object.status.as_ref(), &status, written)
+        });
+        let reports: Vec<Report<'_>> = stores.chain(quotas).collect();
+        let client = &*client;
+        let patches = reports.iter().map(|report| async move {
+            let version = report.send(client).await?;
+            for condition in transitions(&conditions(&report.before), &conditions(&report.after)) {
+                events.publish(&report.reference(), &note(condition)).await;
+            }
+            Ok::<_, kube::Error>((report, version))
+        });
+        let mut failed = false;
+        let mut new = Vec::new();
+        let mut patches = stream::iter(patches).buffer_unordered(IN_FLIGHT);
+        while let Some(patched) = patches.next().await {
+            match patched {
+                Ok((report, version)) if version != report.metadata.resource_version => {
+                    let shown = report.metadata.resource_version.clone();
+                    new.push((uid(report.metadata), Written { shown, status: report.after.clone() }));
+                }
+                Ok(_) => {}
+                // Deleted meanwhile: there is nothing to report to.
+                Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => {}
+                Err(error) => {
+                    tracing::warn!(%error, "status not written");
+                    failed = true;
+                }
+            }
+        }
+        drop(patches);
+        let stores = plan.stores.iter().map(|store| &store.object.metadata);
+        let shown: HashSet<(&str, Option<&str>)> = plan
+            .verdicts
+            .iter()
+            .map(|verdict| verdict.object.metadata())
+            .chain(stores)
+            .map(|metadata| (metadata.uid.as_deref().unwrap_or_default(), metadata.resource_version.as_deref()))
+            .collect();
+        written.retain(|uid, written| shown.contains(&(uid.as_str(), written.shown.as_deref())));
+        written.extend(new);
+        Reporting { again: failed.then(|| Instant::now() + TRY_AGAIN) }
+    }
+}
+
+impl<'a> Report<'a> {
+    /// Nothing where the object has that status already.
+    fn new<S: Serialize + PartialEq>(
+        resource: &'a ApiResource,
+        metadata: &'a ObjectMeta,
+        before: Option<&S>,
+        after: &S,
+        written: &HashMap<String, Written>,
+    ) -> Option<Self> {
+        let own = written.get(&uid(metadata)).filter(|written| written.shown == metadata.resource_version);
+        let (before, differs) = match own {
+            None if before == Some(after) => return None,
+            None => (json(&before), true),
+            // Our own patch, which the watch does not show: its times were not known to who made `after`.
+            Some(own) => (own.status.clone(), without_times(&own.status) != without_times(&json(after))),
+        };
+        differs.then(|| Self { resource, metadata, before, after: json(after) })
+    }
+}
+
+impl Report<'_> {
+    /// The version of the object after it.
+    async fn send(&self, client: &Client) -> Result<Option<String>, kube::Error> {
+        let name = self.metadata.name.as_deref().unwrap_or_default();
+        let namespace = self.metadata.namespace.as_deref().unwrap_or_default();
+        let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, self.resource);
+        let parameters = PatchParams { field_manager: Some(api::MANAGER.to_owned()), ..PatchParams::default() };
+        Ok(api.patch_status(name, &parameters, &Patch::Merge(self.patch())).await?.resource_version())
+    }
+
+    /// With the uid, so that it does not hit another object of the same name.
+    fn patch(&self) -> Value {
+        let mut status = match &self.after {
+            Value::Object(status) => status.clone(),
+            _ => Map::new(),
+        };
+        for gone in self.before.as_object().into_iter().flat_map(Map::keys) {
+            status.entry(gone).or_insert(Value::Null);
+        }
+        json!({"metadata": {"uid": self.metadata.uid}, "status": status})
+    }
+
+    fn reference(&self) -> ObjectReference {
+        ObjectReference {
+            api_version: Some(self.resource.api_version.clone()),
+            kind: Some(self.resource.kind.clone()),
+            name: self.metadata.name.clone(),
+            namespace: self.metadata.namespace.clone(),
+            uid: self.metadata.uid.clone(),
+            ..ObjectReference::default()
+        }
+    }
+}
+
+/// The conditions that say that all is well when they are true; all others warn when they are.
+const STATES: [&str; 5] = ["Accepted", "Programmed", "Seeded", "Connected", "Ready"];
+/// What passes by itself within seconds: nothing to tell a person.
+const PASSING: [&str; 4] = ["Seeding", "WaitsForSeeds", "WaitsForWrite", "Connecting"];
+
+/// The conditions that an Event is made of: what went wrong and was not so before, and that all is well again.
+fn transitions<'a>(before: &[Condition], after: &'a [Condition]) -> Vec<&'a Condition> {
+    let is_new = |condition: &&Condition| {
+        let same = |before: &&Condition| before.type_ == condition.type_;
+        !before.iter().find(same).is_some_and(|b| b.status == condition.status && b.reason == condition.reason)
+    };
+    let tells = |condition: &&Condition| match condition.type_.as_str() {
+        // What keeps it from being ready is told by the others.
+        "Ready" => condition.status == "True",
+        state if STATES.contains(&state) => condition.status != "True" && !PASSING.contains(&condition.reason.as_str()),
+        _ => condition.status == "True",
+    };
+    after.iter().filter(is_new).filter(tells).collect()
+}
+
+/// A state is told by its reason, a warning by its type.
+fn note(condition: &Condition) -> Note<'_> {
+    let Condition { type_, reason, message, .. } = condition;
+    let is_state = STATES.contains(&type_.as_str());
+    Note { warning: type_ != "Ready", reason: if is_state { reason } else { type_ }, action: type_, message }
+}
+
+fn conditions(status: &Value) -> Vec<Condition> {
+    let conditions = status.get("conditions").cloned().unwrap_or_default();
+    serde_json::from_value(conditions).unwrap_or_default()
+}
+
+fn without_times(status: &Value) -> Value {
+    let mut status = status.clone();
+    let conditions = status.get_mut("conditions").and_then(Value::as_array_mut);
+    for condition in conditions.into_iter().flatten().filter_map(Value::as_object_mut) {
+        condition.remove("lastTransitionTime");
+    }
+    status
+}
+
+fn uid(metadata: &ObjectMeta) -> String {
+    metadata.uid.clone().unwrap_or_default()
+}
+
+/// Statuses are plain data: they always have a JSON form.
+fn json(status: &impl Serialize) -> Value {
+    serde_json::to_value(status).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use api::AiQuotaStatus;
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+    use super::*;
+
+    fn condition(type_: &str, status: &str, reason: &str) -> Condition {
+        Condition {
+            type_: type_.into(),
+            status: status.into(),
+            reason: reason.into(),
+            message: "m".into(),
+            observed_generation: Some(1),
+            last_transition_time: Time(Timestamp::UNIX_EPOCH),
+        }
+    }
+
+    fn told(before: &[Condition], after: &[Condition]) -> Vec<(String, bool)> {
+        transitions(before, after).into_iter().map(note).map(|note| (note.reason.to_owned(), note.warning)).collect()
+    }
+
+    #[test]
+    fn a_warning_and_a_refusal_are_told_once() {
+        let bad =
+            [condition("Accepted", "False", "Invalid"), condition("NoAuthentication", "True", "NoAuthentication")];
+        assert_eq!(told(&[], &bad), [("Invalid".to_owned(), true), ("NoAuthentication".to_owned(), true)]);
+        assert!(told(&bad, &bad).is_empty());
+    }
+
+    #[test]
+    fn another_reason_is_told_again() {
+        let before = [condition("Accepted", "False", "Invalid")];
+        let after = [condition("Accepted", "False", "Conflicted")];
+        assert_eq!(told(&before, &after), [("Conflicted".to_owned(), true)]);
+    }
+
+    #[test]
+    fn what_passes_by_itself_is_not_told_and_ready_is_good_news() {
+        let waiting = [condition("Programmed", "False", "WaitsForSeeds"), condition("Ready", "False", "WaitsForSeeds")];
+        assert!(told(&[], &waiting).is_empty());
+        assert_eq!(told(&waiting, &[condition("Ready", "True", "Ready")]), [("Ready".to_owned(), false)]);
+    }
+
+    fn status(generation: i64, unlisted: &[&str], time: &str) -> AiQuotaStatus {
+        let time = Time(time.parse().unwrap());
+        AiQuotaStatus {
+            observed_generation: Some(generation),
+            conditions: vec![Condition { last_transition_time: time, ..condition("Ready", "True", "Ready") }],
+            unlisted: unlisted.iter().map(ToString::to_string).collect(),
+            ..AiQuotaStatus::default()
+        }
+    }
+
+    const THEN: &str = "2026-01-01T00:00:00Z";
+    const NOW: &str = "2026-01-01T00:00:01Z";
+
+    fn metadata() -> ObjectMeta {
+        ObjectMeta { uid: Some("u".into()), resource_version: Some("1".into()), ..ObjectMeta::default() }
+    }
+
+    #[test]
+    fn an_equal_status_is_not_reported() {
+        let (resource, status) = (ApiResource::erase::<AiQuota>(&()), status(1, &[], THEN));
+        assert!(Report::new(&resource, &metadata(), Some(&status), &status, &HashMap::new()).is_none());
+        assert!(Report::new(&resource, &metadata(), None, &status, &HashMap::new()).is_some());
+    }
+
+    #[test]
+    fn a_patch_removes_what_is_no_longer_said_and_names_the_uid() {
+        let (resource, metadata) = (ApiResource::erase::<AiQuota>(&()), metadata());
+        let (before, after) = (status(1, &["a"], THEN), status(2, &[], THEN));
+        let report = Report::new(&resource, &metadata, Some(&before), &after, &HashMap::new()).unwrap();
+        let patch = report.patch();
+        assert_eq!(patch.pointer("/metadata/uid"), Some(&json!("u")));
+        assert_eq!(patch.pointer("/status/observedGeneration"), Some(&json!(2)));
+        assert_eq!(patch.pointer("/status/unlisted"), Some(&Value::Null));
+    }
+
+    #[test]
+    fn times_alone_are_no_difference_while_the_watch_lags_behind_our_patch() {
+        let (resource, metadata) = (ApiResource::erase::<AiQuota>(&()), metadata());
+        let (before, after) = (status(1, &[], THEN), status(1, &[], NOW));
+        let own = Written { shown: metadata.resource_version.clone(), status: json(&before) };
+        let written = HashMap::from([("u".to_owned(), own)]);
+        assert!(Report::new(&resource, &metadata, None, &after, &written).is_none());
+        assert!(Report::new(&resource, &metadata, None, &status(2, &[], NOW), &written).is_some());
+        let shown = ObjectMeta { resource_version: Some("2".into()), ..metadata };
+        assert!(Report::new(&resource, &shown, None, &after, &written).is_some());
+    }
+}

@@ -1,0 +1,302 @@
+//! Balances as they should be in, script calls to Redis, and what became of each balance and store out. Remembers
+//! what it applied, so that unchanged objects cost Redis nothing. I/O: Redis.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use enforcement::redis::{ApplyOutcome, Balance, Grant, Invocation};
+use futures::stream::{self, StreamExt};
+use plan::{Access, Key, Owner, Plan, Seed, Seeded};
+use tokio::time::Instant;
+
+use crate::connection::{Connection, Failure, address, with_reply};
+
+/// Calls in one round trip, and round trips on the way at once.
+const BATCH: usize = 256;
+const IN_FLIGHT: usize = 4;
+/// How often a store that nothing is asked of is asked whether it still answers.
+const CHECK_EVERY: Duration = Duration::from_secs(30);
+/// How often a balance is tried again that could not be made as declared, though its store answers.
+const TRY_AGAIN: Duration = Duration::from_secs(30);
+const SHORTEST_BACKOFF: Duration = Duration::from_secs(1);
+const LONGEST_BACKOFF: Duration = Duration::from_secs(30);
+
+/// What one round came to.
+pub(crate) struct Seeding {
+    /// As [`Plan::stores`]: whether each store answers; nothing for a store that cannot be used anyway.
+    pub(crate) stores: Vec<Option<Result<(), String>>>,
+    /// As [`Plan::seeds`].
+    pub(crate) seeds: Vec<Seeded>,
+    /// When to come again without a change of the world.
+    pub(crate) again: Option<Instant>,
+}
+
+/// The controller's side of all stores.
+#[derive(Default)]
+pub(crate) struct Seeder {
+    stores: HashMap<Key, Store>,
+}
+
+impl Seeder {
+    /// Makes the balances of the plan so, as far as their stores answer.
+    pub(crate) async fn run(&mut self, plan: &Plan) -> Seeding {
+        let mut seeds_of: Vec<Vec<usize>> = vec![Vec::new(); plan.stores.len()];
+        for (index, seed) in plan.seeds.iter().enumerate() {
+            seeds_of[seed.store].push(index);
+        }
+        let mut before = std::mem::take(&mut self.stores);
+        let rounds = plan.stores.iter().zip(seeds_of).map(|(store, seeds)| {
+            let name = Key::of(&store.object.metadata);
+            // A store that is reached in another way is another store: nothing is known about what it holds.
+            let known = before.remove(&name).filter(|known| Ok(&known.access) == store.access.as_ref());
+            let access = store.access.as_ref().ok().cloned();
+            async move {
+                let mut store = known.or_else(|| access.map(Store::new))?;
+                let seeded = store.run(plan, &seeds).await;
+                Some((name, store, seeds, seeded))
+            }
+        });
+        // Stores do not wait for each other: one that is slow to fail costs its own timeout, once.
+        let rounds = futures::future::join_all(rounds).await;
+        let mut outcome = Seeding {
+            stores: Vec::with_capacity(rounds.len()),
+            seeds: vec![Seeded::Pending; plan.seeds.len()],
+            again: None,
+        };
+        for round in rounds {
+            let Some((name, store, seeds, seeded)) = round else {
+                outcome.stores.push(None);
+                continue;
+            };
+            for (index, seeded) in seeds.into_iter().zip(seeded) {
+                outcome.seeds[index] = seeded;
+            }
+            outcome.stores.push(Some(store.answers()));
+            outcome.again = outcome.again.into_iter().chain([store.again()]).min();
+            self.stores.insert(name, store);
+        }
+        outcome
+    }
+}
+
+/// One store, for as long as it is reached in the same way.
+struct Store {
+    access: Access,
+    link: Link,
+    /// Failures since the store last did what it was asked.
+    failures: u32,
+    run_id: Option<String>,
+    applied: HashMap<Balance, Applied>,
+}
+
+enum Link {
+    Up { connection: Connection, checked: Instant },
+    Down { error: Option<Failure>, retry: Instant },
+}
+
+/// What is known of a balance.
+struct Applied {
+    owner: Arc<Owner>,
+    grant: Grant,
+    takeover: bool,
+    seeded: Seeded,
+    at: Instant,
+}
+
+impl Store {
+    fn new(access: Access) -> Self {
+        let link = Link::Down { error: None, retry: Instant::now() };
+        Self { access, link, failures: 0, run_id: None, applied: HashMap::new() }
+    }
+
+    /// What became of each of the plan's `seeds`, in the same order.
+    async fn run(&mut self, plan: &Plan, seeds: &[usize]) -> Vec<Seeded> {
+        self.reach().await;
+        let open: Vec<usize> = seeds.iter().copied().filter(|&index| !self.knows(plan, &plan.seeds[index])).collect();
+        if !open.is_empty() {
+            self.apply(plan, &open).await;
+        }
+        // What was applied stays applied while the store is away; what no object wants any more is forgotten.
+        let error = self.answers().err().unwrap_or_default();
+        let mut known = HashMap::with_capacity(seeds.len());
+        let seeded = seeds.iter().map(|&index| {
+            let seed = &plan.seeds[index];
+            match self.applied.remove(&seed.balance).filter(|applied| applied.is_about(seed)) {
+                Some(applied) => {
+                    let seeded = applied.seeded.clone();
+                    known.insert(seed.balance.clone(), applied);
+                    seeded
+                }
+                None => Seeded::Unreachable { error: format!("{}: {error}", address(&self.access)) },
+            }
+        });
+        let seeded = seeded.collect();
+        self.applied = known;
+        seeded
+    }
+
+    /// Connects where that is due, and asks a silent store whether it is still there.
+    async fn reach(&mut self) {
+        let now = Instant::now();
+        match &mut self.link {
+            Link::Up { connection, checked } if now.duration_since(*checked) >= CHECK_EVERY => {
+                match connection.ping().await {
+                    Ok(()) => {
+                        *checked = now;
+                        self.failures = 0;
+                    }
+                    // A connection that died while it was idle says nothing about the store.
+                    Err(_) => self.connect().await,
+                }
+            }
+            Link::Down { retry, .. } if *retry <= now => self.connect().await,
+            Link::Up { .. } | Link::Down { .. } => {}
+        }
+    }
+
+    async fn connect(&mut self) {
+        match Connection::open(&self.access).await {
+            Ok(connection) => {
+                let run_id = connection.run_id().map(str::to_owned);
+                if self.run_id.is_some() && self.run_id != run_id {
+                    tracing::info!(
+                        address = address(&self.access),
+                        "Redis was restarted: balances are looked at again"
+                    );
+                    self.applied.clear();
+                }
+                self.run_id = run_id;
+                tracing::debug!(address = address(&self.access), "connected to Redis");
+                self.link = Link::Up { connection, checked: Instant::now() };
+            }
+            Err(error) => self.lost(error),
+        }
+    }
+
+    fn lost(&mut self, error: Failure) {
+        let wait = LONGEST_BACKOFF.min(SHORTEST_BACKOFF * 2u32.saturating_pow(self.failures.min(10)));
+        self.failures = self.failures.saturating_add(1);
+        tracing::warn!(address = address(&self.access), %error, "Redis does not answer, next attempt in {wait:?}");
+        self.link = Link::Down { error: Some(error), retry: Instant::now() + wait };
+    }
+
+    /// Whether asking for this seed can be left out.
+    fn knows(&self, plan: &Plan, seed: &Seed) -> bool {
+        let Some(applied) = self.applied.get(&seed.balance).filter(|applied| applied.is_about(seed)) else {
+            return false;
+        };
+        match &applied.seeded {
+            Seeded::Applied => true,
+            Seeded::Conflict { owner } if !applied.takeover && plan.may_take_over(owner) => false,
+            _ => applied.at.elapsed() < TRY_AGAIN,
+        }
+    }
+
+    async fn apply(&mut self, plan: &Plan, open: &[usize]) {
+        let now = Instant::now();
+        let Link::Up { connection, checked } = &mut self.link else { return };
+        let takeover = |seed: &Seed| match self.applied.get(&seed.balance).map(|applied| &applied.seeded) {
+            Some(Seeded::Conflict { owner }) => plan.may_take_over(owner),
+            _ => false,
+        };
+        let calls = open.iter().map(|&index| (index, takeover(&plan.seeds[index])));
+        let (mut done, mut failure) = call_all(connection, plan, calls).await;
+        if failure.is_none() {
+            // Owners that turn out to be gone: the planner knows who lives.
+            let dead: Vec<usize> = done
+                .iter()
+                .filter(|(_, takeover, seeded)| match seeded {
+                    Seeded::Conflict { owner } => !takeover && plan.may_take_over(owner),
+                    _ => false,
+                })
+                .map(|(index, ..)| *index)
+                .collect();
+            let (taken, lost) = call_all(connection, plan, dead.into_iter().map(|index| (index, true))).await;
+            done.extend(taken);
+            failure = lost;
+        }
+        *checked = now;
+        for (index, takeover, seeded) in done {
+            let seed = &plan.seeds[index];
+            let known = Applied { owner: seed.object.clone(), grant: seed.grant, takeover, seeded, at: now };
+            self.applied.insert(seed.balance.clone(), known);
+        }
+        match failure {
+            Some(error) => self.lost(error),
+            None => self.failures = 0,
+        }
+    }
+
+    fn answers(&self) -> Result<(), String> {
+        match &self.link {
+            Link::Up { .. } => Ok(()),
+            Link::Down { error, .. } => {
+                Err(error.as_ref().map_or_else(|| "not asked yet".to_owned(), ToString::to_string))
+            }
+        }
+    }
+
+    fn again(&self) -> Instant {
+        let check = match &self.link {
+            Link::Up { checked, .. } => *checked + CHECK_EVERY,
+            Link::Down { retry, .. } => *retry,
+        };
+        let unfinished = self.applied.values().filter(|applied| applied.seeded != Seeded::Applied);
+        unfinished.map(|applied| applied.at + TRY_AGAIN).chain([check]).min().unwrap_or(check)
+    }
+}
+
+impl Applied {
+    /// Whether it says what would come of this seed. Another generation of the same object with the same grant
+    /// changes nothing in Redis.
+    fn is_about(&self, seed: &Seed) -> bool {
+        let Owner { name, uid, generation: _, term } = &*self.owner;
+        self.grant == seed.grant && *name == seed.object.name && *uid == seed.object.uid && *term == seed.object.term
+    }
+}
+
+type Done = Vec<(usize, bool, Seeded)>;
+
+/// Calls for all, several round trips on the way at once; what is done when the store fails is kept.
+async fn call_all(
+    connection: &Connection,
+    plan: &Plan,
+    calls: impl Iterator<Item = (usize, bool)>,
+) -> (Done, Option<Failure>) {
+    let calls: Vec<(usize, bool)> = calls.collect();
+    let mut rounds = stream::iter(calls.chunks(BATCH))
+        .map(|batch| async move {
+            let scripts: Vec<Invocation> =
+                batch.iter().map(|&(index, takeover)| plan.seeds[index].apply(takeover).invocation()).collect();
+            let replies = connection.call(&scripts).await?;
+            let outcomes = replies.iter().map(|reply| with_reply(reply, ApplyOutcome::of));
+            Ok::<_, Failure>(batch.iter().copied().zip(outcomes).collect::<Vec<_>>())
+        })
+        .buffered(IN_FLIGHT);
+    let (mut done, mut failure) = (Vec::with_capacity(calls.len()), None);
+    while let Some(round) = rounds.next().await {
+        let round = match round {
+            Ok(round) => round,
+            Err(error) => {
+                failure = Some(error);
+                continue;
+            }
+        };
+        for ((index, takeover), outcome) in round {
+            let seeded = match outcome {
+                Ok(ApplyOutcome::Applied { .. }) => Seeded::Applied,
+                Ok(ApplyOutcome::Conflict { owner, lazy: _ }) => Seeded::Conflict { owner },
+                Ok(ApplyOutcome::Stale) => Seeded::Stale,
+                Ok(ApplyOutcome::Malformed { value }) => Seeded::Malformed { value },
+                // A store that refuses scripts is of no more use than one that is away.
+                Err(error) => {
+                    failure = Some(Failure::from(error));
+                    continue;
+                }
+            };
+            done.push((index, takeover, seeded));
+        }
+    }
+    (done, failure)
+}

@@ -1,0 +1,175 @@
+//! One kind's objects, kept current: a watch of the API server in, a store to read and a call for a new plan out.
+//! I/O: the API server.
+
+use std::fmt::Debug;
+use std::hash::Hash;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::{FutureExt, StreamExt};
+use kube::{Api, Resource, ResourceExt};
+use kube_runtime::WatchStreamExt;
+use kube_runtime::reflector::{Lookup, ObjectRef, Store, store};
+use kube_runtime::watcher::{self, Event, watcher};
+use serde::de::DeserializeOwned;
+use tokio::sync::Notify;
+
+/// What it means when the API server does not serve a kind at all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unserved {
+    /// There are no such objects, as with HTTPRoute where no Gateway API is installed.
+    Empty,
+    /// The installation is not complete: nothing is planned, and what was known before stays.
+    Waits,
+}
+
+impl Unserved {
+    /// How long until it is looked for again.
+    const fn look_again(self) -> Duration {
+        match self {
+            Self::Empty => Duration::from_secs(60),
+            Self::Waits => Duration::from_secs(5),
+        }
+    }
+}
+
+/// The objects of one kind.
+pub(crate) struct Watch<K: 'static + Lookup>
+where
+    K::DynamicType: Eq + Hash,
+{
+    store: Store<K>,
+}
+
+impl<K> Watch<K>
+where
+    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
+{
+    /// The objects' side to read from, and the task that keeps them current; the task never ends.
+    pub(crate) fn new(
+        api: Api<K>,
+        unserved: Unserved,
+        changes: Arc<Notify>,
+    ) -> (Self, impl Future<Output = ()> + Send) {
+        let (reader, writer) = store();
+        (Self { store: reader.clone() }, follow(api, unserved, reader, writer, changes))
+    }
+
+    /// All objects, ordered by namespace and name, so that equal worlds are equal; nothing before the first list is complete.
+    pub(crate) fn objects(&self) -> Option<Vec<Arc<K>>> {
+        self.store.wait_until_ready().now_or_never()?.ok()?;
+        let mut objects = self.store.state();
+        objects.sort_by(|a, b| (&a.meta().namespace, &a.meta().name).cmp(&(&b.meta().namespace, &b.meta().name)));
+        Some(objects)
+    }
+}
+
+async fn follow<K>(
+    api: Api<K>,
+    unserved: Unserved,
+    reader: Store<K>,
+    mut writer: kube_runtime::reflector::store::Writer<K>,
+    changes: Arc<Notify>,
+) where
+    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
+{
+    let kind = K::kind(&());
+    loop {
+        let mut events = watcher(api.clone(), watcher::Config::default()).default_backoff().boxed();
+        while let Some(event) = events.next().await {
+            match event {
+                Ok(event) => {
+                    let event = event.modify(|object| object.managed_fields_mut().clear());
+                    let tells = says_something_new(&reader, &event);
+                    writer.apply_watcher_event(&event);
+                    if tells {
+                        changes.notify_one();
+                    }
+                }
+                Err(error) if is_unserved(&error) => {
+                    match unserved {
+                        Unserved::Empty => {
+                            tracing::info!(%kind, "the API server does not serve this kind: taken as empty");
+                            writer.apply_watcher_event(&Event::Init);
+                            writer.apply_watcher_event(&Event::InitDone);
+                            changes.notify_one();
+                        }
+                        Unserved::Waits => {
+                            tracing::error!(%kind, "the API server does not serve this kind: install its CustomResourceDefinition");
+                        }
+                    }
+                    break;
+                }
+                Err(error) => tracing::warn!(%kind, %error, "watching failed, trying again"),
+            }
+        }
+        tokio::time::sleep(unserved.look_again()).await;
+    }
+}
+
+fn is_unserved(error: &watcher::Error) -> bool {
+    matches!(error, watcher::Error::InitialListFailed(kube::Error::Api(status)) if status.is_not_found())
+}
+
+/// Whether an event can change a plan. Status patches, ours above all, do not.
+fn says_something_new<K>(known: &Store<K>, event: &Event<K>) -> bool
+where
+    K: Resource<DynamicType = ()> + Clone,
+{
+    match event {
+        Event::Init | Event::InitApply(_) => false,
+        Event::InitDone | Event::Delete(_) => true,
+        Event::Apply(object) => match known.get(&ObjectRef::from_obj(object)) {
+            Some(before) => !same_but_for_status(before.meta(), object.meta()),
+            None => true,
+        },
+    }
+}
+
+type Meta = k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+
+/// Kinds without a generation (Secret, Service) always count as changed.
+fn same_but_for_status(before: &Meta, after: &Meta) -> bool {
+    after.generation.is_some()
+        && before.generation == after.generation
+        && before.uid == after.uid
+        && before.labels == after.labels
+        && before.annotations == after.annotations
+        && before.finalizers == after.finalizers
+        && before.deletion_timestamp == after.deletion_timestamp
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn meta() -> Meta {
+        Meta { generation: Some(3), uid: Some("u".into()), resource_version: Some("1".into()), ..Meta::default() }
+    }
+
+    #[test]
+    fn a_status_patch_is_no_change() {
+        let after = Meta { resource_version: Some("2".into()), ..meta() };
+        assert!(same_but_for_status(&meta(), &after));
+    }
+
+    #[test]
+    fn spec_labels_annotations_deletion_and_recreation_are_changes() {
+        let now = k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(k8s_openapi::jiff::Timestamp::UNIX_EPOCH);
+        for after in [
+            Meta { generation: Some(4), ..meta() },
+            Meta { uid: Some("v".into()), ..meta() },
+            Meta { labels: Some([("a".into(), "b".into())].into()), ..meta() },
+            Meta { annotations: Some([("a".into(), "b".into())].into()), ..meta() },
+            Meta { deletion_timestamp: Some(now), ..meta() },
+        ] {
+            assert!(!same_but_for_status(&meta(), &after), "{after:?}");
+        }
+    }
+
+    #[test]
+    fn an_object_without_generation_always_counts_as_changed() {
+        let plain = Meta { generation: None, ..meta() };
+        assert!(!same_but_for_status(&plain, &plain));
+    }
+}

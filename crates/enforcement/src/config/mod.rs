@@ -21,7 +21,7 @@ use crate::wire;
 pub enum Config {
     /// Only removes the identity header, see [`crate::guard`].
     Guard,
-    Quota(Quota),
+    Quota(Box<Quota>),
 }
 
 /// Why a module must not start.
@@ -147,7 +147,7 @@ impl Config {
             return Err(ConfigError::Nothing(invalid));
         }
         let rules = Rules::new(&matchers);
-        Ok(Self::Quota(Quota { rules, targets, default, stores: stores.list }))
+        Ok(Self::Quota(Box::new(Quota { rules, targets, default, stores: stores.list })))
     }
 }
 

@@ -155,7 +155,7 @@ fn ten_thousand_rules_of_each_kind_are_told_apart() {
     assert_eq!(rules.find(&Subject { route: b"ns/route-1", ..Subject::default() }), None);
 }
 
-fn matcher_of(rule: Value) -> Option<Matcher> {
+fn matcher_of(rule: &Value) -> Option<Matcher> {
     let envelope = Envelope::parse(json!({"_rules_": [rule]}).to_string().as_bytes()).ok()?;
     envelope.rules.into_iter().next().map(|(matcher, _)| matcher)
 }
@@ -164,28 +164,28 @@ fn matcher_of(rule: Value) -> Option<Matcher> {
 fn of_several_kinds_of_matchers_in_a_rule_only_one_decides() {
     let some = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
     assert_eq!(
-        matcher_of(json!({"_match_route_": ["r"], "_match_domain_": ["d"], "_match_route_prefix_": ["p"]})),
+        matcher_of(&json!({"_match_route_": ["r"], "_match_domain_": ["d"], "_match_route_prefix_": ["p"]})),
         Some(Matcher::Routes(some(&["r"])))
     );
     assert_eq!(
-        matcher_of(json!({"_match_route_": ["r"], "_match_service_": ["s"], "_match_domain_": ["d"]})),
+        matcher_of(&json!({"_match_route_": ["r"], "_match_service_": ["s"], "_match_domain_": ["d"]})),
         Some(Matcher::RoutesAndServices(some(&["r"]), some(&["s"])))
     );
     assert_eq!(
-        matcher_of(json!({"_match_service_": ["s"], "_match_domain_": ["d"], "_match_route_": [""]})),
+        matcher_of(&json!({"_match_service_": ["s"], "_match_domain_": ["d"], "_match_route_": [""]})),
         Some(Matcher::Domains(some(&["d"])))
     );
     assert_eq!(
-        matcher_of(json!({"_match_service_": ["s", ""], "_match_route_prefix_": ["p"]})),
+        matcher_of(&json!({"_match_service_": ["s", ""], "_match_route_prefix_": ["p"]})),
         Some(Matcher::Services(some(&["s"])))
     );
     assert_eq!(
-        matcher_of(json!({"_match_route_prefix_": "p", "_match_consumer_": ["c"]})),
+        matcher_of(&json!({"_match_route_prefix_": "p", "_match_consumer_": ["c"]})),
         Some(Matcher::RoutePrefixesOfConsumers(some(&["p"]), some(&["c"])))
     );
-    assert_eq!(matcher_of(json!({"_match_consumer_": ["c"]})), None);
-    assert_eq!(matcher_of(json!({"_match_route_": []})), None);
-    assert_eq!(matcher_of(json!(7)), None);
+    assert_eq!(matcher_of(&json!({"_match_consumer_": ["c"]})), None);
+    assert_eq!(matcher_of(&json!({"_match_route_": []})), None);
+    assert_eq!(matcher_of(&json!(7)), None);
 }
 
 #[test]

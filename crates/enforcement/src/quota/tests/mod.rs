@@ -1,0 +1,91 @@
+//! The steps of a request against scripted replies of Redis: upstream's answers byte for byte, the native form's, what
+//! failures come to, what is charged, and that nothing hostile makes a step panic.
+
+mod charges;
+mod hostile;
+mod native;
+mod upstream;
+
+use serde_json::{Value, json};
+
+use super::*;
+use crate::config::{Config, Quota};
+use crate::rules::Subject;
+
+const NOW: i64 = 1_500;
+
+fn upstream_config() -> Value {
+    json!({"admin_consumer": "admin", "redis": {"service_name": "redis.static"}})
+}
+
+fn native_config(open: bool) -> Value {
+    json!({
+        "aiquota": {
+            "version": 1,
+            "stores": {"s": {"service": "redis.static", "port": 80, "timeoutMs": 1000}},
+            "schedules": {"daily": {"boundaries": [[7, 1000], [8, 2000]]}},
+            "policies": {"p": {
+                "store": "s", "keyPrefix": "k:", "owner": "uid/ns/p", "paths": ["/v1/chat/completions"],
+                "admin": {"consumer": "admin", "path": "/quota"}, "defaultQuota": 1000,
+                "refresh": {"schedule": "daily", "mode": "Reset"}
+            }}
+        },
+        "_rules_": [{"_match_domain_": ["*"], "policy": "p", "open": open}]
+    })
+}
+
+fn quota(config: &Value) -> Quota {
+    match Config::parse(config.to_string().as_bytes()).unwrap() {
+        Config::Quota(quota) => *quota,
+        Config::Guard => panic!(),
+    }
+}
+
+fn start(config: &Value, identity: &[&str], path: &str) -> Step {
+    let quota = quota(config);
+    let identity: Vec<&[u8]> = identity.iter().map(|value| value.as_bytes()).collect();
+    let request = Request { identity: &identity, path: path.as_bytes(), now: NOW };
+    begin(quota.target(&Subject::default()).unwrap(), &request)
+}
+
+fn ask(step: Step) -> Ask {
+    match step {
+        Step::Ask(ask) => ask,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn refusal(next: Next) -> Response {
+    match next {
+        Next::Refuse(response) => response,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn admitted(config: &Value) -> Meter {
+    let reply: &[u8] =
+        if config.get("aiquota").is_some() { b"*3\r\n$8\r\nadmitted\r\n:5\r\n:7\r\n" } else { b"$1\r\n5\r\n" };
+    match ask(start(config, &["user"], "/v1/chat/completions")).pending.answer(Ok(reply)) {
+        Next::Admit(meter) => *meter,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// The words of an encoded command.
+fn words(command: &[u8]) -> Vec<String> {
+    let Ok(Reply::Array(words)) = Reply::parse(command) else { panic!("{}", command.escape_ascii()) };
+    words
+        .iter()
+        .map(|word| match word {
+            Reply::Bulk(word) => String::from_utf8_lossy(word).into_owned(),
+            other => panic!("{other:?}"),
+        })
+        .collect()
+}
+
+fn charge(ending: Ending) -> Charge {
+    match ending {
+        Ending::Charge(charge) => charge,
+        other => panic!("{other:?}"),
+    }
+}

@@ -20,9 +20,14 @@ guest_abi::module!(AiQuota);
 /// The longest form of the admin API that is read.
 const MAX_FORM: usize = 64 * 1024;
 
+/// A store that fails does so for every request: of such lines no more than one a second is written.
+const LOG_INTERVAL_NS: u64 = 1_000_000_000;
+
 /// Everything one VM knows.
 #[derive(Default)]
 pub struct AiQuota {
+    logged_at: u64,
+    unlogged: u64,
     clients: Clients,
     roots: BTreeMap<u32, Root>,
     streams: BTreeMap<u32, Stream>,
@@ -323,13 +328,26 @@ impl AiQuota {
     fn refuse(&mut self, stream: u32, response: Response) -> Action {
         let Response { status, content_type, body, details, log } = response;
         if let Some(log) = log {
-            host::log(Level::Warn, &log);
+            self.log_failure(&log);
         }
         self.enter(stream, State::Refused);
         if let Err(status) = host::respond(status, details, &[("content-type", content_type)], body.as_bytes()) {
             host::log(Level::Debug, &format!("a request could not be answered: {status:?}"));
         }
         Action::StopIteration
+    }
+
+    fn log_failure(&mut self, what: &str) {
+        let now = host::now_nanoseconds();
+        if now.saturating_sub(self.logged_at) < LOG_INTERVAL_NS {
+            self.unlogged += 1;
+            return;
+        }
+        match std::mem::take(&mut self.unlogged) {
+            0 => host::log(Level::Warn, &format!("a request was refused: {what}")),
+            more => host::log(Level::Warn, &format!("a request was refused, and {more} before it: {what}")),
+        }
+        self.logged_at = now;
     }
 
     /// Changes a stream's state and answers the one before.

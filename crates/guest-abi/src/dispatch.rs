@@ -1,5 +1,6 @@
 //! From the host's callbacks to the methods of a module. In: context numbers and sizes. Out: calls of [`Module`],
-//! actions. What the host asks while a callback still runs is answered with "continue": never a panic.
+//! actions. What the host asks while a callback still runs is not answered, and a request then waits: never a panic,
+//! and nothing passes unseen.
 
 use std::cell::RefCell;
 
@@ -95,11 +96,11 @@ impl<M: Module> Cell<M> {
     }
 
     pub fn request_headers(&self, stream: u32, end: bool) -> u32 {
-        self.with(Action::Continue, |module| module.request_headers(stream, end)).code()
+        self.with(Action::StopIteration, |module| module.request_headers(stream, end)).code()
     }
 
     pub fn request_body(&self, stream: u32, size: usize, end: bool) -> u32 {
-        self.with(Action::Continue, |module| module.request_body(stream, size, end)).code()
+        self.with(Action::StopIteration, |module| module.request_body(stream, size, end)).code()
     }
 
     pub fn response_headers(&self, stream: u32) -> u32 {

@@ -69,16 +69,15 @@ impl Envelope {
         let empty = default.is_empty();
         let native = default.remove(wire::KEY);
         default.remove(PLUGIN_ID);
-        let rules = default.remove(RULES);
-        let rules = lenient::list(rules.as_ref());
+        let rules = lenient::into_list(default.remove(RULES));
         if u32::try_from(rules.len()).is_err() {
             return Err(EnvelopeError::TooMany);
         }
         let rules = rules
-            .iter()
+            .into_iter()
             .enumerate()
             .map(|(index, rule)| {
-                let mut rule = rule.as_object().cloned().unwrap_or_default();
+                let mut rule = if let Value::Object(rule) = rule { rule } else { Map::new() };
                 let matcher = Matcher::take(&mut rule).ok_or(EnvelopeError::NoMatcher(index))?;
                 Ok((matcher, rule))
             })

@@ -36,6 +36,15 @@ pub(crate) fn list(value: Option<&Value>) -> &[Value] {
     }
 }
 
+/// The same, of a value that is taken apart.
+pub(crate) fn into_list(value: Option<Value>) -> Vec<Value> {
+    match value {
+        None | Some(Value::Null) => Vec::new(),
+        Some(Value::Array(items)) => items,
+        Some(other) => vec![other],
+    }
+}
+
 #[expect(clippy::cast_possible_truncation, reason = "`as` saturates, which is what is wanted")]
 const fn saturate(float: f64) -> i64 {
     float as i64
@@ -49,7 +58,10 @@ mod tests {
 
     #[test]
     fn values_of_other_types_are_read_as_upstream_reads_them() {
-        let of = |value: Value| (text(Some(&value)), integer(Some(&value)), list(Some(&value)).len());
+        let of = |value: Value| {
+            assert_eq!(list(Some(&value)), into_list(Some(value.clone())));
+            (text(Some(&value)), integer(Some(&value)), list(Some(&value)).len())
+        };
         assert_eq!(of(json!("80")), ("80".into(), 80, 1));
         assert_eq!(of(json!("-5")), ("-5".into(), -5, 1));
         assert_eq!(of(json!("+5")), ("+5".into(), 0, 1));

@@ -1,1 +1,5 @@
-//! Not written yet.
+//! What several tests of the whole system share.
+
+pub mod bench;
+pub mod random;
+pub mod raw;

@@ -232,19 +232,20 @@ if operation == 'check' then
   local period = schedule and schedule == their and ordinal
   if unlimited then return { 'unlimited', period } end
   if broken then return { 'malformed', broken } end
+  if ours and grant and grant ~= default then
+    if balance then write(clamp(balance + (default - grant))) end
+    grant = default
+    save('grant', text(grant))
+  end
   if not balance then
     if not default then return { 'refused', false } end
     create(default, ARGV[6])
     period = their and schedule == their and ordinal
-  elseif ours and grant and grant ~= default then
-    write(clamp(balance + (default - grant)))
-    grant = default
-    save('grant', text(grant))
   end
   if held > 0 then expire() end
   local own = 0
   if id ~= '' and held > 0 then own = tonumber(redis.call('HGET', AMOUNTS, id) or 0) or 0 end
-  local available = balance - held + own
+  local available = clamp(balance - (held - own))
   if available < need then return { 'refused', available } end
   if id ~= '' and ledger then
     redis.call('ZADD', HOLDS, text(redis.call('TIME')[1] + tonumber(ARGV[4])), id)

@@ -5,7 +5,9 @@ use std::{collections::BTreeMap, sync::Arc};
 use anyhow::Result;
 use e2e::raw::Raw;
 use enforcement::{
-    redis::{Apply, ApplyOutcome, Balance, Charge, ChargeOutcome, Check, CheckOutcome, DefaultQuota, Fence, Grant, Period},
+    redis::{
+        Apply, ApplyOutcome, Balance, Charge, ChargeOutcome, Check, CheckOutcome, DefaultQuota, Fence, Grant, Period,
+    },
     wire::{Policy, Refresh, RefreshMode, Schedule},
 };
 use redis::{FromRedisValue, aio::MultiplexedConnection};
@@ -59,7 +61,8 @@ pub(super) fn policy(number: usize, setup: Setup, now: i64) -> (Policy, Option<S
     let schedule = refresh.map(|_| Schedule {
         boundaries: (NOW - 8..NOW + 8).map(|ordinal| (ordinal, now - 1800 + (ordinal - NOW) * 3600)).collect(),
     });
-    let refresh = refresh.map(|(mode, max_balance)| Refresh { schedule: format!("hourly-{number}"), mode, max_balance });
+    let refresh =
+        refresh.map(|(mode, max_balance)| Refresh { schedule: format!("hourly-{number}"), mode, max_balance });
     let policy = Policy {
         store: Some("default".into()),
         key_prefix: format!("b{number}:"),
@@ -188,7 +191,11 @@ impl Stage {
     }
 
     #[track_caller]
-    pub(super) fn balance_is(&self, consumer: &str, expected: impl Into<Option<i64>>) -> impl Future<Output = Result<()>> {
+    pub(super) fn balance_is(
+        &self,
+        consumer: &str,
+        expected: impl Into<Option<i64>>,
+    ) -> impl Future<Output = Result<()>> {
         let (place, expected) = (std::panic::Location::caller(), expected.into());
         async move {
             let stored = self.stored(consumer).await?;

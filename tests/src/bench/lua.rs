@@ -1,0 +1,84 @@
+//! What the Lua library costs Redis: scripts per second, pipelined over one connection and many balances, beside the
+//! plain commands that upstream's module sends, in the same run. A running, empty Redis comes in, figures go out.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use enforcement::{
+    redis::{Apply, Balance, Charge, Check, Command, Fence, Grant, Invocation, Period},
+    wire::RefreshMode,
+};
+use redis::aio::MultiplexedConnection;
+
+const BALANCES: usize = 10_000;
+const PIPELINED: usize = 500;
+const MEASURED: Duration = Duration::from_secs(2);
+
+/// Operations per second by name: each script after the plain command it stands for.
+///
+/// # Errors
+/// When Redis fails or refuses a command.
+pub async fn run(redis: &mut MultiplexedConnection) -> Result<Vec<(&'static str, f64)>> {
+    let balances: Vec<_> = (0..BALANCES).map(|n| Balance::new("bench:", n.to_string().as_bytes())).collect();
+    let (now, _): (i64, i64) = redis::cmd("TIME").query_async(redis).await?;
+    let boundaries = [(1, now - 7200), (2, now - 3600), (3, now + 3600), (4, now + 7200)];
+    let period = Some(Period { schedule: "hourly", mode: RefreshMode::Reset, cap: 0, boundaries: &boundaries });
+
+    let fence = Fence { term: 1, uid: "b4c5ba1c-7b3e-4f6a-9f0e-1f2a3b4c5d6e", generation: 1 };
+    let grant = Grant::Tokens(1_000_000_000_000);
+    let owner = "0c1d2e3f-7b3e-4f6a-9f0e-1f2a3b4c5d6e/higress-system/bench";
+    let apply = |balance: &Balance| Apply { balance, owner, fence, grant, takeover: false, period }.invocation();
+    let check = |balance: &Balance| Check { balance, need: 1, hold: None, default: None, period }.invocation();
+    let charge =
+        |balance: &Balance| Charge { balance, tokens: 25, hold: None, admitted_in: Some(2), period }.invocation();
+
+    let commands = |call: &dyn Fn(&Balance) -> Command| balances.iter().map(call).collect::<Vec<_>>();
+    let scripts = |call: &dyn Fn(&Balance) -> Invocation| commands(&|balance| call(balance).evalsha());
+
+    // Redis is told the library, and every balance is seeded once.
+    let told: redis::Value = encoded(&apply(&balances[0]).eval()).query_async(redis).await?;
+    drop(told);
+    let seeding = scripts(&apply);
+    let seeded = Instant::now();
+    for batch in seeding.chunks(PIPELINED) {
+        send(redis, batch).await?;
+    }
+    let seeded = seeding.len() as f64 / seeded.elapsed().as_secs_f64();
+
+    Ok(vec![
+        ("GET", measure(redis, &commands(&|balance| Command::get(balance.as_bytes()))).await?),
+        ("check", measure(redis, &scripts(&check)).await?),
+        ("DECRBY", measure(redis, &commands(&|balance| Command::decr_by(balance.as_bytes(), 25))).await?),
+        ("charge", measure(redis, &scripts(&charge)).await?),
+        ("apply, new balances", seeded),
+        ("apply, unchanged", measure(redis, &seeding).await?),
+    ])
+}
+
+async fn measure(redis: &mut MultiplexedConnection, commands: &[Command]) -> Result<f64> {
+    let (begun, mut done) = (Instant::now(), 0);
+    for batch in commands.chunks(PIPELINED).cycle() {
+        send(redis, batch).await?;
+        done += batch.len();
+        if begun.elapsed() >= MEASURED {
+            break;
+        }
+    }
+    Ok(done as f64 / begun.elapsed().as_secs_f64())
+}
+
+async fn send(redis: &mut MultiplexedConnection, batch: &[Command]) -> Result<()> {
+    let mut pipe = redis::pipe();
+    for command in batch {
+        pipe.add_command(encoded(command)).ignore();
+    }
+    Ok(pipe.query_async(redis).await?)
+}
+
+fn encoded(command: &Command) -> redis::Cmd {
+    let mut encoded = redis::Cmd::new();
+    for word in command.words() {
+        encoded.arg(word);
+    }
+    encoded
+}

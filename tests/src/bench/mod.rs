@@ -1,0 +1,4 @@
+//! Measurements that `cargo xtask bench` prints; none of them is a test.
+
+pub mod lookup;
+pub mod lua;

@@ -110,6 +110,7 @@ impl Draft {
                             unavailable: unavailable(settings.store.as_deref(), stores),
                             settings: settings.clone(),
                             programmed: true,
+                            in_force: true,
                             kept: true,
                         });
                     }
@@ -143,8 +144,8 @@ impl Draft {
             verdict.withheld = settings.store.as_deref().and_then(|store| stores.find(store).err());
             if self.named.len() > before {
                 self.policies.push(Policy {
-                    programmed: existing.enforces(&name)
-                        || self.named[before..].iter().any(|claim| in_force(existing, claim, &settings)),
+                    programmed: existing.enforces(&name),
+                    in_force: self.named[before..].iter().any(|claim| in_force(existing, claim, &settings)),
                     name,
                     verdict: index,
                     unavailable: unavailable(settings.store.as_deref(), stores),

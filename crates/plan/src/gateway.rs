@@ -34,6 +34,8 @@ pub(crate) struct Policy {
     pub(crate) settings: wire::Policy,
     /// Whether the gateway has it already.
     pub(crate) programmed: bool,
+    /// Whether the gateway holds one of its targets to the same settings, on behalf of another object.
+    pub(crate) in_force: bool,
     /// Why the store cannot be used, so that what is matched is refused.
     pub(crate) unavailable: Option<String>,
     /// Whether it was read from the gateway's WasmPlugin, because the object cannot be: it needs no balances.

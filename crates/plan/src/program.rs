@@ -11,6 +11,7 @@ use serde_json::{Map, Value};
 use crate::{
     Guard, Phase, Plan, Seeded,
     gateway::{Gateway, Matcher, Policy},
+    merge::Holder,
 };
 
 pub const GUARD: &str = "aiquota-guard";
@@ -62,8 +63,12 @@ pub fn program(plan: &Plan, seeded: &[Seeded]) -> Program {
     let mut rules: Vec<Vec<bool>> = plan.verdicts.iter().map(|verdict| vec![false; verdict.targets.len()]).collect();
     let mut decided: Vec<(&Matcher, usize)> = Vec::with_capacity(gateway.slots.len());
     for slot in &gateway.slots {
-        // All who share a slot have equal settings; the oldest whose balances are there speaks for them.
-        let Some(holder) = slot.holders.iter().find(|holder| ready[holder.by]) else { continue };
+        // All who share a slot have equal settings; the oldest whose balances are there speaks for them. Where none
+        // does and the settings were in force before, they stay, whoever they were written for.
+        let speaks = |holder: &&Holder| ready[holder.by];
+        let stays = |holder: &&Holder| gateway.policies[holder.by].in_force;
+        let holders = || slot.holders.iter();
+        let Some(holder) = holders().find(speaks).or_else(|| holders().find(stays)) else { continue };
         decided.push((&slot.what, holder.by));
         for holder in &slot.holders {
             if let Some(rule) = rules[gateway.policies[holder.by].verdict].get_mut(holder.target) {

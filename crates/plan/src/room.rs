@@ -35,7 +35,7 @@ pub(crate) fn fit(policies: &[Policy], slots: &mut Vec<Slot<Matcher>>) -> Vec<(u
         return Vec::new();
     }
     let mut order: Vec<usize> = (0..policies.len()).collect();
-    order.sort_by_key(|policy| (!policies[*policy].programmed, *policy));
+    order.sort_by_key(|policy| (!policies[*policy].programmed && !policies[*policy].in_force, *policy));
     let mut left = LIMIT;
     let mut out = HashSet::new();
     for policy in order {

@@ -1,0 +1,343 @@
+//! Plays scenarios: objects as YAML in, planned, "written" and "reported" into the same world, so that the next
+//! step finds what the step before left.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use api::{AiQuota, AiQuotaStore, Condition, McpBridge, WasmPlugin};
+use enforcement::redis::Grant;
+use k8s_openapi::api::{core::v1::Secret, networking::v1::Ingress};
+use k8s_openapi::jiff::Timestamp;
+use plan::{
+    FailStrategy, Guard, Key, Module, Object, Phase, PullPolicy, Seeded, Settings, Undecodable, World, Write, Writes,
+};
+use serde::Deserialize;
+use serde_json::Value;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Scenario {
+    pub(crate) name: String,
+    #[serde(default)]
+    trusted: BTreeSet<String>,
+    #[serde(default)]
+    guard_off: bool,
+    #[serde(default)]
+    auth_plugins: Vec<String>,
+    steps: Vec<Step>,
+}
+
+/// Objects that come or change, objects that go, how Redis answers, and what must follow.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Step {
+    #[serde(default)]
+    put: Vec<Value>,
+    /// `<kind> <namespace>/<name>`
+    #[serde(default)]
+    delete: Vec<String>,
+    /// How seeds are answered, by balance; `all` for the others. Applied unless said otherwise.
+    #[serde(default)]
+    redis: BTreeMap<String, String>,
+    expect: Expect,
+}
+
+/// What is not given is not looked at.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Expect {
+    /// All rules of the ai-quota WasmPlugin in order, as in `ingress a b -> team/chat`.
+    rules: Option<Vec<String>>,
+    /// All balances, as in `store chat_quota:user1 = 10000 of team/chat`.
+    seeds: Option<Vec<String>>,
+    /// By object: `Ready` holds; `Ready=False Reason` and a part of the message; `!Unlisted` is not there.
+    #[serde(default)]
+    conditions: BTreeMap<String, Vec<String>>,
+    #[serde(default)]
+    stores: BTreeMap<String, Vec<String>>,
+    /// Values in the ai-quota WasmPlugin's `defaultConfig.aiquota` by JSON pointer.
+    #[serde(default)]
+    config: BTreeMap<String, Value>,
+    /// Values in the guard's spec by JSON pointer; null for none at all.
+    #[serde(default)]
+    guard: BTreeMap<String, Value>,
+}
+
+pub(crate) fn play(scenario: &Scenario) {
+    let mut world = world(scenario);
+    for (number, step) in scenario.steps.iter().enumerate() {
+        let at = format!("{}, step {}", scenario.name, number + 1);
+        for object in &step.delete {
+            delete(&mut world, object);
+        }
+        for object in &step.put {
+            put(&mut world, object.clone(), &at);
+        }
+        let written = run(&mut world, &step.redis, number, &at);
+        assert!(written <= 2, "{at}");
+        check(&world, step, &at);
+        // Settled: nothing more to write, nothing more to say.
+        let before = statuses(&world);
+        assert_eq!(run(&mut world, &step.redis, number + 1_000, &at), 0, "{at}: a second run writes again");
+        assert_eq!(statuses(&world), before, "{at}: a second run reports something else");
+    }
+}
+
+fn statuses(world: &World) -> Vec<Value> {
+    let quotas = world.quotas.iter().map(|quota| serde_json::to_value(&quota.status).unwrap());
+    quotas.chain(world.stores.iter().map(|store| serde_json::to_value(&store.status).unwrap())).collect()
+}
+
+/// One turn of the controller's loop; returns how many WasmPlugins it wrote.
+fn run(world: &mut World, redis: &BTreeMap<String, String>, seconds: usize, at: &str) -> usize {
+    let now = Timestamp::from_second(1_800_000_000 + i64::try_from(seconds).unwrap()).unwrap();
+    let plan = plan::build(world);
+    let seeded: Vec<Seeded> = plan.seeds.iter().map(|seed| answer(redis, &seed.balance.to_string())).collect();
+    let program = plan::program(&plan, &seeded);
+    let mut written = 0;
+    for plugin in &program.plugins {
+        if plugin.differs() {
+            written += 1;
+            world.plugins.retain(|found| found.metadata.name.as_deref() != Some(plugin.name));
+            // As the API server returns it: what was sent, as JSON.
+            let wanted = plugin.wanted.as_ref().map(|wanted| serde_json::to_value(wanted).unwrap());
+            world.plugins.extend(wanted.map(|wanted| Arc::new(serde_json::from_value(wanted).unwrap())));
+        }
+    }
+    let writes: Writes = program.plugins.iter().map(|plugin| (plugin.name, Write::Done)).collect();
+    for index in 0..plan.verdicts.len() {
+        let status = plan::status(&plan, index, &seeded, &program, &writes, now);
+        let status: api::AiQuotaStatus = serde_json::from_value(serde_json::to_value(status).unwrap()).unwrap();
+        let key = &plan.verdicts[index].key;
+        match &plan.verdicts[index].object {
+            Object::Read(_) => {
+                let quota = world.quotas.iter_mut().find(|quota| Key::of(&quota.metadata) == *key).expect(at);
+                Arc::make_mut(quota).status = Some(status);
+            }
+            Object::Undecodable(_) => {
+                let unread = world.undecodable.iter_mut().find(|unread| Key::of(&unread.metadata) == *key).expect(at);
+                Arc::make_mut(unread).status = Some(status);
+            }
+        }
+    }
+    for store in &plan.stores {
+        let connected = match redis.get("all").map(String::as_str) {
+            Some("unreachable") => Err("connection refused"),
+            _ => Ok(()),
+        };
+        let status = plan::store_status(store, Some(connected), now);
+        let key = Key::of(&store.object.metadata);
+        let found = world.stores.iter_mut().find(|store| Key::of(&store.metadata) == key).expect(at);
+        Arc::make_mut(found).status = Some(status);
+    }
+    written
+}
+
+fn answer(redis: &BTreeMap<String, String>, balance: &str) -> Seeded {
+    match redis.get(balance).or_else(|| redis.get("all")).map_or("applied", String::as_str) {
+        "applied" => Seeded::Applied,
+        "pending" => Seeded::Pending,
+        "stale" => Seeded::Stale,
+        "unreachable" => Seeded::Unreachable { error: "connection refused".to_owned() },
+        "malformed" => Seeded::Malformed { value: "many".to_owned() },
+        "conflict" => Seeded::Conflict { owner: "other-cluster/team/chat".to_owned() },
+        other => panic!("no such answer: {other}"),
+    }
+}
+
+fn check(world: &World, step: &Step, at: &str) {
+    let plugin = |name: &str| world.plugins.iter().find(|found| found.metadata.name.as_deref() == Some(name));
+    let ai_quota = plugin(plan::AI_QUOTA);
+    let Expect { rules, seeds, conditions, stores, config, guard } = &step.expect;
+    if let Some(rules) = rules {
+        let found = ai_quota.map(|plugin| shown(plugin)).unwrap_or_default();
+        assert_eq!(&found, rules, "{at}: rules");
+        assert_eq!(ai_quota.is_some(), !rules.is_empty(), "{at}: a WasmPlugin without rules is not there");
+    }
+    if let Some(seeds) = seeds {
+        let plan = plan::build(world);
+        let shown = plan.seeds.iter().map(|seed| {
+            let store = plan.stores[seed.store].object.metadata.name.as_deref().unwrap();
+            let grant = match seed.grant {
+                Grant::Tokens(tokens) => tokens.to_string(),
+                Grant::Unlimited => "unlimited".to_owned(),
+            };
+            let owner = seed.object.name.strip_prefix("cluster-uid/").expect("owners begin with the cluster");
+            format!("{store} {} = {grant} of {owner}", seed.balance)
+        });
+        assert_eq!(&shown.collect::<Vec<_>>(), seeds, "{at}: seeds");
+    }
+    let statuses = world.quotas.iter().map(|quota| (Key::of(&quota.metadata), &quota.status));
+    let unread = world.undecodable.iter().map(|unread| (Key::of(&unread.metadata), &unread.status));
+    let statuses: BTreeMap<String, _> = statuses.chain(unread).map(|(key, status)| (key.to_string(), status)).collect();
+    for (object, expected) in conditions {
+        let status = statuses.get(object).unwrap_or_else(|| panic!("{at}: no object {object}"));
+        conditions_are(&status.as_ref().unwrap().conditions, expected, &format!("{at}, {object}"));
+    }
+    for (object, expected) in stores {
+        let found = world.stores.iter().find(|store| Key::of(&store.metadata).to_string() == *object);
+        let status = found.and_then(|store| store.status.as_ref()).unwrap_or_else(|| panic!("{at}: no store {object}"));
+        conditions_are(&status.conditions, expected, &format!("{at}, {object}"));
+    }
+    for (pointer, expected) in config {
+        let config = ai_quota.and_then(|plugin| plugin.spec.default_config.as_ref()).unwrap_or(&Value::Null);
+        let found = config.pointer(&format!("/aiquota{pointer}")).unwrap_or(&Value::Null);
+        assert_eq!(found, expected, "{at}: {pointer} in {config:#}");
+    }
+    for (pointer, expected) in guard {
+        let spec = plugin(plan::GUARD).map_or(Value::Null, |plugin| serde_json::to_value(&plugin.spec).unwrap());
+        assert_eq!(spec.pointer(pointer).unwrap_or(&Value::Null), expected, "{at}: {pointer} in {spec:#}");
+    }
+}
+
+fn conditions_are(conditions: &[Condition], expected: &[String], at: &str) {
+    let all = || {
+        conditions
+            .iter()
+            .map(|one| format!("{}={} {}: {}", one.type_, one.status, one.reason, one.message))
+            .collect::<Vec<_>>()
+    };
+    let find = |kind: &str| conditions.iter().find(|condition| condition.type_ == kind);
+    for wanted in expected {
+        if let Some(absent) = wanted.strip_prefix('!') {
+            assert!(find(absent).is_none(), "{at}: {wanted}: {:#?}", all());
+            continue;
+        }
+        let (kind, rest) = wanted.split_once('=').unwrap_or((wanted, "True"));
+        let mut words = rest.splitn(3, ' ');
+        let (status, reason, message) = (words.next().unwrap(), words.next(), words.next().unwrap_or_default());
+        let found = find(kind).unwrap_or_else(|| panic!("{at}: {wanted}: {:#?}", all()));
+        let fits = found.status == status
+            && reason.is_none_or(|reason| found.reason == reason)
+            && found.message.contains(message);
+        assert!(fits, "{at}: {wanted}: {:#?}", all());
+    }
+}
+
+/// The rules of a WasmPlugin, one line each.
+fn shown(plugin: &WasmPlugin) -> Vec<String> {
+    let rules = plugin.spec.match_rules.iter().flatten().map(|rule| {
+        let matchers: Vec<String> = [("ingress", &rule.ingress), ("service", &rule.service), ("domain", &rule.domain)]
+            .into_iter()
+            .filter_map(|(kind, names)| Some(format!("{kind} {}", names.as_ref()?.join(" "))))
+            .collect();
+        assert_eq!(matchers.len(), 1, "kinds in one rule are ANDed or ignored");
+        let config = rule.config.as_ref().unwrap();
+        let open = if config.get("open") == Some(&Value::Bool(true)) { " (open)" } else { "" };
+        format!("{} -> {}{open}", matchers[0], config["policy"].as_str().unwrap())
+    });
+    rules.collect()
+}
+
+fn world(scenario: &Scenario) -> World {
+    World {
+        settings: Settings {
+            gateway_namespace: "higress-system".to_owned(),
+            trusted_namespaces: scenario.trusted.clone(),
+            module: Module {
+                url: "oci://example/ai-quota:1.0.0".to_owned(),
+                sha256: None,
+                image_pull_policy: PullPolicy::IfNotPresent,
+                image_pull_secret: None,
+                fail_strategy: FailStrategy::Close,
+                phase: Phase::Unspecified,
+                priority: 750,
+            },
+            guard: if scenario.guard_off { Guard::Off } else { Guard::On },
+            auth_plugins: scenario.auth_plugins.clone(),
+        },
+        cluster: "cluster-uid".to_owned(),
+        term: 1,
+        quotas: Vec::new(),
+        undecodable: Vec::new(),
+        stores: Vec::new(),
+        undecodable_stores: std::collections::HashSet::new(),
+        ingresses: Vec::new(),
+        http_routes: std::collections::HashSet::new(),
+        services: std::collections::HashMap::new(),
+        secrets: Vec::new(),
+        plugins: Vec::new(),
+        bridges: Vec::new(),
+    }
+}
+
+/// As the API server would keep it: creation time and uid by name and order, spec as given.
+fn put(world: &mut World, mut object: Value, at: &str) {
+    let kind = object["kind"].as_str().unwrap_or_else(|| panic!("{at}: an object without kind")).to_owned();
+    let metadata = &mut object["metadata"];
+    if metadata.get("namespace").is_none() {
+        metadata["namespace"] = "higress-system".into();
+    }
+    let key = Key::new(metadata["namespace"].as_str().unwrap(), metadata["name"].as_str().expect(at));
+    metadata["uid"] = format!("uid of {key}").into();
+    fn keep<K: serde::de::DeserializeOwned + kube::Resource>(
+        all: &mut Vec<Arc<K>>,
+        key: &Key,
+        object: Value,
+        at: &str,
+    ) -> Arc<K> {
+        all.retain(|found| Key::of(found.meta()) != *key);
+        let object: Arc<K> =
+            Arc::new(serde_json::from_value(object).unwrap_or_else(|error| panic!("{at}: {key}: {error}")));
+        all.push(object.clone());
+        object
+    }
+    match kind.as_str() {
+        "AIQuota" => {
+            let before = world.quotas.iter().find(|found| Key::of(&found.metadata) == key).cloned();
+            let status = before.as_ref().and_then(|before| before.status.clone());
+            metadata["generation"] =
+                before.and_then(|before| before.metadata.generation).map_or(1, |last| last + 1).into();
+            world.undecodable.retain(|found| Key::of(&found.metadata) != key);
+            match plan::decode::<AiQuota>(object.clone()) {
+                Ok(_) => {
+                    keep::<AiQuota>(&mut world.quotas, &key, object, at);
+                    Arc::make_mut(world.quotas.last_mut().unwrap()).status = status;
+                }
+                Err(refusal) => {
+                    world.quotas.retain(|found| Key::of(&found.metadata) != key);
+                    world.undecodable.push(Arc::new(Undecodable {
+                        metadata: serde_json::from_value(object["metadata"].clone()).unwrap(),
+                        error: refusal.to_string(),
+                        status,
+                    }));
+                }
+            }
+        }
+        "AIQuotaStore" => {
+            world.undecodable_stores.remove(&key.name);
+            match plan::decode::<AiQuotaStore>(object.clone()) {
+                Ok(_) => drop(keep::<AiQuotaStore>(&mut world.stores, &key, object, at)),
+                Err(_) => {
+                    world.stores.retain(|found| Key::of(&found.metadata) != key);
+                    world.undecodable_stores.insert(key.name);
+                }
+            }
+        }
+        "Ingress" => drop(keep::<Ingress>(&mut world.ingresses, &key, object, at)),
+        "Secret" => drop(keep::<Secret>(&mut world.secrets, &key, object, at)),
+        "WasmPlugin" => drop(keep::<WasmPlugin>(&mut world.plugins, &key, object, at)),
+        "McpBridge" => drop(keep::<McpBridge>(&mut world.bridges, &key, object, at)),
+        "HTTPRoute" => drop(world.http_routes.insert(key)),
+        "Service" => {
+            let ports = object["spec"]["ports"].as_array().expect(at);
+            let ports = ports.iter().map(|port| u16::try_from(port["port"].as_u64().unwrap()).unwrap()).collect();
+            world.services.insert(key, ports);
+        }
+        other => panic!("{at}: {other} is nothing of the world"),
+    }
+}
+
+fn delete(world: &mut World, object: &str) {
+    let (kind, key) = object.split_once(' ').expect("a kind and a name");
+    let (namespace, name) = key.split_once('/').expect("a namespace and a name");
+    let key = Key::new(namespace, name);
+    match kind {
+        "AIQuota" => world.quotas.retain(|found| Key::of(&found.metadata) != key),
+        "AIQuotaStore" => world.stores.retain(|found| Key::of(&found.metadata) != key),
+        "Ingress" => world.ingresses.retain(|found| Key::of(&found.metadata) != key),
+        "Secret" => world.secrets.retain(|found| Key::of(&found.metadata) != key),
+        "WasmPlugin" => world.plugins.retain(|found| Key::of(&found.metadata) != key),
+        other => panic!("{other} is not deleted by any scenario"),
+    }
+}

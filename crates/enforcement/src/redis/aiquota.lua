@@ -43,7 +43,7 @@ local operation = ARGV[1]
 
 -- The integer a text is, if Redis would count with it and a double holds it; otherwise nil.
 local function int(text)
-  if #text > 17 or not (text == '0' or string.find(text, '^-?[1-9]%d*$')) then return nil end
+  if not (text == '0' or string.find(text, '^-?[1-9]%d*$')) then return nil end
   local n = tonumber(text)
   if n > MAX or n < -MAX then return nil end
   return n

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use enforcement::{
-    redis::{Apply, ApplyOutcome, Balance, Fence, Grant},
+    redis::{Apply, ApplyOutcome, Balance, Fence, Grant, Period},
     values::MAX_AMOUNT,
     wire::RefreshMode,
 };
@@ -168,6 +168,21 @@ pub(super) const SUITE: &[Behaviour] = &[
             assert_eq!(s.field("ann", "schedule").await? + &s.field("ann", "ordinal").await?, "");
             assert!(matches!(s.apply(none).await?, ApplyOutcome::Applied { changed: false, .. }));
             s.balance_is("ann", 60).await
+        })
+    }),
+    behaviour("before the first boundary it is the period before, after the last the last", PLAIN, |s| {
+        Box::pin(async move {
+            let hour = 3600;
+            for (consumer, boundaries, ordinal) in [
+                ("ann", [(7, s.now + hour), (8, s.now + 2 * hour)], "6"),
+                ("bob", [(7, s.now - hour), (8, s.now + hour)], "7"),
+                ("cid", [(7, s.now - 2 * hour), (8, s.now - hour)], "8"),
+            ] {
+                let period = Period { schedule: "far", mode: RefreshMode::Reset, cap: 0, boundaries: &boundaries };
+                s.apply(Apply { period: Some(period), ..declared(&s.key(consumer)) }).await?;
+                assert_eq!(s.field(consumer, "ordinal").await?, ordinal);
+            }
+            Ok(())
         })
     }),
     behaviour("another owner is answered, and nothing changes", PLAIN, |s| {

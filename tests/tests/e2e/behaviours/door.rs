@@ -19,8 +19,7 @@ impl Door {
         let check = Check { balance, need: 1, hold: None, default: stage.default_quota(), period };
         let admitted_in = match raw.lock().await.call(&check.invocation(), CheckOutcome::of).await? {
             CheckOutcome::Admitted { period, .. } => period,
-            CheckOutcome::Refused { .. } => return Ok(Asked::NoQuota),
-            CheckOutcome::Malformed { .. } => return Ok(Asked::Unavailable),
+            CheckOutcome::Refused { .. } | CheckOutcome::Malformed { .. } => return Ok(Asked::NoQuota),
         };
         let charge = Charge { balance, tokens, hold: None, admitted_in, period };
         match raw.lock().await.call(&charge.invocation(), ChargeOutcome::of).await? {

@@ -184,10 +184,10 @@ pub(super) const SUITE: &[Behaviour] = &[
             s.declare("ann", Grant::Tokens(100)).await?;
             s.edit("ann", "grant", "1e3").await?;
             let before = s.ledger("ann").await?;
-            assert_eq!(s.ask("ann", 1).await?, Asked::Unavailable);
+            assert_eq!(s.ask("ann", 1).await?, Asked::NoQuota);
             assert_eq!(s.ledger("ann").await?, before);
             s.redis::<()>(&[b"SET", &s.key("bob").ledger(), b"text"]).await?;
-            assert_eq!(s.ask("bob", 1).await?, Asked::Unavailable);
+            assert_eq!(s.ask("bob", 1).await?, Asked::NoQuota);
             s.balance_is("bob", None).await
         })
     }),
@@ -206,19 +206,19 @@ async fn malformed(s: Stage) -> Result<()> {
     let long = "9".repeat(400);
     for value in values.into_iter().chain([long.as_str(), "inf", "nan"]) {
         s.store("ann", value).await?;
-        assert_eq!(s.ask("ann", 1).await?, Asked::Unavailable, "{value}");
+        assert_eq!(s.ask("ann", 1).await?, Asked::NoQuota, "{value}");
         assert_eq!(s.query("ann").await?, None, "{value}");
         assert_eq!(s.add("ann", 1).await?, Administered::Refused, "{value}");
         assert_eq!(s.stored("ann").await?.as_deref(), Some(value));
     }
     s.redis::<()>(&[b"RPUSH", s.key("bob").as_bytes(), b"1"]).await?;
-    assert_eq!(s.ask("bob", 1).await?, Asked::Unavailable, "a list");
+    assert_eq!(s.ask("bob", 1).await?, Asked::NoQuota, "a list");
     // With a ledger the period stays too: it rolls when the value is repaired.
     s.declare("eve", Grant::Tokens(100)).await?;
     s.store("eve", "abc").await?;
     s.rewind("eve", 1).await?;
     let before = s.ledger("eve").await?;
-    assert_eq!(s.ask("eve", 1).await?, Asked::Unavailable);
+    assert_eq!(s.ask("eve", 1).await?, Asked::NoQuota);
     assert_eq!(s.ledger("eve").await?, before);
     s.store("eve", "-20").await?;
     assert_eq!(s.ask("eve", 1).await?, Asked::Served);

@@ -33,7 +33,7 @@ pub(super) struct Stage {
     pub(super) policy: Policy,
     pub(super) schedule: Option<Schedule>,
     /// Redis' clock when the stage was made.
-    now: i64,
+    pub(super) now: i64,
     door: Arc<Door>,
     redis: MultiplexedConnection,
     raw: Arc<Mutex<Raw>>,
@@ -43,9 +43,8 @@ pub(super) struct Stage {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Asked {
     Served,
+    /// Also where what is stored is not a balance.
     NoQuota,
-    /// The store failed, or what it holds is not a balance.
-    Unavailable,
 }
 
 /// What became of a call of the admin API.

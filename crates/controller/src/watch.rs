@@ -107,8 +107,9 @@ async fn follow<K>(
     }
 }
 
+/// An API server answers for a kind it does not know with a bare 404, without the reason that `is_not_found` needs.
 fn is_unserved(error: &watcher::Error) -> bool {
-    matches!(error, watcher::Error::InitialListFailed(kube::Error::Api(status)) if status.is_not_found())
+    matches!(error, watcher::Error::InitialListFailed(kube::Error::Api(status)) if status.code == 404)
 }
 
 /// Whether an event can change a plan. Status patches, ours above all, do not.

@@ -1,4 +1,4 @@
-//! `cargo xtask bench`: builds the benchmark program optimised and runs it.
+//! `cargo xtask bench`: builds the benchmark programs optimised and runs them.
 
 use anyhow::Result;
 
@@ -7,6 +7,8 @@ use crate::run::{cargo, step};
 
 pub(crate) fn bench(arguments: &[String]) -> Result<()> {
     modules::modules()?;
+    let mut scanner = cargo(["bench", "--package", "aiquota-enforcement", "--bench", "scanner"]);
+    step("usage scanner", &mut scanner)?;
     let mut bench = cargo(["run", "--release", "--package", "aiquota-e2e", "--bin", "bench", "--"]);
-    step("benchmarks", bench.args(arguments))
+    step("rules, module and Redis", bench.args(arguments))
 }

@@ -23,11 +23,11 @@ pub const GROUP: &str = "quota.higress.io";
 pub const MANAGER: &str = "aiquota";
 pub const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
 
-/// For an optional field that may be absent but never `null`: the schema refuses `null`, and so does this.
-pub(crate) fn present<'de, T, D>(deserializer: D) -> Result<Option<T>, D::Error>
+/// The API server drops `null` before it validates; what reads files of users must not be stricter.
+pub(crate) fn null_is_absent<'de, T, D>(deserializer: D) -> Result<T, D::Error>
 where
-    T: serde::Deserialize<'de>,
+    T: Default + serde::Deserialize<'de>,
     D: serde::Deserializer<'de>,
 {
-    T::deserialize(deserializer).map(Some)
+    <Option<T> as serde::Deserialize>::deserialize(deserializer).map(Option::unwrap_or_default)
 }

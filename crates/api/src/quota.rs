@@ -9,7 +9,7 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{present, status::AiQuotaStatus};
+use crate::{null_is_absent, status::AiQuotaStatus};
 
 pub const TARGETS_MAX: usize = 16;
 pub const CONSUMERS_MAX: usize = 10_000;
@@ -44,40 +44,40 @@ pub struct AiQuotaSpec {
     pub target_refs: Vec<TargetRef>,
 
     /// The AIQuotaStore that holds the balances. Absent: the store `default`. Stores live in the gateway's namespace.
-    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub store_ref: Option<StoreRef>,
 
     /// The balance of a consumer is the Redis key made of this prefix and the consumer's name: 1 to 128 visible
     /// ASCII characters without braces. Only namespaces the administrator trusts may choose one, and none may begin
     /// with `aiquota:`. Absent: `aiquota:<namespace>/<kind>/<name of the first target>:`. Quotas with the same
     /// prefix and store share the balances of equal names.
-    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = KEY_PREFIX_MAX_LENGTH), regex(pattern = KEY_PREFIX_PATTERN))]
     #[schemars(extend("x-kubernetes-validations" = [prefix_is_free()]))]
     pub key_prefix: Option<String>,
 
     /// Who may read and correct balances over HTTP. Absent: nobody, there is no admin API.
-    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub admin: Option<Admin>,
 
     /// Who may spend, each with a quota or unlimited. At most 10,000, each name once. Raising or lowering a quota
     /// changes the balance by the difference; what was spent stays spent. Who is taken off the list keeps the
     /// balance that is in Redis, and the condition `Unlisted` names them.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "null_is_absent")]
     #[schemars(length(max = CONSUMERS_MAX))]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub consumers: Vec<Consumer>,
 
     /// Tokens that an authenticated consumer who is not listed starts with, 0 to 9007199254740991. Absent: such a
     /// consumer is refused.
-    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = MAX_AMOUNT))]
     pub default_quota: Option<i64>,
 
     /// Which requests spend tokens: those whose path, without its query, ends in one of these. 1 to 32 suffixes that
     /// begin with `/` or `:`. Absent: `/v1/chat/completions`, `/v1/messages` and `/v1/responses`. Other paths pass
     /// unmetered.
-    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = PATHS_MAX), extend("x-kubernetes-list-type" = "set"))]
     #[schemars(inner(length(max = PATH_MAX_LENGTH), regex(pattern = PATH_PATTERN)))]
     pub paths: Option<Vec<String>>,
@@ -97,7 +97,7 @@ pub struct TargetRef {
     /// The name of the Ingress, HTTPRoute or Service in this namespace; a Service elsewhere as
     /// `<service>.<namespace>.svc.cluster.local`; for `Domain` the host name, which may begin with `*.`. Absent for
     /// `Gateway`.
-    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = TARGET_NAME_MAX_LENGTH), regex(pattern = TARGET_NAME_PATTERN))]
     pub name: Option<String>,
 }
@@ -132,7 +132,7 @@ pub struct Admin {
     pub consumer: String,
 
     /// Where the admin API is, below `/v1/chat/completions`. Absent: `/quota`.
-    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = PATH_MAX_LENGTH), regex(pattern = ADMIN_PATH_PATTERN))]
     pub path: Option<String>,
 }
@@ -147,12 +147,12 @@ pub struct Consumer {
     pub name: String,
 
     /// Tokens it may spend, 0 to 9007199254740991. 0 blocks it.
-    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = MAX_AMOUNT))]
     pub quota: Option<i64>,
 
     /// True: it is never refused for its balance; what it spends is still counted.
-    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub unlimited: Option<bool>,
 }
 

@@ -6,7 +6,7 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{present, quota::TARGET_NAME_MAX_LENGTH, status::AiQuotaStoreStatus};
+use crate::{quota::TARGET_NAME_MAX_LENGTH, status::AiQuotaStoreStatus};
 
 /// Names as Higress' service registries make them.
 pub const SERVICE_NAME_PATTERN: &str = "^[A-Za-z0-9]([-A-Za-z0-9._]*[A-Za-z0-9])?$";
@@ -41,24 +41,24 @@ pub struct AiQuotaStoreSpec {
 
     /// Redis for the controller, `redis://<host>:<port>`. Absent: found by the name of the service, through the
     /// Service or the McpBridge in the gateway's namespace.
-    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = ADDRESS_MAX_LENGTH), regex(pattern = ADDRESS_PATTERN))]
     pub address: Option<String>,
 
     /// The number of the Redis database, 0 to 65535. Absent: 0.
-    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = DATABASE_MAX))]
     pub database: Option<u32>,
 
     /// How long a call to Redis may take, 10ms to 60s, for example `500ms` or `2s`. A request that must wait longer
     /// for its balance is refused with 503. Absent: 1s.
-    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 7), regex(pattern = TIMEOUT_PATTERN))]
     #[schemars(extend("x-kubernetes-validations" = [timeout_is_bounded()]))]
     pub timeout: Option<String>,
 
     /// Where the credentials are. Absent: Redis asks for none.
-    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub auth: Option<Auth>,
 }
 
@@ -71,7 +71,7 @@ pub struct Service {
     pub name: String,
 
     /// The port of the service, 1 to 65535. Absent: 80 for names that end in `.static`, else 6379.
-    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 65535))]
     pub port: Option<u16>,
 }
@@ -86,12 +86,12 @@ pub struct Auth {
     pub secret_name: String,
 
     /// The key of the user name in the Secret. Absent: the default user of Redis.
-    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = TARGET_NAME_MAX_LENGTH), regex(pattern = SECRET_KEY_PATTERN))]
     pub username_key: Option<String>,
 
     /// The key of the password in the Secret. Absent: `password`.
-    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = TARGET_NAME_MAX_LENGTH), regex(pattern = SECRET_KEY_PATTERN))]
     pub password_key: Option<String>,
 }

@@ -1,5 +1,7 @@
 //! The planner, step by step through what happens in a cluster: each file in tests/scenarios is a topic.
 
+#![expect(clippy::unwrap_used, reason = "a scenario that cannot be read fails its test")]
+
 use simulator::{Scenario, play};
 
 mod simulator;

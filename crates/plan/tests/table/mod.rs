@@ -88,6 +88,8 @@ pub(crate) fn accepted() -> Vec<(Kind, Value)> {
         quota("/spec/keyPrefix", json!("!\"#$%&'()*+,-./09:;<=>?@AZ[\\]^_`az|~")),
         quota("/spec/keyPrefix", json!("p".repeat(128))),
         quota("/spec/keyPrefix", json!("aiquota")),
+        quota("/spec/keyPrefix", json!(null)),
+        quota("/spec/consumers", json!(null)),
         quota("/spec/consumers", json!([])),
         quota("/spec/consumers", json!(many(10_000))),
         quota("/spec/consumers/0/name", json!("!\"#$%&'()*+,-./09:;<=>?@AZ[\\]^_`az|~")),
@@ -123,8 +125,7 @@ pub(crate) fn refused() -> Vec<Case> {
         quota("/spec/consumers/0/model", json!("qwen-max"), "spec.consumers[0].model", Unreadable),
         quota("/spec/consumers/0/quota", json!("10000"), "spec.consumers[0].quota", Unreadable),
         quota("/spec/consumers/0/quota", json!(1.5), "spec.consumers[0].quota", Unreadable),
-        quota("/spec/consumers/0/quota", json!(null), "spec.consumers[0].quota", Unreadable),
-        quota("/spec/keyPrefix", json!(null), "spec.keyPrefix", Unreadable),
+        quota("/spec/consumers/0/quota", json!(null), "spec.consumers[0]", Excluded),
         quota("/spec/targetRefs/0/kind", json!("Pod"), "spec.targetRefs[0].kind", Unreadable),
         quota("/spec/targetRefs", json!({"kind": "Gateway"}), "spec.targetRefs", Unreadable),
         // amounts

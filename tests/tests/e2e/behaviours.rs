@@ -5,22 +5,25 @@ mod administering;
 mod applying;
 mod comparing;
 mod door;
+mod gate;
 mod holding;
 mod oracle;
 mod requesting;
 mod rolling;
 mod stage;
 
-use std::{future::Future, pin::Pin, sync::Arc};
+use std::{panic::AssertUnwindSafe, pin::Pin, sync::Arc};
 
 use anyhow::Result;
 use door::Door;
 use e2e::raw::Raw;
-use stage::{Setup, Stage};
+use futures::FutureExt as _;
+use gate::Gate;
+use stage::{Setting, Setup, Stage};
 use testbed::{Redis, RedisOptions};
 use tokio::sync::Mutex;
 
-type Played = Pin<Box<dyn Future<Output = Result<()>> + Send>>;
+type Played = Pin<Box<dyn Future<Output = Result<()>>>>;
 
 /// One line of a suite: what is true, under which policy, and how it is seen.
 struct Behaviour {
@@ -36,19 +39,28 @@ const fn behaviour(name: &'static str, setup: Setup, play: fn(Stage) -> Played) 
 /// What a request or an administrator reaches, through either door.
 const REACHABLE: &[&[Behaviour]] = &[requesting::SUITE, rolling::SUITE, administering::SUITE];
 
+/// The policies of all behaviours, with tables around Redis' clock, and that clock.
+async fn settings(redis: &Redis, suites: &[&[Behaviour]]) -> Result<(Vec<Setting>, i64)> {
+    let (now, _): (i64, i64) = redis::cmd("TIME").query_async(&mut redis.connect().await?).await?;
+    let numbered = suites.iter().copied().flatten().enumerate();
+    Ok((numbered.map(|(number, behaviour)| Setting::new(number, behaviour.setup, now)).collect(), now))
+}
+
 /// Plays every behaviour, also after one failed, and names all that failed.
-async fn play(redis: &Redis, door: Door, suites: &[&[Behaviour]]) -> Result<()> {
-    let door = Arc::new(door);
+async fn play(
+    redis: &Redis,
+    door: Arc<Door>,
+    suites: &[&[Behaviour]],
+    (settings, now): (Vec<Setting>, i64),
+) -> Result<()> {
     let raw = Arc::new(Mutex::new(Raw::connect(&redis.addr()).await?));
     let mut failed = Vec::new();
-    for (number, Behaviour { name, setup, play }) in suites.iter().copied().flatten().enumerate() {
-        let mut connection = redis.connect().await?;
-        let (now, _): (i64, i64) = redis::cmd("TIME").query_async(&mut connection).await?;
-        let stage = Stage::new(door.clone(), connection, raw.clone(), stage::policy(number, *setup, now), now);
-        match tokio::spawn(play(stage)).await {
+    for (Behaviour { name, setup: _, play }, setting) in suites.iter().copied().flatten().zip(settings) {
+        let stage = Stage::new(setting, now, door.clone(), redis.connect().await?, raw.clone());
+        match AssertUnwindSafe(play(stage)).catch_unwind().await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => failed.push(format!("{name}: {error:#}")),
-            Err(panic) => failed.push(format!("{name}: {panic}")),
+            Err(_) => failed.push(format!("{name}: panicked, see above")),
         }
     }
     anyhow::ensure!(failed.is_empty(), "{} failed:\n{}", failed.len(), failed.join("\n"));
@@ -58,12 +70,25 @@ async fn play(redis: &Redis, door: Door, suites: &[&[Behaviour]]) -> Result<()> 
 async fn play_scripts(suites: &[&[Behaviour]]) -> Result<()> {
     let redis = Redis::start(RedisOptions::default()).await?;
     let door = Door::Scripts(Mutex::new(Raw::connect(&redis.addr()).await?));
-    play(&redis, door, suites).await
+    let settings = settings(&redis, suites).await?;
+    play(&redis, Arc::new(door), suites, settings).await
 }
 
 #[tokio::test]
 async fn what_requests_reach_holds_for_the_scripts() -> Result<()> {
     play_scripts(REACHABLE).await
+}
+
+#[tokio::test]
+async fn what_requests_reach_holds_for_the_module_in_the_gateway() -> Result<()> {
+    let redis = Redis::start(RedisOptions::default()).await?;
+    let settings = settings(&redis, REACHABLE).await?;
+    let door = Arc::new(Door::Gateway(Gate::open(&redis, &settings.0).await?));
+    play(&redis, door.clone(), REACHABLE, settings).await?;
+    match &*door {
+        Door::Gateway(gate) => gate.ensure_no_traps(),
+        Door::Scripts(_) => Ok(()),
+    }
 }
 
 #[tokio::test]

@@ -1,20 +1,27 @@
-//! The two ways in: the scripts called directly, as a module would call them, and (with the same behaviours) the
-//! built module in the gateway, reached by HTTP.
+//! The two ways in: the scripts called directly, as a module would call them, and the built module in the gateway,
+//! reached by HTTP. What comes of a request is the same through both.
 
 use anyhow::{Result, bail};
 use e2e::raw::Raw;
 use enforcement::redis::{Add, AdminOutcome, Charge, ChargeOutcome, Check, CheckOutcome, Query, Set};
 use tokio::sync::Mutex;
 
-use super::stage::{Administered, Asked, Stage};
+use super::{
+    gate::Gate,
+    stage::{Administered, Asked, Stage},
+};
 
 pub(super) enum Door {
     Scripts(Mutex<Raw>),
+    Gateway(Gate),
 }
 
 impl Door {
     pub(super) async fn ask(&self, stage: &Stage, consumer: &str, tokens: i64) -> Result<Asked> {
-        let Self::Scripts(raw) = self;
+        let raw = match self {
+            Self::Scripts(raw) => raw,
+            Self::Gateway(gate) => return gate.ask(stage, consumer, tokens).await,
+        };
         let (balance, period) = (&stage.key(consumer), stage.period());
         let check = Check { balance, need: 1, hold: None, default: stage.default_quota(), period };
         let admitted_in = match raw.lock().await.call(&check.invocation(), CheckOutcome::of).await? {
@@ -30,7 +37,10 @@ impl Door {
 
     /// The balance that is answered; `None` where the question is refused.
     pub(super) async fn query(&self, stage: &Stage, consumer: &str) -> Result<Option<i64>> {
-        let Self::Scripts(raw) = self;
+        let raw = match self {
+            Self::Scripts(raw) => raw,
+            Self::Gateway(gate) => return gate.query(stage, consumer).await,
+        };
         let call = Query { balance: &stage.key(consumer), period: stage.period() }.invocation();
         Ok(match raw.lock().await.call(&call, AdminOutcome::of).await? {
             AdminOutcome::Balance(balance) => Some(balance),
@@ -39,13 +49,23 @@ impl Door {
     }
 
     pub(super) async fn set(&self, stage: &Stage, consumer: &str, value: i64) -> Result<Administered> {
-        let Self::Scripts(raw) = self;
+        let raw = match self {
+            Self::Scripts(raw) => raw,
+            Self::Gateway(gate) => {
+                return gate.change(stage, "refresh", &format!("consumer={consumer}&quota={value}")).await;
+            }
+        };
         let call = Set { balance: &stage.key(consumer), value, period: stage.period() }.invocation();
         Ok(administered(&raw.lock().await.call(&call, AdminOutcome::of).await?))
     }
 
     pub(super) async fn add(&self, stage: &Stage, consumer: &str, value: i64) -> Result<Administered> {
-        let Self::Scripts(raw) = self;
+        let raw = match self {
+            Self::Scripts(raw) => raw,
+            Self::Gateway(gate) => {
+                return gate.change(stage, "delta", &format!("consumer={consumer}&value={value}")).await;
+            }
+        };
         let call = Add { balance: &stage.key(consumer), value, period: stage.period() }.invocation();
         Ok(administered(&raw.lock().await.call(&call, AdminOutcome::of).await?))
     }

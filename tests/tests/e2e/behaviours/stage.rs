@@ -8,7 +8,7 @@ use enforcement::{
     redis::{
         Apply, ApplyOutcome, Balance, Charge, ChargeOutcome, Check, CheckOutcome, DefaultQuota, Fence, Grant, Period,
     },
-    wire::{Policy, Refresh, RefreshMode, Schedule},
+    wire::{Admin, Policy, Refresh, RefreshMode, Schedule},
 };
 use redis::{FromRedisValue, aio::MultiplexedConnection};
 use tokio::sync::Mutex;
@@ -28,11 +28,18 @@ pub(super) struct Setup {
     pub(super) refresh: Option<(RefreshMode, Option<i64>)>,
 }
 
+/// What a behaviour is played under.
 #[derive(Clone)]
-pub(super) struct Stage {
+pub(super) struct Setting {
+    pub(super) name: String,
     pub(super) policy: Policy,
     pub(super) schedule: Option<Schedule>,
-    /// Redis' clock when the stage was made.
+}
+
+#[derive(Clone)]
+pub(super) struct Stage {
+    pub(super) setting: Setting,
+    /// Redis' clock when the suite began.
     pub(super) now: i64,
     door: Arc<Door>,
     redis: MultiplexedConnection,
@@ -54,48 +61,50 @@ pub(super) enum Administered {
     Refused,
 }
 
-/// A policy as the controller would write it, with a table around Redis' clock.
-pub(super) fn policy(number: usize, setup: Setup, now: i64) -> (Policy, Option<Schedule>) {
-    let Setup { default_quota, refresh } = setup;
-    let schedule = refresh.map(|_| Schedule {
-        boundaries: (NOW - 8..NOW + 8).map(|ordinal| (ordinal, now - 1800 + (ordinal - NOW) * 3600)).collect(),
-    });
-    let refresh =
-        refresh.map(|(mode, max_balance)| Refresh { schedule: format!("hourly-{number}"), mode, max_balance });
-    let policy = Policy {
-        store: Some("default".into()),
-        key_prefix: format!("b{number}:"),
-        owner: OWNER.into(),
-        paths: vec!["/v1/chat/completions".into()],
-        admin: Some(enforcement::wire::Admin { consumer: "admin".into(), path: "/quota".into() }),
-        default_quota,
-        refresh,
-        unavailable: None,
-    };
-    (policy, schedule)
+impl Setting {
+    /// A policy as the controller would write it, with a table around Redis' clock.
+    pub(super) fn new(number: usize, setup: Setup, now: i64) -> Self {
+        let Setup { default_quota, refresh } = setup;
+        let schedule = refresh.map(|_| Schedule {
+            boundaries: (NOW - 8..NOW + 8).map(|ordinal| (ordinal, now - 1800 + (ordinal - NOW) * 3600)).collect(),
+        });
+        let schedule_name = format!("hourly-{number}");
+        let refresh = refresh.map(|(mode, max_balance)| Refresh { schedule: schedule_name, mode, max_balance });
+        let policy = Policy {
+            store: Some("default".into()),
+            key_prefix: format!("b{number}:"),
+            owner: OWNER.into(),
+            paths: vec!["/v1/chat/completions".into()],
+            admin: Some(Admin { consumer: "admin".into(), path: "/quota".into() }),
+            default_quota,
+            refresh,
+            unavailable: None,
+        };
+        Self { name: format!("b{number}"), policy, schedule }
+    }
 }
 
 impl Stage {
-    pub(super) fn new(
+    pub(super) const fn new(
+        setting: Setting,
+        now: i64,
         door: Arc<Door>,
         redis: MultiplexedConnection,
         raw: Arc<Mutex<Raw>>,
-        (policy, schedule): (Policy, Option<Schedule>),
-        now: i64,
     ) -> Self {
-        Self { policy, schedule, now, door, redis, raw }
+        Self { setting, now, door, redis, raw }
     }
 
     pub(super) fn key(&self, consumer: &str) -> Balance {
-        Balance::new(&self.policy.key_prefix, consumer.as_bytes())
+        Balance::new(&self.setting.policy.key_prefix, consumer.as_bytes())
     }
 
     pub(super) fn period(&self) -> Option<Period<'_>> {
-        Period::around(self.policy.refresh.as_ref()?, self.schedule.as_ref()?, self.now)
+        Period::around(self.setting.policy.refresh.as_ref()?, self.setting.schedule.as_ref()?, self.now)
     }
 
     pub(super) fn default_quota(&self) -> Option<DefaultQuota<'_>> {
-        self.policy.default_quota.map(|grant| DefaultQuota { grant, owner: &self.policy.owner })
+        self.setting.policy.default_quota.map(|grant| DefaultQuota { grant, owner: &self.setting.policy.owner })
     }
 
     // What a client or an administrator does, through the door.

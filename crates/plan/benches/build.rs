@@ -1,0 +1,45 @@
+//! How long a plan takes at the size the design names: `cargo bench -p aiquota-plan`. Prints the best and the
+//! median of 20 runs per step.
+
+use std::time::{Duration, Instant};
+
+use plan::{Seeded, Write, Writes};
+
+#[path = "../tests/large/mod.rs"]
+mod world;
+
+fn main() {
+    let world = world::world(10_000, 10, 1_000);
+    let plan = plan::build(&world);
+    let seeded = vec![Seeded::Applied; plan.seeds.len()];
+    let program = plan::program(&plan, &seeded);
+    let writes: Writes = program.plugins.iter().map(|plugin| (plugin.name, Write::Done)).collect();
+    let now = k8s_openapi::jiff::Timestamp::UNIX_EPOCH;
+
+    println!("10,000 objects x 10 consumers on 1,000 routes");
+    measure("build", || plan::build(&world).seeds.len());
+    measure("program", || plan::program(&plan, &seeded).plugins.len());
+    measure("differs", || program.plugins.iter().filter(|plugin| plugin.differs()).count());
+    measure("status of all", || {
+        (0..plan.verdicts.len())
+            .map(|verdict| plan::status(&plan, verdict, &seeded, &program, &writes, now).conditions.len())
+            .sum()
+    });
+
+    let world = world::world_of_wide_objects(1_000, 5);
+    println!("1,000 objects on 5,000 routes");
+    measure("build", || plan::build(&world).seeds.len());
+}
+
+#[expect(clippy::disallowed_methods, reason = "a benchmark has a clock")]
+fn measure(what: &str, run: impl Fn() -> usize) {
+    let mut took: Vec<Duration> = (0..20)
+        .map(|_| {
+            let start = Instant::now();
+            std::hint::black_box(run());
+            start.elapsed()
+        })
+        .collect();
+    took.sort_unstable();
+    println!("{what}: best {:.1?}, median {:.1?}", took[0], took[took.len() / 2]);
+}

@@ -1,0 +1,60 @@
+//! At the size the design names, everything is there once, and a run with the result of the one before is quiet.
+
+use plan::{AI_QUOTA, Seeded, Write, Writes};
+
+#[path = "large/mod.rs"]
+mod world;
+
+#[test]
+fn ten_thousand_objects_on_a_thousand_routes_make_a_thousand_policies() {
+    let mut world = world::world(10_000, 10, 1_000);
+    let plan = plan::build(&world);
+    assert_eq!((plan.seeds.len(), plan.verdicts.len()), (100_000, 10_000));
+    assert!(plan.verdicts.iter().all(|verdict| verdict.refused.is_empty() && verdict.targets[0].1.is_none()));
+
+    let seeded = vec![Seeded::Applied; plan.seeds.len()];
+    let program = plan::program(&plan, &seeded);
+    let wanted = program.plugins.iter().find(|plugin| plugin.name == AI_QUOTA).and_then(|plugin| plugin.wanted.clone());
+    let spec = &wanted.as_ref().expect("there are rules").spec;
+    assert_eq!(spec.match_rules.as_ref().map(Vec::len), Some(1_000));
+    let policies = spec.default_config.as_ref().and_then(|config| config.pointer("/aiquota/policies")?.as_object());
+    assert_eq!(policies.map(serde_json::Map::len), Some(1_000));
+
+    let writes: Writes = program.plugins.iter().map(|plugin| (plugin.name, Write::Done)).collect();
+    let now = k8s_openapi::jiff::Timestamp::UNIX_EPOCH;
+    for verdict in 0..plan.verdicts.len() {
+        let status = plan::status(&plan, verdict, &seeded, &program, &writes, now);
+        assert!(status.conditions.iter().all(|condition| condition.status == "True"), "{status:?}");
+    }
+
+    world.plugins.extend(program.plugins.into_iter().filter_map(|plugin| plugin.wanted).map(std::sync::Arc::new));
+    let again = plan::build(&world);
+    let pending = plan::program(&again, &[]);
+    assert!(pending.plugins.iter().all(|plugin| !plugin.differs()), "what is in force stays without any answer");
+}
+
+fn size(world: &plan::World) -> (plan::Plan, usize) {
+    let plan = plan::build(world);
+    let program = plan::program(&plan, &vec![Seeded::Applied; plan.seeds.len()]);
+    let wanted = program.plugins.into_iter().find(|plugin| plugin.name == AI_QUOTA).and_then(|plugin| plugin.wanted);
+    let size = serde_json::to_vec(&wanted.expect("there are rules").spec).expect("JSON").len();
+    (plan, size)
+}
+
+#[test]
+fn five_thousand_routes_of_a_thousand_objects_fit_into_the_gateway() {
+    let (plan, size) = size(&world::world_of_wide_objects(1_000, 5));
+    assert!(plan.verdicts.iter().all(|verdict| verdict.targets.iter().all(|(_, problem)| problem.is_none())));
+    assert!(size < 1 << 20, "{size} bytes");
+}
+
+#[test]
+fn what_has_no_room_in_the_gateway_is_the_youngest_and_says_so() {
+    let (plan, size) = size(&world::world(8_000, 1, 8_000));
+    let full: Vec<bool> = plan.verdicts.iter().map(|verdict| verdict.targets[0].1.is_some()).collect();
+    let first = full.iter().position(|full| *full).expect("they do not all fit");
+    assert!(full[first..].iter().all(|full| *full), "the youngest have no room, and nobody else");
+    assert_eq!(plan.verdicts[first].targets[0].1.as_ref().map(plan::Reason::reason), Some("GatewayFull"));
+    assert_eq!(plan.seeds.len(), first, "and no balances");
+    assert!((900_000..1 << 20).contains(&size), "{size} bytes");
+}

@@ -119,7 +119,7 @@ impl Played {
                 if let CheckOutcome::Admitted { period, .. } = outcome {
                     self.admissions.push(period);
                 }
-                (Some(expected), checked(outcome))
+                (Some(expected), checked(&outcome))
             }
             5..=8 => {
                 let tokens = random.pick(AMOUNTS);
@@ -224,12 +224,12 @@ impl Played {
     }
 }
 
-fn checked(outcome: CheckOutcome) -> Option<Said> {
+fn checked(outcome: &CheckOutcome) -> Option<Said> {
     match outcome {
         CheckOutcome::Admitted { left, period } => {
             let left = match left {
                 Left::Unlimited => None,
-                Left::Tokens(left) => Some(left.into()),
+                Left::Tokens(left) => Some((*left).into()),
             };
             Some(Said::Passed { left, period: period.map(Into::into) })
         }

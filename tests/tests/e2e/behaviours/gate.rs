@@ -29,7 +29,7 @@ impl Gate {
                 "networking.higress.io/v1",
                 "McpBridge",
                 "default",
-                json!({"registries": [
+                &json!({"registries": [
                     {"name": "local-redis", "type": "static", "domain": redis.addr(), "port": 80},
                     {"name": "llm", "type": "static", "domain": model.addr().to_string(), "port": 80},
                 ]}),
@@ -38,7 +38,7 @@ impl Gate {
                 "extensions.higress.io/v1alpha1",
                 "WasmPlugin",
                 "key-auth",
-                json!({
+                &json!({
                     "url": "oci://registry.example/plugins/key-auth:1.0.0", "phase": "AUTHN", "priority": 310,
                     "defaultConfig": {"keys": ["x-api-key"], "in_header": true, "global_auth": true,
                         "consumers": (["ann", "bob", "cid", "dan", "eve", "admin"])
@@ -134,7 +134,7 @@ fn host(setting: &Setting) -> String {
     format!("{}.test", setting.name)
 }
 
-fn object(api: &str, kind: &str, name: &str, spec: Value) -> Value {
+fn object(api: &str, kind: &str, name: &str, spec: &Value) -> Value {
     json!({"apiVersion": api, "kind": kind, "metadata": {"namespace": "higress-system", "name": name}, "spec": spec})
 }
 
@@ -146,7 +146,7 @@ fn route(setting: &Setting) -> Value {
         "networking.k8s.io/v1",
         "Ingress",
         &setting.name,
-        json!({"ingressClassName": "higress", "rules": rules}),
+        &json!({"ingressClassName": "higress", "rules": rules}),
     );
     route["metadata"]["annotations"] = json!({"higress.io/destination": "llm.static:80"});
     route
@@ -179,7 +179,7 @@ fn plugin(settings: &[Setting]) -> Result<Value> {
         "extensions.higress.io/v1alpha1",
         "WasmPlugin",
         PLUGIN,
-        json!({
+        &json!({
             "url": format!("file://{}", testbed::module("ai-quota")?.display()),
             "phase": "UNSPECIFIED_PHASE", "priority": 750, "failStrategy": "FAIL_CLOSE",
             "defaultConfig": {wire::KEY: native}, "matchRules": rules.collect::<Result<Vec<_>>>()?,

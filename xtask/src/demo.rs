@@ -8,19 +8,15 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::modules::{MODULES, TARGET, ensure_target};
+use crate::modules::{self, MODULES, TARGET, ensure_target};
 use crate::run::{cargo, find, program, say_done, say_failed, say_heading, shown, step, target, time};
 
 pub(crate) fn demo(keep: bool) -> Result<()> {
     tools()?;
     say_heading("building (the first time takes some minutes)");
     for (package, name) in MODULES {
-        let arguments = ["build", "--package", package, "--target", TARGET, "--profile", "modules"];
-        build(&format!("module {name}"), &mut cargo(arguments))?;
-        let built = target().join(TARGET).join("modules").join(name.replace('-', "_")).with_extension("wasm");
-        let folder = target().join("modules");
-        std::fs::create_dir_all(&folder)?;
-        std::fs::copy(built, folder.join(name).with_extension("wasm"))?;
+        build(&format!("module {name}"), &mut modules::build(package))?;
+        modules::keep(name)?;
     }
     build("controller", &mut cargo(["build", "--package", "aiquota"]))?;
     build("test bed", &mut cargo(["build", "--package", "aiquota-testbed", "--bins"]))?;

@@ -1,6 +1,8 @@
 //! `cargo xtask modules`: the wasm modules, built as they are shipped, with their sizes and imports.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
@@ -18,18 +20,13 @@ const MAX_BYTES: usize = 500_000;
 
 pub(crate) fn modules() -> Result<()> {
     ensure_target()?;
-    let folder = target().join("modules");
-    std::fs::create_dir_all(&folder)?;
     let mut table = Table::new();
     table.load_style(UTF8_HORIZONTAL_ONLY).set_content_arrangement(ContentArrangement::Dynamic).set_width(100);
     table.set_header(["module", "bytes", "imports"]);
     let mut too_big = Vec::new();
     for (package, name) in MODULES {
-        let arguments = ["build", "--package", package, "--target", TARGET, "--profile", "modules"];
-        step(&format!("module {name}"), &mut cargo(arguments))?;
-        let built = target().join(TARGET).join("modules").join(name.replace('-', "_")).with_extension("wasm");
-        let bytes = std::fs::read(&built).with_context(|| format!("reading {}", built.display()))?;
-        std::fs::write(folder.join(name).with_extension("wasm"), &bytes)?;
+        step(&format!("module {name}"), &mut build(package))?;
+        let bytes = keep(name)?;
         table.add_row([name.to_owned(), bytes.len().to_string(), summary(&wasm::imports(&bytes)?)]);
         if bytes.len() > MAX_BYTES {
             too_big.push(format!("{name} has {} bytes, {MAX_BYTES} are allowed", bytes.len()));
@@ -39,15 +36,30 @@ pub(crate) fn modules() -> Result<()> {
     if !too_big.is_empty() {
         bail!("{}", too_big.join("; "));
     }
-    let shown = folder.strip_prefix(root()).unwrap_or(&folder).to_owned();
+    let folder = folder();
+    let shown = folder.strip_prefix(root()).unwrap_or(&folder);
     say_done(&format!("modules in {}, none above {MAX_BYTES} bytes", shown.display()));
     Ok(())
+}
+
+/// What builds a module.
+pub(crate) fn build(package: &str) -> Command {
+    cargo(["build", "--package", package, "--target", TARGET, "--profile", "modules"])
+}
+
+/// Puts a built module where it is looked for, and returns it.
+pub(crate) fn keep(name: &str) -> Result<Vec<u8>> {
+    let built = target().join(TARGET).join("modules").join(name.replace('-', "_")).with_extension("wasm");
+    let bytes = std::fs::read(&built).with_context(|| format!("reading {}", built.display()))?;
+    std::fs::create_dir_all(folder())?;
+    std::fs::write(folder().join(name).with_extension("wasm"), &bytes)?;
+    Ok(bytes)
 }
 
 /// Installs the wasm target for the pinned toolchain, where there is a rustup to do so.
 pub(crate) fn ensure_target() -> Result<()> {
     let printed = crate::run::output(&mut program("rustc", ["--print", "target-libdir", "--target", TARGET]))?;
-    if std::path::Path::new(String::from_utf8_lossy(&printed).trim()).is_dir() {
+    if Path::new(String::from_utf8_lossy(&printed).trim()).is_dir() {
         return Ok(());
     }
     say_heading(&format!("the target {TARGET} is missing"));
@@ -55,6 +67,10 @@ pub(crate) fn ensure_target() -> Result<()> {
         bail!("install the standard library of {TARGET} for {}", toolchain());
     }
     step("installing it", &mut program("rustup", ["target", "add", TARGET]))
+}
+
+fn folder() -> PathBuf {
+    target().join("modules")
 }
 
 fn toolchain() -> String {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use serde_json::json;
-use testbed::{After, Answer, ApiServer, ModelServer, Redis, RedisOptions};
+use testbed::{After, Answer, ApiServer, Controller, ControllerOptions, ModelServer, Redis, RedisOptions};
 
 #[tokio::test]
 async fn redis_refuses_who_is_not_its_user_and_forgets_when_killed() -> Result<()> {
@@ -147,5 +147,31 @@ async fn the_model_server_cuts_fails_stalls_hangs_up_and_waits_as_it_is_told() -
         assert_eq!(reply.await??.status, 200);
     }
     assert_eq!(gate.waiting(), 0);
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_controller_starts_with_its_cluster_and_ends_when_it_is_asked_to() -> Result<()> {
+    let api = ApiServer::start().await?;
+    api.install_crds().await?;
+    api.namespace("higress-system").await?;
+    let controller = Controller::start(&api, ControllerOptions::default())?;
+    testbed::eventually("the controller watches", async || {
+        controller.ensure_running()?;
+        anyhow::ensure!(controller.log().contains("watching"), "its log is {:?}", controller.log());
+        Ok(())
+    })
+    .await?;
+    assert!(controller.terminate().await?.success());
+    assert!(controller.ensure_running().is_err(), "it has ended");
+
+    let wrong = ControllerOptions { args: vec!["--no-such-flag".to_owned()], ..ControllerOptions::default() };
+    let controller = Controller::start(&api, wrong)?;
+    let why = testbed::eventually("its end is noticed", async || match controller.ensure_running() {
+        Ok(()) => anyhow::bail!("it runs"),
+        Err(why) => Ok(why),
+    })
+    .await?;
+    assert!(why.to_string().contains("--no-such-flag"), "its own words are in the error: {why}");
     Ok(())
 }

@@ -11,7 +11,7 @@ use guest_abi::host::{self, Level, Status};
 /// How often a root context looks for calls whose deadline has passed.
 pub(crate) const TICK_MS: u32 = 50;
 
-/// A client is not initialised more often: it costs every connection of its cluster.
+/// A client is not initialised again more often: it costs every connection of its cluster.
 const INIT_INTERVAL_NS: u64 = 1_000_000_000;
 
 /// Clients by cluster: the host has one for each.
@@ -20,8 +20,8 @@ pub(crate) struct Clients(BTreeMap<String, Client>);
 
 struct Client {
     store: Arc<Store>,
-    /// The last attempt to initialise it.
-    attempted_at: u64,
+    /// The last attempt to initialise it but for the one that its configuration made.
+    repaired_at: Option<u64>,
     ready: bool,
 }
 
@@ -39,20 +39,20 @@ impl Clients {
         match self.0.get(&store.cluster) {
             Some(client) if client.ready && client.store == *store => {}
             _ => {
-                let _ = self.initialise(store);
+                let _ = self.initialise(store, None);
             }
         }
     }
 
-    /// Initialises the client anew because Redis asks for authentication; at most once a second, between which
-    /// somebody else's attempt counts. It is always the store configured last that counts.
+    /// Initialises the client anew because Redis asks for authentication, with the store that was configured last. Within
+    /// a second of another such attempt, that one counts.
     pub(crate) fn reauthenticate(&mut self, store: &Arc<Store>) -> Result<(), Failure> {
         let store = match self.0.get(&store.cluster) {
             Some(client) if !client.is_due() => return Ok(()),
             Some(client) => Arc::clone(&client.store),
             None => Arc::clone(store),
         };
-        self.initialise(&store)
+        self.initialise(&store, Some(host::now_nanoseconds()))
     }
 
     /// Sends a call and answers its token.
@@ -60,7 +60,7 @@ impl Clients {
         let client = self.0.get(&call.store.cluster);
         if let Some(client) = client.filter(|client| !client.ready && client.is_due()) {
             let store = Arc::clone(&client.store);
-            self.initialise(&store)?;
+            self.initialise(&store, Some(host::now_nanoseconds()))?;
         }
         host::redis_call(&call.store.cluster, &call.command).map_err(|status| {
             // The cluster may have gone, and come back without the client's options.
@@ -71,10 +71,10 @@ impl Clients {
         })
     }
 
-    fn initialise(&mut self, store: &Arc<Store>) -> Result<(), Failure> {
+    fn initialise(&mut self, store: &Arc<Store>, repaired_at: Option<u64>) -> Result<(), Failure> {
         let Store { cluster, with_options, username, password, timeout_ms } = &**store;
         let result = host::redis_init(with_options, username, password, *timeout_ms);
-        let client = Client { store: Arc::clone(store), attempted_at: host::now_nanoseconds(), ready: result.is_ok() };
+        let client = Client { store: Arc::clone(store), repaired_at, ready: result.is_ok() };
         self.0.insert(cluster.clone(), client);
         result.map_err(|status| {
             let service = cluster.rsplit('|').next().unwrap_or(cluster);
@@ -94,7 +94,8 @@ impl Clients {
 
 impl Client {
     fn is_due(&self) -> bool {
-        host::now_nanoseconds().saturating_sub(self.attempted_at) >= INIT_INTERVAL_NS
+        let long_ago = |at| host::now_nanoseconds().saturating_sub(at) >= INIT_INTERVAL_NS;
+        self.repaired_at.is_none_or(long_ago)
     }
 }
 

@@ -82,7 +82,10 @@ impl Module for AiQuota {
                 return false;
             }
         };
+        let version = env!("CARGO_PKG_VERSION");
         if let Config::Quota(quota) = &config {
+            let (rules, stores) = (quota.rules(), quota.stores().len());
+            host::log(Level::Info, &format!("aiquota {version} enforces quotas: {rules} rules, {stores} stores"));
             for reason in quota.refusals() {
                 host::log(Level::Error, &format!("some requests are answered with 503: {reason}"));
             }
@@ -90,6 +93,8 @@ impl Module for AiQuota {
                 self.clients.prepare(store);
             }
             host::set_tick_period(TICK_MS);
+        } else {
+            host::log(Level::Info, &format!("aiquota {version} guards the identity header"));
         }
         // Streams in flight go on under the policy they began with.
         self.roots.entry(root).or_insert_with(|| Root { config: None, calls: Calls::new() }).config =

@@ -167,6 +167,12 @@ impl Quota {
         }
     }
 
+    /// How many rules there are besides the default.
+    #[must_use]
+    pub const fn rules(&self) -> usize {
+        self.targets.len()
+    }
+
     /// Every store that a policy uses, each once.
     #[must_use]
     pub fn stores(&self) -> &[Arc<Store>] {

@@ -11,9 +11,9 @@ pub struct Booking {
     question: Question,
     native: bool,
     balance: Balance,
-    tokens: i64,
-    /// The tokens are an estimate.
-    estimated: bool,
+    pub(super) tokens: i64,
+    /// The answer told no usage: the tokens are an estimate.
+    pub(super) estimated: bool,
 }
 
 /// What became of a charge.
@@ -33,24 +33,13 @@ impl Booking {
         Self { question, native, balance, tokens, estimated }
     }
 
-    /// What is charged, in tokens.
-    #[must_use]
-    pub const fn tokens(&self) -> i64 {
-        self.tokens
-    }
-
-    /// Whether the tokens are an estimate: the answer told no usage.
-    #[must_use]
-    pub const fn is_estimated(&self) -> bool {
-        self.estimated
-    }
-
     /// Takes the store's answer, or the reason why there is none.
     #[must_use]
     pub fn answer(self, answer: Result<&[u8], Failure>) -> Booked {
         let Self { question, native, balance, tokens, estimated } = self;
         let lost = |error: &dyn std::fmt::Display| {
-            Booked::Unknown(format!("{tokens} tokens may not have been booked against {balance}: {error}"))
+            let estimated = if estimated { "estimated " } else { "" };
+            Booked::Unknown(format!("{tokens} {estimated}tokens may not have been booked against {balance}: {error}"))
         };
         let again = |question| Charge::new(Self::new(question, native, balance.clone(), tokens, estimated));
         let reply = match question.hear(answer) {

@@ -13,7 +13,7 @@ fn sent(ending: Ending) -> Vec<String> {
 
 fn tokens(ending: Ending) -> Option<(i64, bool)> {
     match ending {
-        Ending::Charge(charge) => Some((charge.booking.tokens(), charge.booking.is_estimated())),
+        Ending::Charge(charge) => Some((charge.booking.tokens, charge.booking.estimated)),
         Ending::Nothing(_) => None,
     }
 }

@@ -89,7 +89,7 @@ fn no_body_makes_a_meter_or_a_form_panic() {
         let size = 1 + random.below(40);
         body.chunks(size).for_each(|chunk| meter.response_body(chunk));
         if let Ending::Charge(charge) = meter.end(NOW) {
-            assert!((1..=values::MAX_AMOUNT).contains(&charge.booking.tokens()));
+            assert!((1..=values::MAX_AMOUNT).contains(&charge.booking.tokens));
             charged += 1;
         }
         let Step::AwaitBody(form) = start(&upstream_config(), &["admin"], "/v1/chat/completions/quota/delta") else {

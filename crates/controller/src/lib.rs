@@ -85,6 +85,7 @@ async fn control(client: Client, settings: Settings, watches: &mut JoinSet<&'sta
         let program = plan::program(&plan, &seeding.seeds);
         let programming = programmer.run(&program, &events).await;
         let reporting = reporter.run(&plan, &seeding, &program, &programming.writes, Timestamp::now(), &events).await;
+        tracing::debug!(objects = plan.verdicts.len(), balances = plan.seeds.len(), "round done");
         again = [seeding.again, programming.again, reporting.again].into_iter().flatten().min();
     }
 }

@@ -16,7 +16,7 @@ use crate::connection::{Connection, Failure, address, with_reply};
 const BATCH: usize = 256;
 const IN_FLIGHT: usize = 4;
 /// How often a store that nothing is asked of is asked whether it still answers.
-const CHECK_EVERY: Duration = Duration::from_secs(30);
+const CHECK_EVERY: Duration = Duration::from_secs(10);
 /// How often a balance is tried again that could not be made as declared, though its store answers.
 const TRY_AGAIN: Duration = Duration::from_secs(30);
 const SHORTEST_BACKOFF: Duration = Duration::from_secs(1);
@@ -248,11 +248,9 @@ impl Store {
 }
 
 impl Applied {
-    /// Whether it says what would come of this seed. Another generation of the same object with the same grant
-    /// changes nothing in Redis.
+    /// Whether it says what would come of this seed.
     fn is_about(&self, seed: &Seed) -> bool {
-        let Owner { name, uid, generation: _, term } = &*self.owner;
-        self.grant == seed.grant && *name == seed.object.name && *uid == seed.object.uid && *term == seed.object.term
+        self.grant == seed.grant && self.owner == seed.object
     }
 }
 

@@ -1,7 +1,11 @@
 //! The whole system on real components: one module per topic, sorted, one per line.
 
+mod answers;
 mod behaviours;
 mod components;
+mod gateway;
 mod hostile;
 mod module;
 mod refusals;
+mod scenario_a;
+mod stage;

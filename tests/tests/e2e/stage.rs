@@ -1,0 +1,155 @@
+//! What the scenarios are played on: an API server with Higress' definitions and ours, a Redis with a password, a
+//! model server, and the objects of examples/quickstart with their addresses.
+
+use std::sync::OnceLock;
+
+use anyhow::{Context as _, Result, ensure};
+use kube::api::{Api, DynamicObject, ListParams};
+use serde_json::{Value, json};
+use testbed::{
+    ApiServer, Controller, ControllerOptions, ModelServer, Redis, RedisOptions, eventually, kubectl_with_input,
+    workspace,
+};
+
+pub(crate) const NAMESPACE: &str = "higress-system";
+/// The password in examples/quickstart/gateway.yaml.
+pub(crate) const PASSWORD: &str = "change-me";
+const OURS: &str = "quota.higress.io/v1alpha1";
+const WASM_PLUGIN: &str = "extensions.higress.io/v1alpha1";
+
+pub(crate) struct Stage {
+    pub(crate) api: ApiServer,
+    pub(crate) redis: Redis,
+    pub(crate) model: ModelServer,
+    controller: OnceLock<Controller>,
+}
+
+impl Stage {
+    /// Everything but the objects and the controller.
+    pub(crate) async fn set() -> Result<Self> {
+        let redis =
+            Redis::start(RedisOptions { password: Some(PASSWORD.to_owned()), ..RedisOptions::default() }).await?;
+        let model = ModelServer::start().await?;
+        let api = ApiServer::start().await?;
+        api.install_crds().await?;
+        api.namespace(NAMESPACE).await?;
+        Ok(Self { api, redis, model, controller: OnceLock::new() })
+    }
+
+    /// Starts the controller, logging each round.
+    pub(crate) fn start_controller(&self) -> Result<&Controller> {
+        let args = vec!["--log=controller=debug,info".to_owned()];
+        let controller = Controller::start(&self.api, ControllerOptions { args, ..ControllerOptions::default() })?;
+        Ok(self.controller.get_or_init(|| controller))
+    }
+
+    /// Waits for a condition; when that is in vain, the error shows what the controller did.
+    pub(crate) async fn eventually<T>(&self, what: &str, probe: impl AsyncFnMut() -> Result<T>) -> Result<T> {
+        eventually(what, probe).await.with_context(|| {
+            let log = self.controller.get().map(Controller::log).unwrap_or_default();
+            let lines: Vec<&str> = log.lines().collect();
+            format!("the controller's log ends:\n{}", lines[lines.len().saturating_sub(30)..].join("\n"))
+        })
+    }
+
+    /// Applies a file of examples/quickstart with kubectl, with the addresses of this stage.
+    pub(crate) async fn apply_example(&self, file: &str) -> Result<()> {
+        self.apply_example_with(file, str::to_owned).await
+    }
+
+    /// [`Self::apply_example`] with another text.
+    pub(crate) async fn apply_example_with(&self, file: &str, change: impl FnOnce(&str) -> String) -> Result<()> {
+        let text = std::fs::read_to_string(workspace().join("examples/quickstart").join(file))?;
+        let text = text
+            .replace("127.0.0.1:6379", &self.redis.addr())
+            .replace("127.0.0.1:8080", &self.model.addr().to_string());
+        kubectl_with_input(&self.api, &["apply", "--server-side", "-f", "-"], &change(&text)).await.map(drop)
+    }
+
+    pub(crate) async fn quotas(&self) -> Result<Api<DynamicObject>> {
+        self.api.objects(OURS, "AIQuota", NAMESPACE).await
+    }
+
+    pub(crate) async fn stores(&self) -> Result<Api<DynamicObject>> {
+        self.api.objects(OURS, "AIQuotaStore", NAMESPACE).await
+    }
+
+    pub(crate) async fn plugins(&self) -> Result<Api<DynamicObject>> {
+        self.api.objects(WASM_PLUGIN, "WasmPlugin", NAMESPACE).await
+    }
+
+    /// Waits until a condition of an object has this status, for the generation that is there now.
+    pub(crate) async fn condition(
+        &self,
+        objects: &Api<DynamicObject>,
+        name: &str,
+        kind: &str,
+        status: &str,
+    ) -> Result<Value> {
+        self.eventually(&format!("{name} has {kind}={status}"), async || {
+            let object = objects.get(name).await?;
+            let found = condition(&object, kind).with_context(|| format!("no such condition: {}", shown(&object)))?;
+            ensure!(found["status"] == status, "{}", shown(&object));
+            ensure!(found["observedGeneration"].as_i64() == object.metadata.generation, "{}", shown(&object));
+            Ok(found)
+        })
+        .await
+    }
+
+    /// Waits until the AIQuota is ready.
+    pub(crate) async fn ready(&self, quota: &str) -> Result<()> {
+        self.condition(&self.quotas().await?, quota, "Ready", "True").await.map(drop)
+    }
+
+    /// The AIQuota of the quickstart with these consumers.
+    pub(crate) async fn apply_consumers(&self, consumers: &Value) -> Result<()> {
+        self.api.apply(&quota("chat", &json!({"consumers": consumers}))).await.map(drop)
+    }
+
+    /// The notes of the Events about an object, by their reason.
+    pub(crate) async fn events(&self, reason: &str) -> Result<Vec<String>> {
+        let events = self.api.objects("events.k8s.io/v1", "Event", NAMESPACE).await?;
+        let events = events.list(&ListParams::default()).await?;
+        let notes = events.items.iter().filter(|event| event.data["reason"] == reason);
+        Ok(notes.map(|event| event.data["note"].as_str().unwrap_or_default().to_owned()).collect())
+    }
+
+    /// Waits until the controller has gone `more` times from a snapshot to the last report.
+    pub(crate) async fn rounds(&self, more: usize) -> Result<()> {
+        let controller = self.controller.get().context("no controller was started")?;
+        let rounds = || controller.log().matches("round done").count();
+        let goal = rounds() + more;
+        self.eventually("the controller goes round", async || {
+            controller.ensure_running()?;
+            ensure!(rounds() >= goal, "{} of {goal} rounds", rounds());
+            Ok(())
+        })
+        .await
+    }
+}
+
+/// The AIQuota of the quickstart, with other fields in its spec.
+pub(crate) fn quota(name: &str, fields: &Value) -> Value {
+    let mut quota = json!({
+        "apiVersion": OURS, "kind": "AIQuota", "metadata": {"name": name, "namespace": NAMESPACE},
+        "spec": {
+            "targetRefs": [{"kind": "Ingress", "name": "qwen"}],
+            "keyPrefix": "chat_quota:",
+            "admin": {"consumer": "aliyun-admin", "path": "/quota"},
+            "consumers": [{"name": "aliyun-user1", "quota": 10000}, {"name": "aliyun-user2", "quota": 50000}],
+        },
+    });
+    for (field, value) in fields.as_object().into_iter().flatten() {
+        quota["spec"][field] = value.clone();
+    }
+    quota
+}
+
+pub(crate) fn condition(object: &DynamicObject, kind: &str) -> Option<Value> {
+    let conditions = object.data.pointer("/status/conditions")?.as_array()?;
+    conditions.iter().find(|condition| condition["type"] == kind).cloned()
+}
+
+fn shown(object: &DynamicObject) -> String {
+    format!("generation {:?}, status {}", object.metadata.generation, object.data["status"])
+}

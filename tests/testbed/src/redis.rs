@@ -4,9 +4,11 @@
 use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use nix::sys::signal::Signal;
+use redis::AsyncConnectionConfig;
 use redis::aio::MultiplexedConnection;
 use tempfile::TempDir;
 
@@ -16,6 +18,8 @@ use crate::wait::eventually;
 /// The user as whom [`Redis::connect`] works; it may do everything, whatever the options say.
 const ADMIN: &str = "testbed";
 const ADMIN_PASSWORD: &str = "testbed-only";
+
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// How to start a Redis server.
 #[derive(Clone, Debug, Default)]
@@ -81,7 +85,10 @@ impl Redis {
     /// When the server does not answer.
     pub async fn connect(&self) -> Result<MultiplexedConnection> {
         let url = format!("redis://{ADMIN}:{ADMIN_PASSWORD}@{}", self.addr());
-        Ok(redis::Client::open(url)?.get_multiplexed_async_connection().await?)
+        // The library's own timeouts are below a second: a busy machine would fail tests that are right.
+        let patient =
+            AsyncConnectionConfig::new().set_connection_timeout(Some(PATIENCE)).set_response_timeout(Some(PATIENCE));
+        Ok(redis::Client::open(url)?.get_multiplexed_async_connection_with_config(&patient).await?)
     }
 
     /// Deletes every key of every database.

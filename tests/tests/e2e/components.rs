@@ -36,7 +36,7 @@ async fn a_paused_redis_is_connected_to_but_answers_only_when_resumed() -> Resul
     assert!(redis::cmd("PING").query_async::<String>(&mut connection).await.expect_err("frozen").is_timeout());
     tokio::net::TcpStream::connect(redis.addr()).await?;
     redis.resume()?;
-    assert_eq!(redis::cmd("PING").query_async::<String>(&mut connection).await?, "PONG");
+    assert_eq!(redis::cmd("PING").query_async::<String>(&mut redis.connect().await?).await?, "PONG");
     Ok(())
 }
 

@@ -32,7 +32,8 @@
 --   PERIOD is nothing, or: schedule, mode (reset | add | carryover), cap, then 1 to n of: ordinal, unix second.
 --   Any of them -> layout, version.
 --
--- Amounts are integers within 2^53-1 of zero, which Lua's doubles hold exactly; sums saturate there.
+-- Amounts are integers within 2^53-1 of zero, which Lua's doubles hold exactly; sums saturate there. The script is
+-- compiled once but its functions are made anew in every call: few of them, and what is rare stands where it is used.
 
 local MAX = 9007199254740991
 local EXPIRED_PER_CALL = 64
@@ -41,6 +42,25 @@ local operation = ARGV[1]
 
 -- What is stored. -----------------------------------------------------------------------------------------------
 
+local stored = redis.pcall('HMGET', LEDGER, 'layout', 'owner', 'uid', 'schedule', 'unlimited', 'lazy',
+  'term', 'generation', 'grant', 'ordinal', 'used', 'held', 'parked')
+if stored.err then return { 'malformed', 'the ledger is not a hash' } end
+local ledger = stored[1]
+if ledger and ledger ~= '1' then return { 'layout', ledger } end
+for i = 7, 13 do
+  if stored[i] then
+    local n = tonumber(stored[i])
+    if not n or n % 1 ~= 0 or n > MAX or n < -MAX then
+      local names = { 'term', 'generation', 'grant', 'ordinal', 'used', 'held', 'parked' }
+      return { 'malformed', 'ledger ' .. names[i - 6] .. ' ' .. stored[i] }
+    end
+    stored[i] = n
+  end
+end
+local owner, uid, schedule, unlimited, lazy = stored[2], stored[3], stored[4], stored[5] == '1', stored[6] == '1'
+local term, generation, grant, ordinal = stored[7] or 0, stored[8] or 0, stored[9], stored[10]
+local used, held, parked = stored[11] or 0, stored[12] or 0, stored[13]
+
 -- The integer a text is, if Redis would count with it and a double holds it; otherwise nil.
 local function int(text)
   if not (text == '0' or string.find(text, '^-?[1-9]%d*$')) then return nil end
@@ -48,34 +68,6 @@ local function int(text)
   if n > MAX or n < -MAX then return nil end
   return n
 end
-
--- The text of an integer; adding 0 turns a negative zero into zero.
-local function text(n)
-  return string.format('%.0f', n + 0)
-end
-
-local function clamp(n)
-  return math.max(-MAX, math.min(MAX, n))
-end
-
-local FIELDS = {
-  'layout', 'owner', 'uid', 'schedule', 'unlimited', 'lazy',
-  'term', 'generation', 'grant', 'ordinal', 'used', 'held', 'parked',
-}
-local stored = redis.pcall('HMGET', LEDGER, unpack(FIELDS))
-if stored.err then return { 'malformed', 'the ledger is not a hash' } end
-local ledger = stored[1]
-if ledger and ledger ~= '1' then return { 'layout', ledger } end
-for i = 7, 13 do
-  if stored[i] then
-    local n = int(stored[i])
-    if not n then return { 'malformed', 'ledger ' .. FIELDS[i] .. ' ' .. stored[i] } end
-    stored[i] = n
-  end
-end
-local owner, uid, schedule, unlimited, lazy = stored[2], stored[3], stored[4], stored[5] == '1', stored[6] == '1'
-local term, generation, grant, ordinal = stored[7] or 0, stored[8] or 0, stored[9], stored[10]
-local used, held, parked = stored[11] or 0, stored[12] or 0, stored[13]
 
 -- The balance: an integer, false where there is none, and otherwise `broken` shows what stands there instead.
 local balance, broken = redis.pcall('GET', BALANCE), nil
@@ -87,7 +79,37 @@ elseif balance then
   if balance then broken = nil end
 end
 
+-- The period: what the caller says, decided by Redis' clock. ----------------------------------------------------
+
+local first
+if operation == 'check' then first = 7
+elseif operation == 'charge' then first = 5
+elseif operation == 'apply' then first = 8
+elseif operation == 'query' then first = 2
+elseif operation == 'set' or operation == 'add' then first = 3
+else return redis.error_reply('ERR aiquota: unknown operation') end
+local their, mode, current = ARGV[first] or false, ARGV[first + 1], nil
+if their then
+  local now = tonumber(redis.call('TIME')[1])
+  current = tonumber(ARGV[first + 3]) - 1
+  for i = first + 3, #ARGV, 2 do
+    if tonumber(ARGV[i + 1]) > now then break end
+    current = tonumber(ARGV[i])
+  end
+end
+
+-- Changes. ------------------------------------------------------------------------------------------------------
+
 local changed = 0
+
+-- The text of an integer; adding 0 turns a negative zero into zero.
+local function text(n)
+  return string.format('%.0f', n + 0)
+end
+
+local function clamp(n)
+  return math.max(-MAX, math.min(MAX, n))
+end
 
 local function save(...)
   redis.call('HSET', LEDGER, ...)
@@ -105,30 +127,6 @@ local function write(n)
   changed = 1
 end
 
--- The period: what the caller says, decided by Redis' clock. ----------------------------------------------------
-
-local first = ({ check = 7, charge = 5, apply = 8, query = 2, set = 3, add = 3 })[operation]
-if not first then return redis.error_reply('ERR aiquota: unknown operation') end
-local their, mode, current = ARGV[first], ARGV[first + 1], nil
-if their then
-  local now = tonumber(redis.call('TIME')[1])
-  current = tonumber(ARGV[first + 3]) - 1
-  for i = first + 3, #ARGV, 2 do
-    if tonumber(ARGV[i + 1]) > now then break end
-    current = tonumber(ARGV[i])
-  end
-end
-
--- The grants of k periods on top of a base.
-local function granted(base, k)
-  while k > 0 and grant > 0 and base < MAX do
-    local step = math.min(k, math.floor(MAX / grant))
-    base = math.min(MAX, base + step * grant)
-    k = k - step
-  end
-  return base
-end
-
 -- Follow the caller's schedule from its current period on; nothing is granted for it.
 local function follow()
   if their then
@@ -140,24 +138,47 @@ local function follow()
   end
 end
 
--- Gives what the boundaries that passed give. A parked amount gets no grants, but a Reset makes it the grant:
--- usage of an older period is forgiven to everybody.
-local function roll()
-  if not ledger or not their or schedule ~= their or not ordinal or current <= ordinal then return end
-  -- What cannot be counted with keeps its period, so that it rolls when it is repaired; who sets it repairs it.
-  if broken and not unlimited and operation ~= 'set' then return end
+-- What is refused before anything changes, and who follows which schedule. --------------------------------------
+
+local ours, value = false, nil
+if operation == 'check' then
+  -- No controller writes these ledgers: the policy that made them carries its edits to them.
+  ours = lazy and ARGV[5] ~= '' and owner == ARGV[6]
+  if ours and schedule ~= their then follow() end
+elseif operation == 'apply' then
+  if ledger then
+    -- The term first; the generation only under the same uid.
+    local to_term = tonumber(ARGV[3])
+    if to_term < term then return { 'stale' } end
+    if owner and owner ~= ARGV[2] and ARGV[7] ~= '1' then return { 'conflict', owner, lazy and 1 or 0 } end
+    if to_term == term and owner == ARGV[2] and uid == ARGV[4] and tonumber(ARGV[5]) < generation then
+      return { 'stale' }
+    end
+  end
+elseif operation == 'set' or operation == 'add' then
+  value = int(ARGV[2])
+  if not value then return { 'range' } end
+end
+
+-- Roll: gives what the boundaries that passed give. A parked amount gets no grants, but a Reset makes it the grant:
+-- usage of an older period is forgiven to everybody. What cannot be counted with keeps its period, so that it rolls
+-- when it is repaired; who sets it repairs it. --------------------------------------------------------------------
+
+if ledger and their and schedule == their and ordinal and current > ordinal
+  and (not broken or unlimited or operation == 'set') then
   local away = parked and not lazy and not balance and not broken
-  if grant and not broken then
-    local to = balance
-    if mode == 'reset' then
-      if not away then to = grant end
-    elseif not away then
+  if grant and not broken and not away then
+    local to = grant
+    if mode ~= 'reset' then
       to = balance or 0
-      if mode == 'carryover' then
-        to = math.min(granted(math.max(to, 0), current - ordinal), tonumber(ARGV[first + 2]))
-      else
-        to = granted(to, current - ordinal)
+      if mode == 'carryover' then to = math.max(to, 0) end
+      local boundaries = current - ordinal
+      while boundaries > 0 and grant > 0 and to < MAX do
+        local step = math.min(boundaries, math.floor(MAX / grant))
+        to = math.min(MAX, to + step * grant)
+        boundaries = boundaries - step
       end
+      if mode == 'carryover' then to = math.min(to, tonumber(ARGV[first + 2])) end
     end
     if to ~= balance then write(to) end
   end
@@ -181,57 +202,11 @@ end
 
 -- May a request pass? -------------------------------------------------------------------------------------------
 
--- Drops expired holds, some per call; holds that vanished from Redis do not count either.
-local function expire()
-  local ids = redis.call('ZRANGEBYSCORE', HOLDS, '-inf', redis.call('TIME')[1], 'LIMIT', 0, EXPIRED_PER_CALL)
-  local left = held
-  if #ids > 0 then
-    for _, amount in ipairs(redis.call('HMGET', AMOUNTS, unpack(ids))) do
-      left = left - (amount and tonumber(amount) or 0)
-    end
-    redis.call('ZREM', HOLDS, unpack(ids))
-    redis.call('HDEL', AMOUNTS, unpack(ids))
-  end
-  if left < 0 or redis.call('EXISTS', HOLDS) == 0 then left = 0 end
-  if left ~= held then
-    held = left
-    save('held', text(held))
-  end
-end
-
--- The balance of a consumer that has none: the default, but never more than what it has left elsewhere: parked,
--- or not spent in this period where the key was lost.
-local function create(default, default_owner)
-  local kept = nil
-  if parked and not lazy then
-    kept = parked
-  elseif ledger and grant then
-    kept = grant - used
-  end
-  write(kept and math.min(kept, default) or default)
-  if not ledger then
-    ledger, grant = '1', default
-    save('layout', ledger, 'owner', default_owner, 'uid', '', 'term', '0', 'generation', '0',
-      'grant', text(default), 'used', '0', 'lazy', '1')
-    follow()
-  elseif parked and not lazy then
-    -- Listed again, it shall have what it had: its older spending is kept as a difference.
-    local older = grant and clamp(parked - balance - (grant - default)) or 0
-    grant, lazy = default, true
-    save('owner', default_owner, 'lazy', '1', 'grant', text(default), 'parked', text(older))
-    if schedule ~= (their or false) then follow() end
-  end
-end
-
 if operation == 'check' then
   local need, id, default = tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[5])
-  local ours = lazy and default and owner == ARGV[6]
-  -- No controller writes these ledgers: the policy that made them carries its edits to them.
-  if ours and schedule ~= (their or false) then follow() end
-  roll()
-  local period = schedule and schedule == their and ordinal
-  if unlimited then return { 'unlimited', period } end
+  if unlimited then return { 'unlimited', schedule and schedule == their and ordinal } end
   if broken then return { 'malformed', broken } end
+
   if ours and grant and grant ~= default then
     if balance then write(clamp(balance + (default - grant))) end
     grant = default
@@ -239,12 +214,47 @@ if operation == 'check' then
   end
   if not balance then
     if not default then return { 'refused', false } end
-    create(default, ARGV[6])
-    period = their and schedule == their and ordinal
+    -- The default, but never more than what the consumer has left elsewhere: parked, or not spent in this period
+    -- where the key was lost.
+    local kept = nil
+    if parked and not lazy then
+      kept = parked
+    elseif ledger and grant then
+      kept = grant - used
+    end
+    write(kept and math.min(kept, default) or default)
+    if not ledger then
+      ledger = '1'
+      save('layout', ledger, 'owner', ARGV[6], 'uid', '', 'term', '0', 'generation', '0', 'grant', text(default),
+        'used', '0', 'lazy', '1')
+      follow()
+    elseif parked and not lazy then
+      -- Listed again, it shall have what it had: its older spending is kept as a difference.
+      local older = grant and clamp(parked - balance - (grant - default)) or 0
+      save('owner', ARGV[6], 'lazy', '1', 'grant', text(default), 'parked', text(older))
+      if schedule ~= their then follow() end
+    end
   end
-  if held > 0 then expire() end
+
   local own = 0
-  if id ~= '' and held > 0 then own = tonumber(redis.call('HGET', AMOUNTS, id) or 0) or 0 end
+  if held > 0 then
+    -- Drop expired holds, some per call; holds that vanished from Redis do not count either.
+    local left = held
+    local ids = redis.call('ZRANGEBYSCORE', HOLDS, '-inf', redis.call('TIME')[1], 'LIMIT', 0, EXPIRED_PER_CALL)
+    if #ids > 0 then
+      for _, amount in ipairs(redis.call('HMGET', AMOUNTS, unpack(ids))) do
+        left = left - (amount and tonumber(amount) or 0)
+      end
+      redis.call('ZREM', HOLDS, unpack(ids))
+      redis.call('HDEL', AMOUNTS, unpack(ids))
+    end
+    if left < 0 or redis.call('EXISTS', HOLDS) == 0 then left = 0 end
+    if left ~= held then
+      held = left
+      save('held', text(held))
+    end
+    if id ~= '' then own = tonumber(redis.call('HGET', AMOUNTS, id) or 0) or 0 end
+  end
   local available = clamp(balance - (held - own))
   if available < need then return { 'refused', available } end
   if id ~= '' and ledger then
@@ -252,14 +262,13 @@ if operation == 'check' then
     redis.call('HSET', AMOUNTS, id, text(need))
     save('held', text(held - own + need))
   end
-  return { 'admitted', available, period or false }
+  return { 'admitted', available, schedule and schedule == their and ordinal }
 end
 
 -- What did it use? ----------------------------------------------------------------------------------------------
 
 if operation == 'charge' then
   local tokens, id, admitted_in = tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4])
-  roll()
   if id ~= '' and held > 0 then
     local amount = redis.call('HGET', AMOUNTS, id)
     if amount then
@@ -290,17 +299,7 @@ end
 -- What an object declares. --------------------------------------------------------------------------------------
 
 if operation == 'apply' then
-  local to_owner, to_term, to_uid, to_generation = ARGV[2], tonumber(ARGV[3]), ARGV[4], tonumber(ARGV[5])
-  local to_grant, takeover = tonumber(ARGV[6]), ARGV[7] == '1'
-  if ledger then
-    -- The term first; the generation only under the same uid.
-    if to_term < term then return { 'stale' } end
-    if owner and owner ~= to_owner and not takeover then return { 'conflict', owner, lazy and 1 or 0 } end
-    if to_term == term and owner == to_owner and uid == to_uid and to_generation < generation then
-      return { 'stale' }
-    end
-    roll()
-  end
+  local to_owner, to_uid, to_generation, to_grant = ARGV[2], ARGV[4], tonumber(ARGV[5]), tonumber(ARGV[6])
   if broken then return { 'malformed', broken } end
 
   local to = balance
@@ -323,21 +322,18 @@ if operation == 'apply' then
   elseif not unlimited then
     save('unlimited', '1')
   end
-  if schedule ~= (their or false) then follow() end
+  if schedule ~= their then follow() end
   if lazy then forget('lazy') end
   if not ledger then save('layout', '1', 'used', '0') end
   -- A newer term alone is not worth a write.
   if changed == 1 or owner ~= to_owner or uid ~= to_uid or generation ~= to_generation then
-    save('owner', to_owner, 'uid', to_uid, 'term', text(to_term), 'generation', text(to_generation))
+    save('owner', to_owner, 'uid', to_uid, 'term', ARGV[3], 'generation', ARGV[5])
   end
-  return { 'applied', changed, balance or false, used }
+  return { 'applied', changed, balance, used }
 end
 
 -- What upstream's admin API asks. -------------------------------------------------------------------------------
 
-local value = operation ~= 'query' and int(ARGV[2])
-if value == nil then return { 'range' } end
-roll()
 if operation == 'set' then
   redis.call('SET', BALANCE, ARGV[2])
   if parked and not lazy then forget('parked') end

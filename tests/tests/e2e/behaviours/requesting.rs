@@ -182,10 +182,12 @@ pub(super) const SUITE: &[Behaviour] = &[
     behaviour("what is no ledger refuses and is never rewritten", DEFAULT_RESET, |s| {
         Box::pin(async move {
             s.declare("ann", Grant::Tokens(100)).await?;
-            s.edit("ann", "grant", "1e3").await?;
-            let before = s.ledger("ann").await?;
-            assert_eq!(s.ask("ann", 1).await?, Asked::NoQuota);
-            assert_eq!(s.ledger("ann").await?, before);
+            for value in ["", "abc", "12.5", "9007199254740992", "inf", "nan"] {
+                s.edit("ann", "grant", value).await?;
+                let before = s.ledger("ann").await?;
+                assert_eq!(s.ask("ann", 1).await?, Asked::NoQuota, "{value}");
+                assert_eq!(s.ledger("ann").await?, before);
+            }
             s.redis::<()>(&[b"SET", &s.key("bob").ledger(), b"text"]).await?;
             assert_eq!(s.ask("bob", 1).await?, Asked::NoQuota);
             s.balance_is("bob", None).await

@@ -134,11 +134,11 @@ mod tests {
 
     use super::*;
 
-    fn auth(global: Value, rules: Value) -> KeyAuth {
+    fn auth(global: Option<bool>, rules: &Value) -> KeyAuth {
         let mut config = json!({"consumers": [{"name": "alice", "credential": "a"}, {"name": "bob", "credential": "b"}],
             "keys": ["x-api-key", "apikey"], "in_header": true, "in_query": true, "_rules_": rules});
-        if !global.is_null() {
-            config["global_auth"] = global;
+        if let Some(global) = global {
+            config["global_auth"] = json!(global);
         }
         KeyAuth::new(&config).unwrap()
     }
@@ -161,19 +161,19 @@ mod tests {
     fn without_a_word_on_global_auth_all_is_guarded_until_a_rule_exists() {
         let here = json!([{"_match_domain_": ["llm.example"], "allow": ["alice"]}]);
         let elsewhere = json!([{"_match_domain_": ["*.other"], "allow": ["alice"]}]);
-        assert_eq!(check(&auth(Value::Null, json!([])), Some("a"), "/"), "alice");
-        assert_eq!(check(&auth(Value::Null, elsewhere.clone()), None, "/"), "pass");
-        assert_eq!(check(&auth(Value::Null, here.clone()), Some("a"), "/"), "alice");
-        assert_eq!(check(&auth(json!(true), elsewhere), Some("b"), "/"), "bob");
+        assert_eq!(check(&auth(None, &json!([])), Some("a"), "/"), "alice");
+        assert_eq!(check(&auth(None, &elsewhere), None, "/"), "pass");
+        assert_eq!(check(&auth(None, &here), Some("a"), "/"), "alice");
+        assert_eq!(check(&auth(Some(true), &elsewhere), Some("b"), "/"), "bob");
         assert_eq!(
-            check(&auth(json!(false), here), Some("b"), "/"),
+            check(&auth(Some(false), &here), Some("b"), "/"),
             "403 Request denied by Key Auth check. Unauthorized consumer."
         );
     }
 
     #[test]
     fn no_key_several_keys_and_unknown_keys_are_told_apart() {
-        let all = auth(json!(true), json!([]));
+        let all = auth(Some(true), &json!([]));
         let refused = "Request denied by Key Auth check.";
         assert_eq!(check(&all, None, "/"), format!("401 {refused} No Key Authentication information found."));
         assert_eq!(

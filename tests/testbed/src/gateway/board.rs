@@ -49,8 +49,11 @@ pub(super) struct Board {
     traps: AtomicU64,
     builds: Mutex<BTreeMap<String, u64>>,
     metrics: Mutex<Metrics>,
-    shared: Mutex<HashMap<Vec<u8>, (Vec<u8>, u32)>>,
+    shared: Mutex<HashMap<Vec<u8>, Versioned>>,
 }
+
+/// A value with the number of its last change.
+type Versioned = (Vec<u8>, u32);
 
 #[derive(Default)]
 struct Metrics {

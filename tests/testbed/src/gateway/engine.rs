@@ -18,8 +18,8 @@ use super::{imports, wasi};
 /// How often the epoch advances.
 pub(super) const EPOCH: Duration = Duration::from_millis(10);
 
-/// The size of a wasm stack; Go-built modules need more than the default.
-const STACK: usize = 4 << 20;
+/// The size of a wasm stack, which is part of the thread's own: half of what a test's thread has.
+const STACK: usize = 1 << 20;
 
 /// A module ready to be instantiated: what each worker makes its VM from.
 pub(super) struct Prepared {

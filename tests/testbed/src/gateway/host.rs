@@ -195,14 +195,14 @@ impl Host {
         }
     }
 
-    pub(super) fn set_property(&mut self, key: Vec<u8>, value: Vec<u8>) -> i32 {
+    pub(super) fn set_property(&mut self, key: &[u8], value: Vec<u8>) -> i32 {
         use super::abi::status::{BAD_ARGUMENT, NOT_FOUND, OK};
         let acting = self.acting();
         let Some(context) = self.contexts.get_mut(&acting).filter(|context| !context.over) else {
             return NOT_FOUND;
         };
         let bytes = || std::str::from_utf8(&value).ok()?.parse().ok();
-        match key.strip_suffix(b"\0").unwrap_or(&key) {
+        match key.strip_suffix(b"\0").unwrap_or(key) {
             b"clear_route_cache" => context.keep_route = value == b"off",
             b"set_decoder_buffer_limit" => match bytes() {
                 Some(limit) => context.stream.borrow_mut().request_limit = limit,

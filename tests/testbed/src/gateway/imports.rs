@@ -56,7 +56,7 @@ fn general(linker: &mut Linker<Host>) -> Result<()> {
         |mut guest: Guest<'_>, ptr: i32, len: i32, value: i32, value_len: i32| {
             let key = some!(read(&mut guest, ptr, len), INVALID_MEMORY);
             let value = some!(read(&mut guest, value, value_len), INVALID_MEMORY);
-            Ok(guest.data_mut().set_property(key, value))
+            Ok(guest.data_mut().set_property(&key, value))
         },
     )?;
     linker.func_wrap("env", "proxy_get_current_time_nanoseconds", |mut guest: Guest<'_>, out: i32| {

@@ -170,6 +170,7 @@ impl Gateway {
         }
         let threads = Some(threads);
         let gateway = Self { tasks, threads, addr, board, worlds, applied, history, _runtime: runtime };
+        gateway.settled(|loaded| loaded.generation > 0).await?;
         if let Some(objects) = objects {
             gateway.set_objects(objects).await?;
         }

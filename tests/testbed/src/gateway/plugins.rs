@@ -190,7 +190,7 @@ fn base64(text: &str) -> Option<Vec<u8>> {
 mod tests {
     use super::*;
 
-    fn plugin(name: &str, spec: Value) -> Value {
+    fn plugin(name: &str, spec: &Value) -> Value {
         json!({"metadata": {"namespace": "higress-system", "name": name}, "spec": spec})
     }
 
@@ -221,11 +221,11 @@ mod tests {
     #[test]
     fn one_template_that_cannot_be_resolved_leaves_all_of_the_object_unexpanded() {
         let spec = |other: &str| json!({"url": "u", "defaultConfig": {"p": "${secret.n/s.password}", "q": other}});
-        let (specs, problems) = read(&[plugin("a", spec("plain ${x}"))], &secrets(), "higress-system");
+        let (specs, problems) = read(&[plugin("a", &spec("plain ${x}"))], &secrets(), "higress-system");
         assert_eq!((specs[0].config["p"].as_str(), problems.len()), (Some("p@ss"), 0));
         assert_eq!(specs[0].config["q"], "plain ${x}");
         for other in ["${secret.n/s.absent}", "${secret.n/absent.k}", "${config.n/s.k}", "${secret.n/s.quote}"] {
-            let (specs, problems) = read(&[plugin("a", spec(other))], &secrets(), "higress-system");
+            let (specs, problems) = read(&[plugin("a", &spec(other))], &secrets(), "higress-system");
             assert_eq!(specs[0].config["p"], "${secret.n/s.password}", "{other}");
             assert_eq!(problems.len(), 1, "{other}");
         }
@@ -240,7 +240,7 @@ mod tests {
             ("limit", "UNSPECIFIED_PHASE", 600),
             ("guard", "AUTHN", 1000),
         ]
-        .map(|(name, phase, priority)| plugin(name, json!({"phase": phase, "priority": priority})));
+        .map(|(name, phase, priority)| plugin(name, &json!({"phase": phase, "priority": priority})));
         let (specs, _) = read(&plugins, &[], "higress-system");
         let names: Vec<&str> = specs.iter().map(|spec| spec.name.as_str()).collect();
         assert_eq!(names, ["guard", "auth", "stats", "quota", "limit"]);

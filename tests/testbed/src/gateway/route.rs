@@ -303,7 +303,7 @@ mod tests {
 
     use super::*;
 
-    fn ingress(namespace: &str, name: &str, annotations: Value, path: &str) -> Value {
+    fn ingress(namespace: &str, name: &str, annotations: &Value, path: &str) -> Value {
         json!({"metadata": {"namespace": namespace, "name": name, "annotations": annotations},
             "spec": {"rules": [{"http": {"paths": [{"path": path, "pathType": "Prefix"}]}}]}})
     }
@@ -321,7 +321,7 @@ mod tests {
     #[test]
     fn a_route_outside_the_gateways_namespace_carries_its_namespace() {
         let to = json!({"higress.io/destination": "100% llm.static:80\n"});
-        let routes = [ingress("higress-system", "a", to.clone(), "/a"), ingress("team", "b", to, "/b")];
+        let routes = [ingress("higress-system", "a", &to, "/a"), ingress("team", "b", &to, "/b")];
         let routes = Routes::new(&routes, "higress-system");
         let found = |path| routes.find(&request(path, &[])).map(|route| (route.name.clone(), route.cluster.clone()));
         assert_eq!(found("/a/x?y"), Some(("a".into(), "outbound|80||llm.static".into())));
@@ -331,17 +331,17 @@ mod tests {
 
     #[test]
     fn a_fallback_twin_is_found_only_with_the_header_of_its_main_route() {
-        let to = |extra: Value| {
+        let to = |extra: &Value| {
             let mut to = json!({"higress.io/destination": "llm.static:80"});
             to.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
             to
         };
         let routes = [
-            ingress("higress-system", "ai-route-x.internal", to(json!({})), "/"),
+            ingress("higress-system", "ai-route-x.internal", &to(&json!({})), "/"),
             ingress(
                 "higress-system",
                 "ai-route-x.fallback.internal",
-                to(json!({"testbed.aiquota/fallback-on": "4xx"})),
+                &to(&json!({"testbed.aiquota/fallback-on": "4xx"})),
                 "/",
             ),
         ];

@@ -90,6 +90,12 @@ async fn work(
     let snapshot = shared.snapshots.borrow_and_update().clone();
     let board = Arc::clone(&shared.board);
     let worker = Worker::new(index, board, shared.redis_connect_timeout, shared.deadline, Arc::clone(&snapshot));
+    let apply = |snapshot: Arc<Snapshot>| {
+        let generation = snapshot.generation;
+        let failures = worker.apply(snapshot);
+        shared.applied.send_modify(|applied| applied[index] = Applied { generation, failures });
+    };
+    apply(snapshot);
     if let Some(listening) = listening {
         tokio::task::spawn_local(accept(listening));
     }
@@ -101,10 +107,7 @@ async fn work(
                 if changed.is_err() {
                     return;
                 }
-                let snapshot = shared.snapshots.borrow_and_update().clone();
-                let generation = snapshot.generation;
-                let failures = worker.apply(snapshot);
-                shared.applied.send_modify(|applied| applied[index] = Applied { generation, failures });
+                apply(shared.snapshots.borrow_and_update().clone());
             }
             Some(connection) = connections.recv() => {
                 tokio::task::spawn_local(serve(Rc::clone(&worker), connection));

@@ -74,8 +74,8 @@ pub(super) async fn watch(client: Client, worlds: UnboundedSender<World>) {
                 () = &mut gathered => break,
             }
         }
-        let changed = stores.iter_mut().fold(false, |changed, store| std::mem::take(&mut store.changed) || changed);
-        if changed && stores.iter().all(|store| store.listed) {
+        if stores.iter().all(|store| store.listed) && stores.iter().any(|store| store.changed) {
+            stores.iter_mut().for_each(|store| store.changed = false);
             let world = KINDS.iter().zip(&stores).map(|((_, _, kind), store)| ((*kind).to_owned(), store.objects()));
             if worlds.send(world.collect::<BTreeMap<_, _>>()).is_err() {
                 return;

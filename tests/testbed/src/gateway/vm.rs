@@ -142,7 +142,7 @@ impl Machine {
         };
         let (arg, count, end) = (id as i32, count as i32, i32::from(end));
         let returned = match calls {
-            Headers::Absent => Some(0),
+            Headers::Absent => return Ok(HeaderAction::Continue),
             Headers::Old(call) => {
                 let call = Some(call.clone());
                 self.call(call, (arg, count), id)?

@@ -20,6 +20,7 @@ pub(super) struct Worker {
 }
 
 impl Worker {
+    /// Runs nothing yet.
     pub(super) fn new(
         index: usize,
         board: Arc<Board>,
@@ -27,16 +28,9 @@ impl Worker {
         deadline: Duration,
         snapshot: Arc<Snapshot>,
     ) -> Rc<Self> {
-        let worker = Rc::new(Self {
-            index,
-            board,
-            pool: Rc::new(Pool::new(connect_timeout)),
-            deadline,
-            plugins: RefCell::default(),
-            snapshot: RefCell::new(Arc::clone(&snapshot)),
-        });
-        worker.apply(snapshot);
-        worker
+        let pool = Rc::new(Pool::new(connect_timeout));
+        let (plugins, snapshot) = (RefCell::default(), RefCell::new(snapshot));
+        Rc::new(Self { index, board, pool, deadline, plugins, snapshot })
     }
 
     /// Takes a new snapshot; answers what each plugin fails with, if it does. Streams under way keep what they have.

@@ -19,7 +19,6 @@ fn main() {
     println!("10,000 objects x 10 consumers on 1,000 routes");
     measure("build", || plan::build(&world).seeds.len());
     measure("program", || plan::program(&plan, &seeded).plugins.len());
-    measure("differs", || program.plugins.iter().filter(|plugin| plugin.differs()).count());
     measure("status of all", || {
         (0..plan.verdicts.len())
             .map(|verdict| plan::status(&plan, verdict, &seeded, &program, &writes, now).conditions.len())

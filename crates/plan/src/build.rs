@@ -12,7 +12,7 @@ use enforcement::{
 
 use crate::{
     AI_QUOTA, GUARD, Guard, Key, Object, Owner, Plan, Reason, Seed, Verdict, Warning, World,
-    age::age,
+    age::by_age,
     auth::AuthPlugins,
     existing::Existing,
     gateway::{Gateway, Matcher, Policy, difference},
@@ -70,7 +70,7 @@ impl Draft {
     fn new(world: &World) -> Self {
         let read = world.quotas.iter().cloned().map(Object::Read);
         let mut objects: Vec<Object> = read.chain(world.undecodable.iter().cloned().map(Object::Undecodable)).collect();
-        objects.sort_by_cached_key(|object| age(object.metadata()));
+        objects.sort_by(|a, b| by_age(a.metadata(), b.metadata()));
         let verdicts = objects.into_iter().map(|object| Verdict {
             key: Key::of(object.metadata()),
             object,

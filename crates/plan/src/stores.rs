@@ -12,7 +12,7 @@ use k8s_openapi::api::core::v1::Secret;
 
 use crate::{
     Access, Key, Reason, StorePlan, World,
-    age::age,
+    age::by_age,
     validate::{host_and_port, milliseconds, validate_store},
 };
 
@@ -43,7 +43,7 @@ impl Stores {
 /// `kept` are the stores the gateway has now: one whose object cannot be read stays as it is there.
 pub(crate) fn resolve(world: &World, kept: &BTreeMap<String, wire::Store>) -> Stores {
     let mut objects: Vec<_> = world.stores.iter().collect();
-    objects.sort_by_cached_key(|store| age(&store.metadata));
+    objects.sort_by(|a, b| by_age(&a.metadata, &b.metadata));
 
     let mut stores = Stores {
         plans: Vec::new(),

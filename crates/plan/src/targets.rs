@@ -99,32 +99,33 @@ impl<'a> Targets<'a> {
 
     /// A refusal by the gateway can be redirected to a fallback route: none may be left unmetered.
     fn ingress(&self, namespace: &str, name: &str, ingress: &'a Ingress) -> Matched {
-        let mut derived = vec![format!("{name}-default"), format!("{name}-fallback")];
+        let mut derived = vec![self.named(namespace, name, "-default"), self.named(namespace, name, "-fallback")];
         if let Some(route) = name
             .strip_suffix(".internal")
             .filter(|route| route.starts_with("ai-route-") && !route.ends_with(".fallback"))
         {
-            derived.push(format!("{route}.fallback.internal"));
+            derived.push(self.named(namespace, route, ".fallback.internal"));
         }
         if !self.canaries.is_empty() && !is_canary(ingress) {
             let mut canaries: Vec<&str> =
                 places(ingress).filter_map(|place| self.canaries.get(&place)).flatten().copied().collect();
             canaries.sort_unstable();
             canaries.dedup();
-            derived.extend(canaries.into_iter().map(str::to_owned));
+            derived.extend(canaries.into_iter().map(|name| self.route(namespace, name)));
         }
-        Matched {
-            named: self.route(namespace, name),
-            derived: derived.iter().map(|name| self.route(namespace, name)).collect(),
-        }
+        Matched { named: self.route(namespace, name), derived }
+    }
+
+    pub(crate) fn route(&self, namespace: &str, name: &str) -> Matcher {
+        self.named(namespace, name, "")
     }
 
     /// As the gateway names routes: those of its own namespace without it.
-    pub(crate) fn route(&self, namespace: &str, name: &str) -> Matcher {
+    fn named(&self, namespace: &str, name: &str, suffix: &str) -> Matcher {
         Matcher::Route(if namespace == self.world.settings.gateway_namespace {
-            name.to_owned()
+            [name, suffix].concat()
         } else {
-            format!("{namespace}/{name}")
+            [namespace, "/", name, suffix].concat()
         })
     }
 }

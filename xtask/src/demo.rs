@@ -9,7 +9,8 @@ use anyhow::{Context as _, Result, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::modules::{self, MODULES, TARGET, ensure_target};
-use crate::run::{cargo, find, program, say_done, say_failed, say_heading, shown, step, target, time};
+use crate::run::{find, program, say_done, say_failed, say_heading, shown, step, time};
+use crate::test::{built, programs};
 
 pub(crate) fn demo(keep: bool) -> Result<()> {
     tools()?;
@@ -18,11 +19,9 @@ pub(crate) fn demo(keep: bool) -> Result<()> {
         build(&format!("module {name}"), &mut modules::build(package))?;
         modules::keep(name)?;
     }
-    build("controller", &mut cargo(["build", "--package", "aiquota"]))?;
-    build("test bed", &mut cargo(["build", "--package", "aiquota-testbed", "--bins"]))?;
-    let bin = |name: &str| target().join("debug").join(name);
-    build("API server, etcd and kubectl", &mut program(bin("components"), [] as [&str; 0]))?;
-    let mut play = program(bin("demo"), keep.then_some("--keep"));
+    build("controller and test bed", &mut programs())?;
+    build("API server, etcd and kubectl", &mut program(built("components"), [] as [&str; 0]))?;
+    let mut play = program(built("demo"), keep.then_some("--keep"));
     let status = play.status().with_context(|| format!("cannot run {}", shown(&play)))?;
     if !status.success() {
         bail!("the demo did not go as it should ({status})");

@@ -6,14 +6,16 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-use crate::run::{cargo, root, say_done, step, target};
+use crate::run::{program, root, say_done, step, target};
+use crate::test::{built, programs};
 
 pub(crate) fn generate(check: bool) -> Result<()> {
     let fresh = target().join("generated/crds");
     if fresh.exists() {
         fs::remove_dir_all(&fresh)?;
     }
-    let mut command = cargo(["run", "--quiet", "--package", "aiquota", "--", "crds", "--output-dir"]);
+    step("programs", &mut programs())?;
+    let mut command = program(built("aiquota"), ["crds", "--output-dir"]);
     step("custom resource definitions", command.arg(&fresh))?;
     let wanted = files(&fresh)?;
     ensure!(!wanted.is_empty(), "`aiquota crds` wrote nothing");

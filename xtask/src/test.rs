@@ -1,12 +1,13 @@
 //! `cargo xtask test`: what the tests run on is built first, then all tests run.
 
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::Instant;
 
 use anyhow::Result;
 
 use crate::modules;
-use crate::run::{cargo, say_done, say_heading, step, time};
+use crate::run::{cargo, program, say_done, say_heading, step, target, time};
 
 pub(crate) fn test(arguments: &[String]) -> Result<()> {
     let begun = Instant::now();
@@ -18,11 +19,22 @@ pub(crate) fn test(arguments: &[String]) -> Result<()> {
     Ok(())
 }
 
-/// The programs that tests and demo start: modules, controller, API server, etcd, kubectl.
-pub(crate) fn build() -> Result<()> {
+/// What tests and demo start: modules, controller, API server, etcd, kubectl.
+fn build() -> Result<()> {
     modules::modules()?;
-    step("controller", &mut cargo(["build", "--package", "aiquota"]))?;
-    step("components", &mut cargo(["run", "--quiet", "--package", "aiquota-testbed", "--bin", "components"]))
+    step("programs", &mut programs())?;
+    step("components", &mut program(built("components"), [] as [&str; 0]))
+}
+
+/// Builds every program. The whole workspace at once, also where one program is wanted: Cargo compiles a library anew
+/// for each set of features that its users ask for, and this is the set that the tests have.
+pub(crate) fn programs() -> Command {
+    cargo(["build", "--workspace", "--exclude", "xtask", "--bins"])
+}
+
+/// A program that [`programs`] has built.
+pub(crate) fn built(name: &str) -> PathBuf {
+    target().join("debug").join(name)
 }
 
 /// A failing test says what went wrong; sixty frames of the runtime below it say nothing more.

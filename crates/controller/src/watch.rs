@@ -57,7 +57,9 @@ where
 
     /// All objects, ordered by namespace and name, so that equal worlds are equal; nothing before the first list is complete.
     pub(crate) fn objects(&self) -> Option<Vec<Arc<K>>> {
-        self.store.wait_until_ready().now_or_never()?.ok()?;
+        if !is_ready(&self.store) {
+            return None;
+        }
         let mut objects = self.store.state();
         objects.sort_by(|a, b| (&a.meta().namespace, &a.meta().name).cmp(&(&b.meta().namespace, &b.meta().name)));
         Some(objects)
@@ -88,6 +90,7 @@ async fn follow<K>(
                 }
                 Err(error) if is_unserved(&error) => {
                     match unserved {
+                        Unserved::Empty if is_ready(&reader) && reader.is_empty() => {}
                         Unserved::Empty => {
                             tracing::info!(%kind, "the API server does not serve this kind: taken as empty");
                             writer.apply_watcher_event(&Event::Init);
@@ -105,6 +108,11 @@ async fn follow<K>(
         }
         tokio::time::sleep(unserved.look_again()).await;
     }
+}
+
+/// Whether a list was complete once.
+fn is_ready<K: Resource<DynamicType = ()> + Clone + 'static>(store: &Store<K>) -> bool {
+    store.wait_until_ready().now_or_never().is_some_and(|ready| ready.is_ok())
 }
 
 /// An API server answers for a kind it does not know with a bare 404, without the reason that `is_not_found` needs.

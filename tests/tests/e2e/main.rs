@@ -3,9 +3,11 @@
 mod answers;
 mod behaviours;
 mod components;
+mod concurrency;
 mod gateway;
 mod hostile;
 mod module;
 mod refusals;
 mod scenario_a;
+mod scenario_b;
 mod stage;

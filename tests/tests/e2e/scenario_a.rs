@@ -2,6 +2,7 @@
 
 use anyhow::{Result, ensure};
 use serde_json::json;
+use testbed::{Call, Gateway, get, post};
 
 use crate::stage::{PASSWORD, Stage, quota};
 
@@ -29,10 +30,85 @@ async fn versions(stage: &Stage) -> Result<Vec<(String, Option<String>)>> {
     Ok(versions)
 }
 
-/// How many rules the gateway has.
-async fn rules(stage: &Stage) -> Result<usize> {
-    let plugin = stage.plugins().await?.get_opt("aiquota-ai-quota").await?;
-    Ok(plugin.and_then(|plugin| plugin.data["spec"]["matchRules"].as_array().map(Vec::len)).unwrap_or(0))
+const CHAT: &str = "/v1/chat/completions";
+
+/// A request of the consumer with this key.
+fn completion(gateway: &Gateway, key: &str, stream: bool) -> Call {
+    let body = json!({"model": "qwen-max", "stream": stream, "messages": [{"role": "user", "content": "Hello"}]});
+    let call = post(format!("{}{CHAT}", gateway.url())).json(&body);
+    call.header("x-api-key", key).header("x-higress-llm-model", "qwen-max")
+}
+
+async fn is(call: Call, status: u16, body: &str) -> Result<()> {
+    let shown = call.shown();
+    let reply = call.send().await?;
+    ensure!(reply.status == status && reply.text().contains(body), "{shown}: {} {}", reply.status, reply.text());
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_day_of_token_management_goes_as_declared() -> Result<()> {
+    const USER2: &str = "- {name: aliyun-user2, credential: user2-key}";
+    let stage = Stage::set().await?;
+    let controller = stage.start_controller()?;
+    let gateway = stage.start_gateway().await?;
+    let with_user3 =
+        |text: &str| text.replace(USER2, &format!("{USER2}\n      - {{name: aliyun-user3, credential: user3-key}}"));
+    stage.apply_example_with("gateway.yaml", with_user3).await?;
+    stage.apply_example("quota.yaml").await?;
+    stage.ready("chat").await?;
+    gateway.settled(|loaded| loaded.runs("aiquota-guard") && loaded.runs("aiquota-ai-quota")).await?;
+
+    // 1. The admin looks up the declared balance.
+    let query = |key: &str, consumer: &str| {
+        get(format!("{}{CHAT}/quota?consumer={consumer}", gateway.url())).header("x-api-key", key)
+    };
+    let admin = |operation: &str, form: &str| {
+        post(format!("{}{CHAT}/quota/{operation}", gateway.url())).header("x-api-key", "admin-key").form(form)
+    };
+    is(query("admin-key", "aliyun-user1"), 200, r#"{"consumer":"aliyun-user1","quota":10000}"#).await?;
+
+    // 2. Sets it; a resync, after an edit and a restart, keeps it. 5 of the table: a new consumer needs only itself.
+    is(admin("refresh", "consumer=aliyun-user1&quota=100"), 200, "refresh quota successful").await?;
+    is(completion(&gateway, "user3-key", false), 403, "No quota left").await?;
+    controller.restart()?;
+    let consumers = [("aliyun-user1", 10000), ("aliyun-user2", 50000), ("aliyun-user3", 500)];
+    stage
+        .apply_consumers(&consumers.iter().map(|(name, quota)| json!({"name": name, "quota": quota})).collect())
+        .await?;
+    stage.balance("aliyun-user3", 500).await?;
+    is(completion(&gateway, "user3-key", false), 200, r#""total_tokens":30"#).await?;
+    stage.balance("aliyun-user3", 470).await?;
+    stage.balance("aliyun-user1", 100).await?;
+
+    // 3. Corrects it.
+    is(admin("delta", "consumer=aliyun-user1&value=100"), 200, "delta quota successful").await?;
+    stage.balance("aliyun-user1", 200).await?;
+    is(admin("delta", "consumer=aliyun-user1&value=-50"), 200, "delta quota successful").await?;
+    is(query("admin-key", "aliyun-user1"), 200, r#""quota":150"#).await?;
+
+    // 4. A consumer spends: what the answers say they used, plain and streamed.
+    is(completion(&gateway, "user1-key", false), 200, r#""total_tokens":30"#).await?;
+    stage.balance("aliyun-user1", 120).await?;
+    is(completion(&gateway, "user1-key", true), 200, "data: [DONE]").await?;
+    stage.balance("aliyun-user1", 90).await?;
+
+    // 5. Until nothing is left.
+    is(completion(&gateway, "user1-key", true).header("x-test-usage", "30,70"), 200, "data: [DONE]").await?;
+    stage.balance("aliyun-user1", -10).await?;
+    let answered = stage.model.received().len();
+    is(completion(&gateway, "user1-key", false), 403, "Request denied by ai quota check, No quota left").await?;
+
+    // 6. Who may not, cannot; and a client cannot say who it is.
+    is(query("user1-key", "aliyun-user1"), 403, "Unauthorized admin consumer.").await?;
+    let nobody = post(format!("{}{CHAT}", gateway.url())).json(&json!({}));
+    is(nobody, 401, "No Key Authentication information found.").await?;
+    let forged = completion(&gateway, "user1-key", false).header("x-mse-consumer", "aliyun-user2");
+    is(forged, 403, "No quota left").await?;
+    assert_eq!(stage.model.received().len(), answered, "what is refused reaches no model");
+    stage.balance("aliyun-user2", 50000).await?;
+    assert_eq!(gateway.traps(), 0);
+    Ok(())
 }
 
 #[tokio::test]
@@ -137,12 +213,12 @@ async fn status_tells_the_truth_while_redis_is_away_and_balances_come_back_after
     assert_eq!(connected["reason"], "StoreUnreachable");
     let seeded = stage.condition(&quotas, "chat", "Seeded", "False").await?;
     assert_eq!(seeded["reason"], "StoreUnreachable");
-    assert_eq!(rules(&stage).await?, 0, "a rule waits for its balances");
+    assert_eq!(stage.rules().await?, 0, "a rule waits for its balances");
 
     stage.redis.restart().await?;
     stage.ready("chat").await?;
     stage.condition(&stores, "default", "Connected", "True").await?;
-    assert_ne!(rules(&stage).await?, 0);
+    assert_ne!(stage.rules().await?, 0);
 
     // A Redis that was restarted empty is filled again, and rules that were programmed stay meanwhile.
     stage.redis.kill();
@@ -159,7 +235,7 @@ async fn status_tells_the_truth_while_redis_is_away_and_balances_come_back_after
         .await?;
     let other = stage.condition(&quotas, "other", "Accepted", "False").await?;
     assert_eq!(other["reason"], "TargetNotFound");
-    assert_ne!(rules(&stage).await?, 0);
+    assert_ne!(stage.rules().await?, 0);
     let log = controller.log();
     assert!(!log.contains(PASSWORD), "{log}");
     Ok(())

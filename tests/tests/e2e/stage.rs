@@ -7,8 +7,8 @@ use anyhow::{Context as _, Result, ensure};
 use kube::api::{Api, DynamicObject, ListParams};
 use serde_json::{Value, json};
 use testbed::{
-    ApiServer, Controller, ControllerOptions, ModelServer, Redis, RedisOptions, eventually, kubectl_with_input,
-    workspace,
+    ApiServer, Controller, ControllerOptions, Gateway, GatewayOptions, ModelServer, Redis, RedisOptions, Source,
+    eventually, kubectl_with_input, workspace,
 };
 
 pub(crate) const NAMESPACE: &str = "higress-system";
@@ -41,6 +41,12 @@ impl Stage {
         let args = vec!["--log=controller=debug,info".to_owned()];
         let controller = Controller::start(&self.api, ControllerOptions { args, ..ControllerOptions::default() })?;
         Ok(self.controller.get_or_init(|| controller))
+    }
+
+    /// Starts the gateway on the objects of the API server.
+    pub(crate) async fn start_gateway(&self) -> Result<Gateway> {
+        let source = Source::Cluster(self.api.client(), NAMESPACE.to_owned());
+        Gateway::start(GatewayOptions { source, ..GatewayOptions::default() }).await
     }
 
     /// Waits for a condition; when that is in vain, the error shows what the controller did.
@@ -112,6 +118,22 @@ impl Stage {
         let events = events.list(&ListParams::default()).await?;
         let notes = events.items.iter().filter(|event| event.data["reason"] == reason);
         Ok(notes.map(|event| event.data["note"].as_str().unwrap_or_default().to_owned()).collect())
+    }
+
+    /// How many rules the gateway has for quotas.
+    pub(crate) async fn rules(&self) -> Result<usize> {
+        let plugin = self.plugins().await?.get_opt("aiquota-ai-quota").await?;
+        Ok(plugin.and_then(|plugin| plugin.data["spec"]["matchRules"].as_array().map(Vec::len)).unwrap_or(0))
+    }
+
+    /// Waits until a balance is this.
+    pub(crate) async fn balance(&self, consumer: &str, expected: i64) -> Result<()> {
+        self.eventually(&format!("the balance of {consumer} is {expected}"), async || {
+            let found = self.redis.get(&format!("chat_quota:{consumer}")).await?;
+            ensure!(found == Some(expected.to_string()), "it is {found:?}");
+            Ok(())
+        })
+        .await
     }
 
     /// Waits until the controller has gone `more` times from a snapshot to the last report.

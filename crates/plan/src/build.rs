@@ -187,56 +187,66 @@ impl Draft {
         for holder in slots.iter().flat_map(|slot| &slot.holders) {
             in_force[holder.by] = true;
         }
-        let seeding: Vec<(usize, usize)> = (0..self.policies.len())
-            .filter(|policy| in_force[*policy] && !self.policies[*policy].kept)
-            .filter_map(|policy| Some((policy, stores.find(self.policies[policy].settings.store.as_deref()?).ok()?)))
-            .collect();
-        let consumers = |policy: usize| self.verdicts[self.policies[policy].verdict].object.consumers();
-        let all: Vec<(usize, usize, Balance)> = seeding
-            .iter()
-            .flat_map(|(policy, store)| {
-                let prefix = &self.policies[*policy].settings.key_prefix;
-                let balances = consumers(*policy).iter().map(|consumer| Balance::new(prefix, consumer.name.as_bytes()));
-                balances.enumerate().map(|(consumer, balance)| (*store, consumer, balance))
-            })
-            .collect();
+        let mut seeding = Vec::with_capacity(self.policies.len());
+        let consumers = self.verdicts.iter().map(|verdict| verdict.object.consumers().len());
+        let mut seeds = Vec::with_capacity(consumers.sum());
+        for (by, policy) in self.policies.iter().enumerate().filter(|(by, policy)| in_force[*by] && !policy.kept) {
+            let Some(Ok(store)) = policy.settings.store.as_deref().map(|store| stores.find(store)) else { continue };
+            let verdict = &mut self.verdicts[policy.verdict];
+            let object = Arc::new(owner(world, verdict));
+            let begin = seeds.len();
+            seeds.extend(verdict.object.consumers().iter().enumerate().map(|(consumer, listed)| Seed {
+                store,
+                balance: Balance::new(&policy.settings.key_prefix, listed.name.as_bytes()),
+                grant: listed.quota.map_or(Grant::Unlimited, Grant::Tokens),
+                object: object.clone(),
+                consumer,
+            }));
+            verdict.seeds = begin..seeds.len();
+            seeding.push(by);
+        }
+        let lost = self.lost(&seeding, &seeds, stores);
+        if lost.is_empty() { seeds } else { self.without(&seeding, seeds, &lost) }
+    }
 
-        let mut owners: HashMap<(usize, &[u8]), usize> = HashMap::with_capacity(all.len());
-        let mut at = all.iter();
-        let mut lost: Vec<Option<(usize, usize)>> = Vec::with_capacity(all.len());
-        for (policy, store) in &seeding {
-            for (_, consumer, balance) in at.by_ref().take(consumers(*policy).len()) {
-                let winner = *owners.entry((stores.databases[*store], balance.as_bytes())).or_insert(*policy);
-                lost.push((winner != *policy).then_some((winner, *consumer)));
+    /// The seeds whose balance an older object has, and the policy of that.
+    fn lost(&self, seeding: &[usize], seeds: &[Seed], stores: &Stores) -> HashMap<usize, usize> {
+        let mut owners: HashMap<(usize, &[u8]), usize> = HashMap::with_capacity(seeds.len());
+        let mut lost = HashMap::new();
+        for by in seeding {
+            for seed in self.verdicts[self.policies[*by].verdict].seeds.clone() {
+                let Seed { store, balance, .. } = &seeds[seed];
+                let winner = *owners.entry((stores.databases[*store], balance.as_bytes())).or_insert(*by);
+                if winner != *by {
+                    lost.insert(seed, winner);
+                }
             }
         }
+        lost
+    }
 
-        let mut seeds = Vec::with_capacity(all.len());
-        let mut at = all.into_iter().zip(lost);
-        for (policy, _) in seeding {
-            let verdict = self.policies[policy].verdict;
-            let count = self.verdicts[verdict].object.consumers().len();
-            let owner = Arc::new(owner(world, &self.verdicts[verdict]));
-            let begin = seeds.len();
+    fn without(&mut self, seeding: &[usize], seeds: Vec<Seed>, lost: &HashMap<usize, usize>) -> Vec<Seed> {
+        let mut kept = Vec::with_capacity(seeds.len());
+        let mut all = seeds.into_iter().enumerate();
+        for by in seeding {
+            let verdict = self.policies[*by].verdict;
+            let begin = kept.len();
             let mut conflicts = Vec::new();
-            for ((store, consumer, balance), lost) in at.by_ref().take(count) {
-                if let Some(conflict) = lost {
-                    conflicts.push(conflict);
-                    continue;
+            for (at, seed) in all.by_ref().take(self.verdicts[verdict].seeds.len()) {
+                match lost.get(&at) {
+                    Some(winner) => conflicts.push((*winner, seed.consumer)),
+                    None => kept.push(seed),
                 }
-                let listed = &self.verdicts[verdict].object.consumers()[consumer];
-                let grant = listed.quota.map_or(Grant::Unlimited, Grant::Tokens);
-                seeds.push(Seed { store, balance, grant, object: owner.clone(), consumer });
             }
+            self.verdicts[verdict].seeds = begin..kept.len();
             if let Some((winner, consumer)) = conflicts.first() {
                 let winner = self.verdicts[self.policies[*winner].verdict].key.clone();
                 let verdict = &mut self.verdicts[verdict];
                 let consumer = verdict.object.consumers()[*consumer].name.clone();
                 verdict.refused.push(Reason::ConsumerConflicted { consumer, winner, more: conflicts.len() - 1 });
             }
-            self.verdicts[verdict].seeds = begin..seeds.len();
         }
-        seeds
+        kept
     }
 
     fn warn<'a>(&mut self, world: &'a World, targets: &Targets<'a>, auth: &AuthPlugins<'a>, slots: &[Slot<Matcher>]) {

@@ -168,7 +168,11 @@ impl Host {
         let integer = |n: i64| Some(n.to_le_bytes().to_vec());
         let header = |headers: &Headers, name: &str| headers.get(name).map(<[u8]>::to_vec);
         match segments.as_slice() {
-            ["route_name"] | ["xds", "route_name"] => stream.route().map(|route| route.name.clone().into_bytes()),
+            ["route_name"] | ["xds", "route_name"] => {
+                let route = stream.route().map(|route| route.name.clone().into_bytes());
+                // A VM without routes around it was told its route.
+                route.or_else(|| stream.properties.get(path).cloned())
+            }
             ["cluster_name"] | ["xds", "cluster_name"] => {
                 stream.route().map(|route| route.cluster.clone().into_bytes())
             }

@@ -41,8 +41,7 @@ pub(crate) fn check() -> Result<()> {
         let arguments = ["--edges", "normal,no-proc-macro", "--prefix", "none", "--format", "{p}"];
         let tree = output(cargo(["tree", "--package", package]).args(arguments))?;
         let tree = String::from_utf8_lossy(&tree).into_owned();
-        let found: BTreeSet<&str> = tree.lines().filter_map(|line| line.split(' ').next()).collect();
-        let more: Vec<&str> = found.into_iter().filter(|name| !name.is_empty() && !allowed.contains(name)).collect();
+        let more = beyond(&tree, allowed);
         if !more.is_empty() {
             bail!(
                 "{package} depends on {}: it does no I/O and stays small; if it must be, add it in xtask/src/purity.rs",
@@ -52,4 +51,26 @@ pub(crate) fn check() -> Result<()> {
         say_done(package);
     }
     Ok(())
+}
+
+/// The packages of a tree, one per line with its version, that are not in the list.
+fn beyond<'a>(tree: &'a str, allowed: &[&str]) -> Vec<&'a str> {
+    let found: BTreeSet<&str> = tree.lines().filter_map(|line| line.split(' ').next()).collect();
+    found.into_iter().filter(|name| !name.is_empty() && !allowed.contains(name)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn enforcement_and_plan_depend_on_nothing_unlisted() {
+        check().unwrap();
+    }
+
+    #[test]
+    fn an_unlisted_package_is_named_once() {
+        let tree = "aiquota-enforcement v0.1.0 (/w)\nserde v1.0.0\ntokio v1.0.0\n\ntokio v1.0.0 (*)\n";
+        assert_eq!(beyond(tree, ENFORCEMENT), ["tokio"]);
+    }
 }

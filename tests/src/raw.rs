@@ -24,7 +24,15 @@ impl Raw {
     /// # Errors
     /// When the connection ends or the bytes are no reply.
     pub async fn send(&mut self, command: &Command) -> Result<Vec<u8>> {
-        self.0.write_all(&command.encode()).await?;
+        self.forward(&command.encode()).await
+    }
+
+    /// Sends the bytes of one command and reads one reply.
+    ///
+    /// # Errors
+    /// When the connection ends or the bytes are no reply.
+    pub async fn forward(&mut self, command: &[u8]) -> Result<Vec<u8>> {
+        self.0.write_all(command).await?;
         let mut bytes = Vec::new();
         loop {
             anyhow::ensure!(self.0.read_buf(&mut bytes).await? > 0, "Redis closed the connection");

@@ -34,7 +34,7 @@ async fn main() -> Result<()> {
 
 fn table<const N: usize>(head: [&str; N]) -> Table {
     let mut table = Table::new();
-    table.load_preset(presets::ASCII_MARKDOWN).set_header(head);
+    table.load_style(presets::ASCII_MARKDOWN).set_header(head);
     for column in table.column_iter_mut().skip(1) {
         column.set_cell_alignment(CellAlignment::Right);
     }

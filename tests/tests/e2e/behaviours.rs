@@ -5,6 +5,7 @@ mod administering;
 mod applying;
 mod comparing;
 mod door;
+mod failing;
 mod gate;
 mod holding;
 mod oracle;

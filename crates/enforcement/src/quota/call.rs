@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use crate::config::Store;
-use crate::redis::{Command, Invocation, Reply};
+use crate::redis::{Command, Invocation, Reply, ReplyError};
 
 /// Bytes for a store.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -90,14 +90,15 @@ impl Question {
         };
         match Reply::parse(bytes) {
             Err(_) => Heard::Failure(Failure::Unreadable),
-            Ok(Reply::Error(text)) if !self.authenticated && text.starts_with(b"NOAUTH") => {
-                Heard::Unauthenticated(Self { authenticated: true, ..self })
-            }
-            Ok(Reply::Error(text))
-                if !self.loaded && matches!(self.words, Words::Script(_)) && text.starts_with(b"NOSCRIPT") =>
-            {
-                Heard::Again(Self { loaded: true, ..self })
-            }
+            Ok(Reply::Error(text)) => match ReplyError::from_text(text) {
+                ReplyError::NoAuth(_) if !self.authenticated => {
+                    Heard::Unauthenticated(Self { authenticated: true, ..self })
+                }
+                ReplyError::NoScript if !self.loaded && matches!(self.words, Words::Script(_)) => {
+                    Heard::Again(Self { loaded: true, ..self })
+                }
+                _ => Heard::Reply(Reply::Error(text)),
+            },
             Ok(reply) => Heard::Reply(reply),
         }
     }

@@ -32,6 +32,9 @@ pub enum ReplyError {
     Layout(String),
 }
 
+/// How Redis refuses a long command of a client that has not authenticated.
+const UNAUTHENTICATED: &[u8] = b"ERR Protocol error: unauthenticated ";
+
 impl ReplyError {
     /// Classifies the text of an error reply, without its leading minus.
     #[must_use]
@@ -39,6 +42,8 @@ impl ReplyError {
         let code = text.split(|byte| *byte == b' ').next().unwrap_or_default();
         let shown = shown(text);
         match code {
+            // From whom it does not know, Redis takes at most ten words and says so before it asks who that is.
+            _ if text.starts_with(UNAUTHENTICATED) => Self::NoAuth(shown),
             b"NOSCRIPT" => Self::NoScript,
             b"NOAUTH" => Self::NoAuth(shown),
             b"MOVED" | b"ASK" | b"CROSSSLOT" | b"CLUSTERDOWN" | b"TRYAGAIN" => Self::Cluster(shown),
@@ -114,6 +119,10 @@ mod tests {
         for (text, error) in [
             ("NOSCRIPT No matching script. Please use EVAL.", ReplyError::NoScript),
             ("NOAUTH Authentication required.", ReplyError::NoAuth("NOAUTH Authentication required.".into())),
+            (
+                "ERR Protocol error: unauthenticated multibulk length",
+                ReplyError::NoAuth("ERR Protocol error: unauthenticated multibulk length".into()),
+            ),
             ("MOVED 3999 127.0.0.1:6381", ReplyError::Cluster("MOVED 3999 127.0.0.1:6381".into())),
             ("ASK 3999 127.0.0.1:6381", ReplyError::Cluster("ASK 3999 127.0.0.1:6381".into())),
             (

@@ -168,6 +168,18 @@ pub(super) const SUITE: &[Behaviour] = &[
             s.balance_is("ann", -5).await
         })
     }),
+    behaviour("unlimited passes over what is no balance", RESET, |s| {
+        Box::pin(async move {
+            s.declare("ann", Grant::Unlimited).await?;
+            s.store("ann", "abc").await?;
+            assert_eq!(s.ask("ann", 25).await?, Asked::Served);
+            s.rewind("ann", 1).await?;
+            assert_eq!(s.ask("ann", 30).await?, Asked::Served);
+            assert_eq!(s.field("ann", "used").await?, "30", "of this period");
+            assert_eq!(s.stored("ann").await?.as_deref(), Some("abc"));
+            Ok(())
+        })
+    }),
     behaviour("a balance without ledger is obeyed as upstream obeys it", DEFAULT_RESET, |s| {
         Box::pin(async move {
             s.store("ann", "40").await?;
@@ -182,7 +194,7 @@ pub(super) const SUITE: &[Behaviour] = &[
     behaviour("what is no ledger refuses and is never rewritten", DEFAULT_RESET, |s| {
         Box::pin(async move {
             s.declare("ann", Grant::Tokens(100)).await?;
-            for value in ["", "abc", "12.5", "9007199254740992", "inf", "nan"] {
+            for value in ["", "abc", "12.5", "9007199254740992", "-9007199254740992", "inf", "nan"] {
                 s.edit("ann", "grant", value).await?;
                 let before = s.ledger("ann").await?;
                 assert_eq!(s.ask("ann", 1).await?, Asked::NoQuota, "{value}");

@@ -52,6 +52,11 @@ pub(super) const SUITE: &[Behaviour] = &[
             s.set("bob", -MAX_AMOUNT).await?;
             s.rewind("bob", 1).await?;
             assert_eq!(s.query("bob").await?, Some(0));
+            // Three grants are more than a double holds exactly, what is left of the debt is not.
+            s.declare("cid", Grant::Tokens(3_002_399_751_580_331)).await?;
+            s.set("cid", -MAX_AMOUNT).await?;
+            s.rewind("cid", 3).await?;
+            assert_eq!(s.query("cid").await?, Some(2));
             s.balance_is("ann", MAX_AMOUNT).await
         })
     }),

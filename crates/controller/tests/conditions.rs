@@ -1,0 +1,50 @@
+//! docs/conditions.md explains every word the control plane writes into conditions and Events, and no other.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+
+/// Where conditions, reasons and Events get their words.
+const SOURCES: [&str; 4] = [
+    "crates/plan/src/plan.rs",
+    "crates/plan/src/reason.rs",
+    "crates/plan/src/status.rs",
+    "crates/controller/src/programmer.rs",
+];
+/// Words in those sources that are something else: the status of a condition, the action of an Event.
+const OTHERS: [&str; 4] = ["True", "False", "Unknown", "Write"];
+
+fn read(file: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(file);
+    fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+fn is_word(text: &str) -> bool {
+    text.starts_with(|first: char| first.is_ascii_uppercase())
+        && text.len() > 1
+        && text.bytes().all(|byte| byte.is_ascii_alphabetic())
+}
+
+/// The string literals that are one word in capitals, without those of tests.
+fn words_in_code() -> BTreeSet<String> {
+    let sources = SOURCES.map(read);
+    let code = sources.iter().map(|source| source.split("#[cfg(test)]").next().unwrap_or_default());
+    let lines = code.flat_map(str::lines).filter(|line| !line.trim_start().starts_with("//"));
+    let literals = lines.flat_map(|line| line.split('"').skip(1).step_by(2));
+    literals.filter(|text| is_word(text) && !OTHERS.contains(text)).map(str::to_owned).collect()
+}
+
+/// The first column of all tables, and the one reason that stands beside its condition.
+fn words_in_doc() -> BTreeSet<String> {
+    let doc = read("docs/conditions.md");
+    let rows = doc.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next().map(str::to_owned));
+    rows.chain(doc.contains("`BalanceRemains`").then(|| "BalanceRemains".to_owned())).collect()
+}
+
+#[test]
+fn every_condition_reason_and_event_is_explained_and_nothing_else() {
+    let (code, doc) = (words_in_code(), words_in_doc());
+    assert!(code.contains("NoAuthentication") && code.contains("Restored"), "the sources are read wrongly: {code:?}");
+    assert_eq!(code.difference(&doc).collect::<Vec<_>>(), Vec::<&String>::new(), "not in docs/conditions.md");
+    assert_eq!(doc.difference(&code).collect::<Vec<_>>(), Vec::<&String>::new(), "nobody writes these any more");
+}

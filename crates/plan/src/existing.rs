@@ -27,22 +27,22 @@ impl Existing {
             return Self::default();
         };
         let mut matchers: HashMap<String, Vec<Matcher>> = HashMap::new();
-        for rule in plugin.iter().flat_map(|plugin| plugin.spec.match_rules.iter().flatten()) {
+        let mut over = HashMap::new();
+        for rule in plugin.iter().flat_map(|plugin| plugin.spec.match_rules.iter().flatten()).cloned() {
             let MatchRule { ingress, domain, service, config, config_disable, rest: _ } = rule;
             let parsed = config.as_ref().and_then(|config| <Rule as serde::Deserialize>::deserialize(config).ok());
-            if let Some(Rule { policy, open: _ }) = parsed.filter(|_| *config_disable != Some(true)) {
-                let into = matchers.entry(policy).or_default();
-                into.extend(ingress.iter().flatten().cloned().map(Matcher::Route));
-                into.extend(service.iter().flatten().cloned().map(Matcher::Service));
-                into.extend(domain.iter().flatten().map(|name| match name.as_str() {
+            if let Some(Rule { policy, open: _ }) = parsed.filter(|_| config_disable != Some(true)) {
+                let mut all: Vec<Matcher> = ingress.into_iter().flatten().map(Matcher::Route).collect();
+                all.extend(service.into_iter().flatten().map(Matcher::Service));
+                all.extend(domain.into_iter().flatten().map(|name| match name.as_str() {
                     "*" => Matcher::Gateway,
-                    _ => Matcher::Domain(name.clone()),
+                    _ => Matcher::Domain(name),
                 }));
+                for matcher in &all {
+                    over.entry(matcher.clone()).or_insert_with(|| policy.clone());
+                }
+                matchers.entry(policy).or_default().extend(all);
             }
-        }
-        let mut over = HashMap::new();
-        for (policy, matcher) in matchers.iter().flat_map(|(policy, all)| all.iter().map(move |one| (policy, one))) {
-            over.entry(matcher.clone()).or_insert_with(|| policy.clone());
         }
         let policies = native.policies.into_iter();
         let policies = policies.filter_map(|(name, policy)| Some((name, serde_json::from_value(policy).ok()?)));
@@ -54,7 +54,7 @@ impl Existing {
         self.policies.contains_key(policy) && self.matchers.contains_key(policy)
     }
 
-    /// The policy something is under.
+    /// The policy something is under: of several rules the first counts.
     pub(crate) fn over(&self, matcher: &Matcher) -> Option<&wire::Policy> {
         self.over.get(matcher).and_then(|policy| self.policies.get(policy))
     }

@@ -86,3 +86,43 @@ pub(crate) fn resolve<K: Eq + Hash + Clone>(
     }
     (slots, lost)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    impl Settings for u8 {
+        fn difference(&self, other: &Self) -> Option<&'static str> {
+            (self != other).then_some("number")
+        }
+    }
+
+    fn claim(what: &'static str, by: usize) -> Claim<&'static str> {
+        Claim { what, by, target: 0 }
+    }
+
+    fn holders(slots: &[Slot<&'static str>]) -> Vec<(&'static str, Vec<usize>)> {
+        slots.iter().map(|slot| (slot.what, slot.holders.iter().map(|holder| holder.by).collect())).collect()
+    }
+
+    #[test]
+    fn equal_settings_share_and_others_lose_to_the_oldest_with_the_field_named() {
+        let (slots, lost) = resolve(vec![claim("a", 0), claim("a", 1), claim("a", 2)], vec![], &[1_u8, 2, 1]);
+        assert_eq!(holders(&slots), [("a", vec![0, 2])]);
+        assert_eq!(lost, [Lost { by: 1, target: 0, winner: 0, field: "number" }]);
+    }
+
+    #[test]
+    fn who_loses_a_target_gets_nothing_that_derives_from_it() {
+        let derived = vec![claim("a-fallback", 1), claim("b-fallback", 2)];
+        let (slots, _) = resolve(vec![claim("a", 0), claim("a", 1), claim("b", 2)], derived, &[1_u8, 2, 2]);
+        assert_eq!(holders(&slots), [("a", vec![0]), ("b", vec![2]), ("b-fallback", vec![2])]);
+    }
+
+    #[test]
+    fn what_is_named_is_not_taken_by_what_is_derived_though_that_is_older() {
+        let (slots, lost) = resolve(vec![claim("a", 0), claim("b", 1)], vec![claim("b", 0)], &[1_u8, 2]);
+        assert_eq!(holders(&slots), [("a", vec![0]), ("b", vec![1])]);
+        assert!(lost.is_empty(), "the older one's own target stands");
+    }
+}

@@ -64,6 +64,9 @@ pub enum Reason {
     #[error("the balance of consumer {consumer} is not a number ({value}) and its requests are refused; remove or correct the key{}", More(.more))]
     MalformedBalance { consumer: String, value: String, more: usize },
 
+    #[error("the balance of consumer {consumer} belongs to {owner}, which keeps it{}", More(.more))]
+    BalanceOwned { consumer: String, owner: String, more: usize },
+
     #[error("a newer controller or a newer version of the object was at the balances first")]
     Superseded,
 
@@ -100,9 +103,10 @@ impl Reason {
             Self::Undecodable(_) => "Undecodable",
             Self::NotTrusted { .. } => "NotTrusted",
             Self::TargetNotFound(_) => "TargetNotFound",
-            Self::TargetConflicted { .. } | Self::ConsumerConflicted { .. } | Self::StoreConflicted { .. } => {
-                "Conflicted"
-            }
+            Self::TargetConflicted { .. }
+            | Self::ConsumerConflicted { .. }
+            | Self::StoreConflicted { .. }
+            | Self::BalanceOwned { .. } => "Conflicted",
             Self::GatewayFull { .. } => "GatewayFull",
             Self::StoreNotFound(_) => "StoreNotFound",
             Self::NotInGatewayNamespace(_) => "NotInGatewayNamespace",
@@ -131,6 +135,7 @@ impl Reason {
             | Self::ConsumerConflicted { .. }
             | Self::StoreConflicted { .. }
             | Self::GatewayFull { .. }
+            | Self::BalanceOwned { .. }
             | Self::StoreNotFound(_)
             | Self::ServiceNotFound { .. }
             | Self::PortNotFound { .. }

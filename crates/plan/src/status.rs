@@ -172,10 +172,9 @@ fn balances(plan: &Plan, verdict: &Verdict, seeds: &Seeds) -> State {
         Seeded::Malformed { value } => {
             State::not(&Reason::MalformedBalance { consumer: name(seed), value: value.clone(), more })
         }
-        Seeded::Conflict { owner } => State::Not(
-            "Conflicted",
-            cut(format!("the balance of consumer {} belongs to {owner}; and {more} more", name(seed))),
-        ),
+        Seeded::Conflict { owner } => {
+            State::not(&Reason::BalanceOwned { consumer: name(seed), owner: owner.clone(), more })
+        }
         Seeded::Unreachable { error } => {
             let store = crate::Key::of(&plan.stores[plan.seeds[seed].store].object.metadata).name;
             State::not(&Reason::StoreUnreachable { store, error: error.clone() })

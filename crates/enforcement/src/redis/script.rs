@@ -70,11 +70,6 @@ impl Invocation {
     }
 
     #[must_use]
-    pub fn keys(&self) -> &[Vec<u8>] {
-        &self.keys
-    }
-
-    #[must_use]
     pub fn args(&self) -> &[Vec<u8>] {
         &self.args
     }

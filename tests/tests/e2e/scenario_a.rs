@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 use serde_json::json;
-use testbed::{Call, Gateway, get, post};
+use testbed::{Call, Gateway, RedisOptions, get, post};
 
 use crate::stage::{PASSWORD, Stage, quota};
 
@@ -109,6 +109,23 @@ async fn a_day_of_token_management_goes_as_declared() -> Result<()> {
     stage.balance("aliyun-user2", 50000).await?;
     assert_eq!(gateway.traps(), 0);
     Ok(())
+}
+
+#[tokio::test]
+async fn a_redis_user_who_may_touch_only_the_balances_is_enough_for_controller_and_gateway() -> Result<()> {
+    let user = "user quota on >s3cret ~chat_quota:* ~{chat_quota:* +@read +@write -@dangerous +eval +evalsha +ping +time +select";
+    let config = vec!["user default off".to_owned(), user.to_owned()];
+    let stage = Stage::set_with(RedisOptions { config, ..RedisOptions::default() }).await?;
+    stage.start_controller()?;
+    let gateway = stage.start_gateway().await?;
+    let with_user = |text: &str| text.replace("password: change-me", "username: quota\n  password: s3cret");
+    stage.apply_example_with("gateway.yaml", with_user).await?;
+    let named = |text: &str| text.replace("secretName: redis-auth,", "secretName: redis-auth, usernameKey: username,");
+    stage.apply_example_with("quota.yaml", named).await?;
+    stage.ready("chat").await?;
+    gateway.settled(|loaded| loaded.runs("aiquota-guard") && loaded.runs("aiquota-ai-quota")).await?;
+    is(completion(&gateway, "user1-key", true), 200, "data: [DONE]").await?;
+    stage.balance("aliyun-user1", 9970).await
 }
 
 #[tokio::test]

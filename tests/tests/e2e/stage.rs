@@ -27,8 +27,12 @@ pub(crate) struct Stage {
 impl Stage {
     /// Everything but the objects and the controller.
     pub(crate) async fn set() -> Result<Self> {
-        let redis =
-            Redis::start(RedisOptions { password: Some(PASSWORD.to_owned()), ..RedisOptions::default() }).await?;
+        Self::set_with(RedisOptions { password: Some(PASSWORD.to_owned()), ..RedisOptions::default() }).await
+    }
+
+    /// [`Self::set`] with a Redis of its own kind.
+    pub(crate) async fn set_with(options: RedisOptions) -> Result<Self> {
+        let redis = Redis::start(options).await?;
         let model = ModelServer::start().await?;
         let api = ApiServer::start().await?;
         api.install_crds().await?;

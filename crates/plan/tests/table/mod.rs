@@ -127,7 +127,7 @@ pub(crate) fn refused() -> Vec<Case> {
         quota("/spec/consumers/0/quota", json!(1.5), "spec.consumers[0].quota", Unreadable),
         quota("/spec/consumers/0/quota", json!(null), "spec.consumers[0]", Excluded),
         quota("/spec/targetRefs/0/kind", json!("Pod"), "spec.targetRefs[0].kind", Unreadable),
-        quota("/spec/targetRefs", json!({"kind": "Gateway"}), "spec.targetRefs", Unreadable),
+        quota("/spec/targetRefs", json!("Gateway"), "spec.targetRefs", Unreadable),
         // amounts
         quota("/spec/consumers/0/quota", json!(-1), "spec.consumers[0].quota", OutOfRange),
         quota("/spec/consumers/0/quota", json!(1_i64 << 53), "spec.consumers[0].quota", OutOfRange),

@@ -1,111 +1,20 @@
 //! What the gateway of the test bed promises to the modules: the host's own facts, each on a module made for it.
 
+mod bed;
 mod guest;
+mod redis;
 
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
 use serde_json::{Value, json};
-use testbed::gateway::{Exchange, HeaderAction, Headers, VmModule};
-use testbed::{
-    After, Answer, ApiServer, Gateway, GatewayOptions, ModelServer, Redis, RedisOptions, Source, eventually, get, post,
-};
+use testbed::gateway::{HeaderAction, Headers, VmModule};
+use testbed::{After, Answer, ApiServer, Gateway, GatewayOptions, ModelServer, Source, eventually, get, post};
 
+use bed::{Bed, bridge, consumers, key_auth, plugin, route};
 use guest::{endings, say};
-
-/// A gateway, a model server behind it, and a folder for modules.
-struct Bed {
-    gateway: Gateway,
-    model: ModelServer,
-    folder: tempfile::TempDir,
-}
-
-impl Bed {
-    async fn new() -> Result<Self> {
-        Self::with(GatewayOptions::default()).await
-    }
-
-    async fn with(options: GatewayOptions) -> Result<Self> {
-        let (gateway, model) = (Gateway::start(options).await?, ModelServer::start().await?);
-        Ok(Self { gateway, model, folder: tempfile::tempdir()? })
-    }
-
-    /// One route for everything to the model server, and these plugins.
-    async fn serve(&self, plugins: Vec<Value>) -> Result<()> {
-        let mut objects = vec![bridge(&[("llm", &self.model.addr().to_string())]), route("all", json!({}))];
-        objects.extend(plugins);
-        self.gateway.set_objects(objects).await
-    }
-
-    /// [`Bed::serve`] with one plugin `guest` of these callbacks.
-    async fn serve_guest(&self, abi: &str, callbacks: &str) -> Result<()> {
-        let url = guest::write(self.folder.path(), "guest", abi, callbacks)?;
-        self.serve(vec![plugin("guest", &url, json!({}))]).await
-    }
-
-    fn url(&self) -> String {
-        format!("{}/v1/chat/completions", self.gateway.url())
-    }
-
-    fn said(&self) -> Vec<String> {
-        self.gateway.logs().into_iter().map(|line| line.text).collect()
-    }
-
-    /// The runs of the chain, once there are so many.
-    async fn exchanges(&self, count: usize) -> Result<Vec<Exchange>> {
-        eventually("the exchanges have ended", async || {
-            let ended = self.gateway.access_log();
-            ensure!(ended.len() == count, "{ended:#?}");
-            Ok(ended)
-        })
-        .await
-    }
-}
-
-fn plugin(name: &str, url: &str, spec: Value) -> Value {
-    let mut object = json!({"kind": "WasmPlugin", "metadata": {"namespace": "higress-system", "name": name},
-        "spec": {"url": url, "failStrategy": "FAIL_CLOSE", "defaultConfig": {}}});
-    if let (Some(object), Value::Object(spec)) = (object["spec"].as_object_mut(), spec) {
-        object.extend(spec);
-    }
-    object
-}
-
-fn bridge(registries: &[(&str, &str)]) -> Value {
-    let registries: Vec<Value> = registries
-        .iter()
-        .map(|(name, addresses)| json!({"name": name, "type": "static", "domain": addresses, "port": 80}))
-        .collect();
-    json!({"apiVersion": "networking.higress.io/v1", "kind": "McpBridge",
-        "metadata": {"namespace": "higress-system", "name": "default"}, "spec": {"registries": registries}})
-}
-
-fn route(name: &str, annotations: Value) -> Value {
-    let mut object = json!({"apiVersion": "networking.k8s.io/v1", "kind": "Ingress",
-        "metadata": {"namespace": "higress-system", "name": name,
-            "annotations": {"higress.io/destination": "100% llm.static:80"}},
-        "spec": {"ingressClassName": "higress", "rules": [{"http": {"paths": [{"path": "/", "pathType": "Prefix",
-            "backend": {"resource": {"apiGroup": "networking.higress.io", "kind": "McpBridge", "name": "default"}}}]}}]}});
-    if let (Some(object), Value::Object(annotations)) = (object["metadata"]["annotations"].as_object_mut(), annotations)
-    {
-        object.extend(annotations);
-    }
-    object
-}
-
-fn key_auth(config: Value) -> Value {
-    let mut spec = json!({"phase": "AUTHN", "priority": 310});
-    if let (Some(spec), Value::Object(config)) = (spec.as_object_mut(), config) {
-        spec.extend(config);
-    }
-    plugin("key-auth", "oci://registry.example/plugins/key-auth:1.0.0", spec)
-}
-
-fn consumers() -> Value {
-    json!({"keys": ["x-api-key"], "in_header": true,
-        "consumers": [{"name": "alice", "credential": "a"}, {"name": "bob", "credential": "b"}]})
-}
+use redis::asks;
 
 /// Stops the headers; in the body callback, answers 299 when a tick came before the body, else 298.
 const STOPS_HEADERS: &str = r#"
@@ -240,6 +149,27 @@ async fn a_module_that_cannot_be_loaded_or_started_fails_as_the_plugin_says() ->
 }
 
 #[tokio::test]
+async fn an_image_is_found_by_its_name_in_the_module_folder_and_counts_what_its_module_counts() -> Result<()> {
+    let counts = r#"(import "env" "proxy_define_metric" (func $define (param i32 i32 i32 i32) (result i32)))
+        (import "env" "proxy_increment_metric" (func $increment (param i32 i64) (result i32)))"#;
+    let callback = r#"(data (i32.const 600) "requests")
+        (func (export "proxy_on_request_headers") (param i32 i32 i32) (result i32)
+            (drop (call $define (i32.const 0) (i32.const 600) (i32.const 8) (i32.const 4)))
+            (drop (call $increment (i32.load (i32.const 4)) (i64.const 2)))
+            (i32.const 0))"#;
+    let folder = tempfile::tempdir()?;
+    guest::write_with(folder.path(), "counter", "0_2_100", counts, callback)?;
+    let module_dir = Some(folder.path().to_owned());
+    let bed = Bed::with(GatewayOptions { module_dir, ..GatewayOptions::default() }).await?;
+    bed.serve(vec![plugin("counter", "oci://registry.example:5000/team/counter:0.1.0", json!({}))]).await?;
+    for _ in 0..2 {
+        assert_eq!(get(bed.url()).send().await?.status, 200);
+    }
+    assert_eq!(bed.gateway.metrics().get("requests"), Some(&4), "summed over the workers");
+    Ok(())
+}
+
+#[tokio::test]
 async fn the_chain_runs_by_phase_then_priority_and_unchanged_plugins_keep_their_vms() -> Result<()> {
     let tags = r#"(func (export "proxy_on_request_headers") (param i32 i32 i32) (result i32)
         (drop (call $property (i32.const 224) (i32.const 11) (i32.const 8) (i32.const 12)))
@@ -367,76 +297,6 @@ async fn an_upstream_that_cannot_be_reached_or_hangs_up_is_told_apart_from_none(
     bed.gateway.set_objects(Vec::new()).await?;
     assert_eq!(get(bed.url()).send().await?.status, 404);
     assert_eq!(bed.exchanges(3).await?[2].flags, "NR");
-    Ok(())
-}
-
-/// Initialises Redis with database 3 and a timeout of 300 ms; each request is answered with what a command answers:
-/// 200 and the reply, 504 for a network failure, 500 and the status for an immediate error.
-fn asks(initialises: bool) -> String {
-    let init = "(drop (call $redis_init (i32.const 96) (i32.const 30) (i32.const 300) (i32.const 5)
-        (i32.const 308) (i32.const 6) (i32.const 300)))";
-    format!(
-        r#"(data (i32.const 300) "quota")
-        (data (i32.const 308) "secret")
-        (func (export "proxy_on_configure") (param i32 i32) (result i32) {} (i32.const 1))
-        (func (export "proxy_on_request_headers") (param i32 i32 i32) (result i32) (local $status i32)
-            (local.set $status
-                (call $redis_call (i32.const 16) (i32.const 25) (i32.const 160) (i32.const 13) (i32.const 4)))
-            (if (local.get $status) (then (call $answer (i32.add (i32.const 500) (local.get $status)))))
-            (i32.const 4))
-        (func (export "proxy_on_redis_call_response") (param $root i32) (param $token i32) (param $status i32)
-            (param $size i32)
-            (drop (call $act_for (global.get $seen)))
-            (if (local.get $status) (then (call $answer (i32.const 504))) (else
-                (drop (call $buffer (i32.const 9) (i32.const 0) (local.get $size) (i32.const 8) (i32.const 12)))
-                (drop (call $reply (i32.const 200) (i32.const 448) (i32.const 11)
-                    (i32.load (i32.const 8)) (i32.load (i32.const 12)) (i32.const 0) (i32.const 0) (i32.const -1))))))"#,
-        if initialises { init } else { "" }
-    )
-}
-
-async fn serve_redis(bed: &Bed, name: &str, callbacks: &str, address: &str) -> Result<()> {
-    let url = guest::write(bed.folder.path(), name, "0_2_100", callbacks)?;
-    let llm = bed.model.addr().to_string();
-    let objects =
-        vec![bridge(&[("llm", &llm), ("redis", address)]), route("all", json!({})), plugin(name, &url, json!({}))];
-    bed.gateway.set_objects(objects).await
-}
-
-#[tokio::test]
-async fn a_redis_call_is_answered_raw_and_its_failures_are_told_apart() -> Result<()> {
-    let user = Some(("quota".to_owned(), "secret".to_owned()));
-    let redis = Redis::start(RedisOptions { user, ..RedisOptions::default() }).await?;
-    let bed = Bed::new().await?;
-    serve_redis(&bed, "asks", &asks(true), &redis.addr()).await?;
-    let reply = get(bed.url()).send().await?;
-    assert!(reply.status == 200 && reply.text().starts_with('$') && reply.text().ends_with("\r\n"), "{reply:?}");
-    assert!(reply.text().contains(" db=3 ") && reply.text().contains(" user=quota "), "{}", reply.text());
-
-    redis.pause()?;
-    assert_eq!(get(bed.url()).send().await?.status, 504, "the timer of the call");
-    redis.resume()?;
-    redis.kill();
-    assert_eq!(get(bed.url()).send().await?.status, 504, "the connection is gone, or refused");
-    redis.restart().await?;
-    assert_eq!(get(bed.url()).send().await?.status, 200, "a new connection is made, with the options of before");
-
-    serve_redis(&bed, "hasty", &asks(false), &redis.addr()).await?;
-    assert_eq!(get(bed.url()).send().await?.status, 200, "another plugin shares the options of the cluster");
-    serve_redis(&bed, "hasty", &asks(false), "127.0.0.1:1").await?;
-    assert_eq!(get(bed.url()).send().await?.status, 510, "a rebuilt cluster has no options");
-    bed.serve_guest("0_2_100", &asks(true)).await?;
-    assert_eq!(get(bed.url()).send().await?.status, 502, "no such cluster");
-    Ok(())
-}
-
-#[tokio::test]
-async fn a_wrong_password_shows_in_the_reply_to_the_command() -> Result<()> {
-    let user = Some(("quota".to_owned(), "other".to_owned()));
-    let redis = Redis::start(RedisOptions { user, ..RedisOptions::default() }).await?;
-    let bed = Bed::new().await?;
-    serve_redis(&bed, "asks", &asks(true), &redis.addr()).await?;
-    assert_eq!(get(bed.url()).send().await?.text(), "-NOAUTH Authentication required.\r\n");
     Ok(())
 }
 
@@ -573,6 +433,26 @@ async fn apply(api: &ApiServer, object: &Value) -> Result<()> {
         None => kube::Api::all_with(client, &resource),
     };
     objects.create(&kube::api::PostParams::default(), &object).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_module_built_by_go_runs() -> Result<()> {
+    let bed = Bed::new().await?;
+    let wasm = bed.folder.path().join("go.wasm");
+    let built = tokio::process::Command::new("go")
+        .args(["build", "-buildmode=c-shared", "-ldflags=-s -w", "-o"])
+        .arg(&wasm)
+        .arg(".")
+        .current_dir(testbed::workspace().join("tests/tests/e2e/gateway/go"))
+        .envs([("GOOS", "wasip1"), ("GOARCH", "wasm"), ("CGO_ENABLED", "0")])
+        .output()
+        .await
+        .context("go")?;
+    ensure!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+    bed.serve(vec![plugin("go", &format!("file://{}", wasm.display()), json!({}))]).await?;
+    assert_eq!(get(bed.url()).send().await?.status, 200, "{:#?}", bed.gateway.loaded());
+    assert_eq!(bed.said(), ["in the log", "on standard error"]);
     Ok(())
 }
 

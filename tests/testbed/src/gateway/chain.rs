@@ -12,6 +12,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use super::abi::{BodyAction, HeaderAction, Headers, Way};
 use super::auth::{CONSUMER_HEADER, Verdict};
 use super::config::Code;
+use super::hold::{Hold, Seat, Slot, Stopped};
 use super::host::{Effect, LocalReply, StreamState};
 use super::plugin::{Event, Inbox, Plugin};
 
@@ -38,46 +39,6 @@ pub(super) struct Chain {
     head_left: bool,
     /// The stream is to be torn down.
     pub(super) reset: bool,
-}
-
-/// One filter's place in the stream.
-struct Slot {
-    plugin: Rc<Plugin>,
-    state: Seat,
-    request: Hold,
-    response: Hold,
-}
-
-enum Seat {
-    /// Did not see the request yet.
-    Fresh,
-    Open(u32),
-    /// Has failed, or has nothing to say: passed by.
-    Gone,
-}
-
-/// What a filter holds back one way.
-#[derive(Default)]
-struct Hold {
-    stopped: Stopped,
-    /// Its headers went on.
-    passed: bool,
-    headers_end: bool,
-    body: Vec<u8>,
-    has_body: bool,
-    body_end: bool,
-}
-
-#[derive(Clone, Copy, Default, PartialEq, Eq)]
-enum Stopped {
-    #[default]
-    No,
-    /// Headers wait, body callbacks run.
-    Headers,
-    /// All waits, the filter has not seen the body.
-    All { watermark: bool },
-    /// The filter saw the body and keeps it.
-    Body { watermark: bool },
 }
 
 impl Chain {
@@ -434,29 +395,5 @@ impl Chain {
             Way::Request => position,
             Way::Response => self.slots.len() - 1 - position,
         }
-    }
-}
-
-impl Slot {
-    const fn hold(&self, way: Way) -> &Hold {
-        match way {
-            Way::Request => &self.request,
-            Way::Response => &self.response,
-        }
-    }
-
-    const fn hold_mut(&mut self, way: Way) -> &mut Hold {
-        match way {
-            Way::Request => &mut self.request,
-            Way::Response => &mut self.response,
-        }
-    }
-}
-
-impl Hold {
-    fn keep(&mut self, bytes: &[u8], end: bool) {
-        self.body.extend_from_slice(bytes);
-        self.has_body = true;
-        self.body_end |= end;
     }
 }

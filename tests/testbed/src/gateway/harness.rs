@@ -22,7 +22,7 @@ use super::vm::{Machine, Start};
 pub struct VmModule {
     prepared: Arc<Prepared>,
     // The compiler's clock runs while VMs do.
-    runtime: Arc<Runtime>,
+    _runtime: Arc<Runtime>,
 }
 
 /// A VM did not come to run.
@@ -84,7 +84,7 @@ impl VmModule {
     pub fn new(wasm: &[u8]) -> Result<Self> {
         let runtime = Runtime::shared()?;
         let prepared = runtime.prepare(wasm)?;
-        Ok(Self { prepared, runtime })
+        Ok(Self { prepared, _runtime: runtime })
     }
 
     /// A VM with this plugin configuration.
@@ -108,11 +108,6 @@ impl VmModule {
             }
             Err(error) => Err(StartFailure { trapped: board.traps() > 0, cause: format!("{error:#}") }),
         }
-    }
-
-    /// The engine, as a witness that all modules of a process share it.
-    pub fn same_engine(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.runtime, &other.runtime)
     }
 }
 

@@ -13,6 +13,7 @@ mod config;
 mod engine;
 mod exchange;
 mod harness;
+mod hold;
 mod host;
 mod imports;
 mod plugin;

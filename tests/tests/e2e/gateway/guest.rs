@@ -9,6 +9,11 @@ use anyhow::{Context, Result};
 ///
 /// Data: 16 `cluster`, 96 cluster with options, 160 a Redis command, 200 header name, 224 property names, 512 a body.
 pub(crate) fn module(abi: &str, callbacks: &str) -> Result<Vec<u8>> {
+    module_with(abi, "", callbacks)
+}
+
+/// [`module`] with more imports.
+fn module_with(abi: &str, imports: &str, callbacks: &str) -> Result<Vec<u8>> {
     let text = format!(
         r#"(module
         (import "env" "proxy_log" (func $log (param i32 i32 i32) (result i32)))
@@ -25,6 +30,7 @@ pub(crate) fn module(abi: &str, callbacks: &str) -> Result<Vec<u8>> {
         (import "env" "proxy_redis_init" (func $redis_init (param i32 i32 i32 i32 i32 i32 i32) (result i32)))
         (import "env" "proxy_redis_call" (func $redis_call (param i32 i32 i32 i32 i32) (result i32)))
         (import "env" "proxy_unheard_of" (func $unheard_of (result i32)))
+        {imports}
         (memory (export "memory") 256)
         (data (i32.const 16) "outbound|80||redis.static")
         (data (i32.const 96) "outbound|80||redis.static?db=3")
@@ -63,8 +69,13 @@ pub(crate) fn module(abi: &str, callbacks: &str) -> Result<Vec<u8>> {
 
 /// Writes a module where the gateway loads it from, and answers its URL.
 pub(crate) fn write(folder: &Path, name: &str, abi: &str, callbacks: &str) -> Result<String> {
+    write_with(folder, name, abi, "", callbacks)
+}
+
+/// [`write`] with more imports.
+pub(crate) fn write_with(folder: &Path, name: &str, abi: &str, imports: &str, callbacks: &str) -> Result<String> {
     let path: PathBuf = folder.join(name).with_extension("wasm");
-    std::fs::write(&path, module(abi, callbacks)?)?;
+    std::fs::write(&path, module_with(abi, imports, callbacks)?)?;
     Ok(format!("file://{}", path.display()))
 }
 

@@ -13,9 +13,8 @@ pub(crate) struct Events {
     recorder: Recorder,
 }
 
-/// What happened to an object.
+/// What a person should look at.
 pub(crate) struct Note<'a> {
-    pub(crate) warning: bool,
     pub(crate) reason: &'a str,
     pub(crate) action: &'a str,
     pub(crate) message: &'a str,
@@ -27,9 +26,9 @@ impl Events {
     }
 
     pub(crate) async fn publish(&self, about: &ObjectReference, note: &Note<'_>) {
-        let Note { warning, reason, action, message } = *note;
+        let Note { reason, action, message } = *note;
         let event = Event {
-            type_: if warning { EventType::Warning } else { EventType::Normal },
+            type_: EventType::Warning,
             reason: reason.to_owned(),
             action: action.to_owned(),
             note: Some(cut(message, LONGEST_NOTE).to_owned()),

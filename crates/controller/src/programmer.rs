@@ -192,7 +192,7 @@ async fn report_foreign_change(plugin: &PluginWrite, before: &Written, stored: &
         Some(_) => return,
     };
     tracing::warn!(name = plugin.name, reason, message);
-    events.publish(&stored.object_ref(&()), &Note { warning: true, reason, action: "Write", message: &message }).await;
+    events.publish(&stored.object_ref(&()), &Note { reason, action: "Write", message: &message }).await;
 }
 
 #[cfg(test)]

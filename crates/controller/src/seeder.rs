@@ -159,10 +159,11 @@ impl Store {
         match Connection::open(&self.access).await {
             Ok(connection) => {
                 let run_id = connection.run_id().map(str::to_owned);
-                if self.run_id.is_some() && self.run_id != run_id {
+                // Where the run is not told, every connection may be to a Redis that lost what was written.
+                if !self.applied.is_empty() && (run_id.is_none() || self.run_id != run_id) {
                     tracing::info!(
                         address = address(&self.access),
-                        "Redis was restarted: balances are looked at again"
+                        "Redis was or may have been restarted: balances are looked at again"
                     );
                     self.applied.clear();
                 }
@@ -240,7 +241,8 @@ impl Store {
     fn again(&self) -> Instant {
         let check = match &self.link {
             Link::Up { checked, .. } => *checked + CHECK_EVERY,
-            Link::Down { retry, .. } => *retry,
+            // Nothing can be tried before that, however long it is due.
+            Link::Down { retry, .. } => return *retry,
         };
         let unfinished = self.applied.values().filter(|applied| applied.seeded != Seeded::Applied);
         unfinished.map(|applied| applied.at + TRY_AGAIN).chain([check]).min().unwrap_or(check)
@@ -297,4 +299,35 @@ async fn call_all(
         }
     }
     (done, failure)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_balance_that_could_not_be_made_is_not_tried_again_before_its_store_is_back() {
+        let access = Access {
+            host: "127.0.0.1".to_owned(),
+            port: 1,
+            database: 0,
+            username: None,
+            password: None,
+            timeout: Duration::from_secs(1),
+        };
+        let mut store = Store::new(access);
+        let owner = Owner { name: "c/team/chat".to_owned(), uid: "u".to_owned(), generation: 1, term: 1 };
+        let malformed = Applied {
+            owner: Arc::new(owner),
+            grant: Grant::Tokens(1),
+            takeover: false,
+            seeded: Seeded::Malformed { value: "many".to_owned() },
+            at: Instant::now(),
+        };
+        store.applied.insert(Balance::new("q:", b"user1"), malformed);
+        tokio::time::advance(TRY_AGAIN * 2).await;
+        let retry = Instant::now() + LONGEST_BACKOFF;
+        store.link = Link::Down { error: None, retry };
+        assert_eq!(store.again(), retry);
+    }
 }

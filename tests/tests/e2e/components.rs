@@ -89,7 +89,7 @@ async fn the_model_server_reports_its_usage_in_the_shape_of_each_api() -> Result
                     let events = text.lines().filter_map(|line| line.strip_prefix("data: "));
                     let events = events.filter_map(|event| serde_json::from_str::<serde_json::Value>(event).ok());
                     let events = events.map(|event| event.get("response").cloned().unwrap_or(event));
-                    events.filter(|event| event.pointer(pointer).is_some()).last()
+                    events.rev().find(|event| event.pointer(pointer).is_some())
                 }
                 _ => Some(reply.json()?),
             };

@@ -44,7 +44,7 @@ async fn the_api_server_refuses_what_the_planner_refuses() -> Result<()> {
     }
     for case in refused() {
         let Err(message) = create(&client, case.kind, &case.object()).await else {
-            anyhow::bail!("{} was not refused", case.name());
+            anyhow::bail!("{} was not refused ({:?})", case.name(), case.reason);
         };
         // `spec.paths: Too many` or `unknown field "spec.refresh"`: this field, not one inside it.
         let named = [':', '"'].iter().any(|end| message.contains(&format!("{}{end}", case.field)));

@@ -49,6 +49,10 @@ pub fn status(
     let balances = balances(plan, verdict, &seeds);
     let ready = match (&accepted, &programmed, &balances) {
         (State::Is, State::Is, State::Is) => State::Is,
+        // A rule that waits for its balances is explained by what keeps those.
+        (State::Is, State::Not(reason, _), State::Not(..)) if *reason == Reason::WaitsForSeeds.reason() => {
+            balances.clone()
+        }
         (State::Is, State::Is, other) | (State::Is, other, _) | (other, _, _) => other.clone(),
     };
     let mut conditions =

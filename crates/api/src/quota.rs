@@ -49,8 +49,8 @@ pub struct AiQuotaSpec {
 
     /// The balance of a consumer is the Redis key made of this prefix and the consumer's name: 1 to 128 visible
     /// ASCII characters without braces. Only namespaces the administrator trusts may choose one, and none may begin
-    /// with `aiquota:`. Absent: `aiquota:<namespace>/<kind>/<name of the first target>:`. Quotas with the same
-    /// prefix and store share the balances of equal names.
+    /// with `aiquota:` or be a beginning of that. Absent: `aiquota:<namespace>/<kind>/<name of the first target>:`.
+    /// Quotas with the same prefix and store share the balances of equal names.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = KEY_PREFIX_MAX_LENGTH), regex(pattern = KEY_PREFIX_PATTERN))]
     #[schemars(extend("x-kubernetes-validations" = [prefix_is_free()]))]
@@ -215,8 +215,9 @@ fn only_domains_have_wildcards() -> serde_json::Value {
 
 fn prefix_is_free() -> serde_json::Value {
     serde_json::json!({
-        "rule": "!self.startsWith('aiquota:')",
-        "message": "prefixes that begin with aiquota: belong to namespaces that may not choose one; choose another",
+        "rule": "!self.startsWith('aiquota:') && !'aiquota:'.startsWith(self)",
+        "message": "prefixes that begin with aiquota: belong to namespaces that may not choose one, and a beginning of \
+                    that would reach them; choose another",
     })
 }
 

@@ -245,11 +245,15 @@ impl Check {
             self.length(FIELD, prefix.len(), KEY_PREFIX_MAX_LENGTH);
         } else if !is_key_prefix(prefix.as_bytes()) {
             self.refuse(FIELD, Refused::Characters, "must be visible ASCII characters without braces");
-        } else if prefix.starts_with(RESERVED_KEY_PREFIX) {
+        } else if prefix.starts_with(RESERVED_KEY_PREFIX) || RESERVED_KEY_PREFIX.starts_with(prefix) {
+            // With a consumer's name behind it, neither may reach the balances of others.
             self.refuse(
                 FIELD,
                 Refused::Excluded,
-                format!("must not begin with {RESERVED_KEY_PREFIX}, which is for prefixes that are not chosen"),
+                format!(
+                    "must neither begin with {RESERVED_KEY_PREFIX}, which is for prefixes that are not chosen, nor be \
+                     a beginning of that"
+                ),
             );
         }
     }

@@ -87,7 +87,8 @@ pub(crate) fn accepted() -> Vec<(Kind, Value)> {
         quota("/spec/targetRefs/0/name", json!("n".repeat(253))),
         quota("/spec/keyPrefix", json!("!\"#$%&'()*+,-./09:;<=>?@AZ[\\]^_`az|~")),
         quota("/spec/keyPrefix", json!("p".repeat(128))),
-        quota("/spec/keyPrefix", json!("aiquota")),
+        quota("/spec/keyPrefix", json!("aiquotas")),
+        quota("/spec/keyPrefix", json!("q")),
         quota("/spec/keyPrefix", json!(null)),
         quota("/spec/consumers", json!(null)),
         quota("/spec/consumers", json!([])),
@@ -168,6 +169,8 @@ pub(crate) fn refused() -> Vec<Case> {
         quota("/spec/targetRefs/0/name", long(), "spec.targetRefs[0].name", TooLong),
         // prefix, store, admin, paths
         quota("/spec/keyPrefix", json!("aiquota:other/Ingress/x:"), "spec.keyPrefix", Excluded),
+        quota("/spec/keyPrefix", json!("aiquota"), "spec.keyPrefix", Excluded),
+        quota("/spec/keyPrefix", json!("a"), "spec.keyPrefix", Excluded),
         quota("/spec/keyPrefix", json!("p".repeat(129)), "spec.keyPrefix", TooLong),
         quota("/spec/storeRef/name", json!(""), "spec.storeRef.name", Required),
         quota("/spec/storeRef/name", json!("a b"), "spec.storeRef.name", Characters),

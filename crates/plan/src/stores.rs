@@ -21,7 +21,8 @@ const DEFAULT_PASSWORD_KEY: &str = "password";
 
 pub(crate) struct Stores {
     pub(crate) plans: Vec<StorePlan>,
-    /// For each of the plans, one number per Redis database, equal where it is the same.
+    /// For each of the plans, one number per Redis database, equal where it is the same; without meaning for those
+    /// that cannot be used.
     pub(crate) databases: Vec<usize>,
     /// As the gateway is told; those that can be used.
     pub(crate) wire: BTreeMap<String, wire::Store>,
@@ -68,11 +69,10 @@ pub(crate) fn resolve(world: &World, kept: &BTreeMap<String, wire::Store>) -> St
             }
         });
         let Key { namespace, name } = Key::of(&object.metadata);
+        // One Redis may have several names at the gateway: what counts is where it is.
         let next = databases.len();
-        let spec = &object.spec;
-        stores
-            .databases
-            .push(*databases.entry((&spec.service.name, spec.port(), spec.database.unwrap_or(0))).or_insert(next));
+        let place = resolved.as_ref().ok().map(|(access, _)| (access.host.clone(), access.port, access.database));
+        stores.databases.push(*databases.entry(place).or_insert(next));
         if namespace == world.settings.gateway_namespace {
             stores.by_name.insert(name.clone(), stores.plans.len());
         }

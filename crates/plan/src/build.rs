@@ -15,7 +15,7 @@ use crate::{
     age::by_age,
     auth::AuthPlugins,
     existing::Existing,
-    gateway::{Gateway, Matcher, Policy, difference},
+    gateway::{Gateway, Matcher, Policy},
     merge::{Claim, Lost, Slot, resolve},
     prefix, room,
     stores::{self, Stores},
@@ -52,6 +52,7 @@ pub fn build(world: &World) -> Plan {
             slots,
             guard: plugin(GUARD),
             ai_quota,
+            existing,
         },
         stores: stores.plans,
         cluster: world.cluster.clone(),
@@ -145,7 +146,7 @@ impl Draft {
             if self.named.len() > before {
                 self.policies.push(Policy {
                     programmed: existing.enforces(&name),
-                    in_force: self.named[before..].iter().any(|claim| in_force(existing, claim, &settings)),
+                    in_force: self.named[before..].iter().any(|claim| existing.holds(&claim.what, &settings)),
                     name,
                     verdict: index,
                     unavailable: unavailable(settings.store.as_deref(), stores),
@@ -280,14 +281,6 @@ impl Draft {
             }
         }
     }
-}
-
-/// Whether the gateway holds a target to these settings already, on behalf of another object that shares it.
-fn in_force(existing: &Existing, claim: &Claim<Matcher>, settings: &wire::Policy) -> bool {
-    existing.over(&claim.what).is_some_and(|over| {
-        let gone = over.unavailable.is_some();
-        difference(settings, over).is_none_or(|field| gone && field == "storeRef")
-    })
 }
 
 /// Whether the slot is what the target names, not a route derived from it.

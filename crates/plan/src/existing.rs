@@ -6,7 +6,7 @@ use api::{MatchRule, WasmPlugin};
 use enforcement::wire::{self, Native, Rule};
 use serde_json::Value;
 
-use crate::gateway::Matcher;
+use crate::gateway::{Matcher, difference};
 
 /// Nothing where there is no WasmPlugin, or none that we could have written.
 #[derive(Default)]
@@ -16,6 +16,8 @@ pub(crate) struct Existing {
     /// By policy.
     pub(crate) matchers: HashMap<String, Vec<Matcher>>,
     over: HashMap<Matcher, String>,
+    /// Whether there are rules that are not as we write them.
+    foreign: bool,
 }
 
 impl Existing {
@@ -27,10 +29,11 @@ impl Existing {
             return Self::default();
         };
         let mut matchers: HashMap<String, Vec<Matcher>> = HashMap::new();
-        let mut over = HashMap::new();
+        let (mut over, mut foreign) = (HashMap::new(), false);
         for rule in plugin.iter().flat_map(|plugin| plugin.spec.match_rules.iter().flatten()).cloned() {
-            let MatchRule { ingress, domain, service, config, config_disable, rest: _ } = rule;
+            let MatchRule { ingress, domain, service, config, config_disable, rest } = rule;
             let parsed = config.as_ref().and_then(|config| <Rule as serde::Deserialize>::deserialize(config).ok());
+            foreign |= parsed.is_none() || config_disable.is_some() || !rest.is_empty();
             if let Some(Rule { policy, open: _ }) = parsed.filter(|_| config_disable != Some(true)) {
                 let mut all: Vec<Matcher> = ingress.into_iter().flatten().map(Matcher::Route).collect();
                 all.extend(service.into_iter().flatten().map(Matcher::Service));
@@ -46,7 +49,7 @@ impl Existing {
         }
         let policies = native.policies.into_iter();
         let policies = policies.filter_map(|(name, policy)| Some((name, serde_json::from_value(policy).ok()?)));
-        Self { policies: policies.collect(), stores: native.stores, matchers, over }
+        Self { policies: policies.collect(), stores: native.stores, matchers, over, foreign }
     }
 
     /// Whether the gateway has a rule with this policy.
@@ -54,8 +57,17 @@ impl Existing {
         self.policies.contains_key(policy) && self.matchers.contains_key(policy)
     }
 
-    /// The policy something is under: of several rules the first counts.
-    pub(crate) fn over(&self, matcher: &Matcher) -> Option<&wire::Policy> {
-        self.over.get(matcher).and_then(|policy| self.policies.get(policy))
+    /// Whether something is held to these settings already, whoever they were written for: of several rules the first
+    /// counts.
+    pub(crate) fn holds(&self, matcher: &Matcher, settings: &wire::Policy) -> bool {
+        self.over.get(matcher).and_then(|policy| self.policies.get(policy)).is_some_and(|over| {
+            let gone = over.unavailable.is_some();
+            difference(settings, over).is_none_or(|field| gone && field == "storeRef")
+        })
+    }
+
+    /// Whether the rule of this policy over something is there, and no rule is that we would not write.
+    pub(crate) fn has(&self, matcher: &Matcher, policy: &str) -> bool {
+        !self.foreign && self.over.get(matcher).is_some_and(|over| over == policy)
     }
 }

@@ -7,6 +7,7 @@ use enforcement::wire;
 
 use crate::{
     Settings,
+    existing::Existing,
     merge::{self, Slot},
 };
 
@@ -23,6 +24,8 @@ pub(crate) struct Gateway {
     /// The WasmPlugins as found.
     pub(crate) guard: Option<Arc<WasmPlugin>>,
     pub(crate) ai_quota: Option<Arc<WasmPlugin>>,
+    /// What the latter says.
+    pub(crate) existing: Existing,
 }
 
 /// An object's settings, as a policy of its own; objects with equal settings on one target need only one.

@@ -74,11 +74,12 @@ pub struct Owner {
 impl Plan {
     /// Whether a seed that was answered with another owner may take the balance from it: the plan has given it to the
     /// seed's object, so the other one, if it lives, no longer lists it; but what another cluster, or an object that
-    /// cannot be read, may still want is theirs.
+    /// cannot be understood, may still want is theirs.
     #[must_use]
     pub fn may_take_over(&self, owner: &str) -> bool {
         let Some((cluster, key)) = owner.split_once('/') else { return false };
-        let unread = |verdict: &Verdict| matches!(verdict.object, Object::Undecodable(_));
+        let unread =
+            |verdict: &Verdict| matches!(verdict.refused.first(), Some(Reason::Invalid(_) | Reason::Undecodable(_)));
         cluster == self.cluster
             && !self.verdicts.iter().any(|verdict| unread(verdict) && verdict.key.to_string() == key)
     }

@@ -22,6 +22,9 @@ pub struct Program {
     pub plugins: Vec<PluginWrite>,
     /// For each verdict, whether each of its targets has its rule.
     pub(crate) rules: Vec<Vec<bool>>,
+    /// For each verdict, whether what was found says about it all that is wanted: a write that is still to be made
+    /// is another object's matter.
+    pub(crate) stands: Vec<bool>,
 }
 
 /// One WasmPlugin in the gateway's namespace.
@@ -43,6 +46,34 @@ impl PluginWrite {
             (Some(_), None) | (None, Some(_)) => true,
         }
     }
+
+    /// Whether all but the rules and what they name is as wanted.
+    fn frame_stands(&self) -> bool {
+        match (&self.found, &self.wanted) {
+            (Some(found), Some(wanted)) => frame(&found.spec) == frame(&wanted.spec),
+            _ => false,
+        }
+    }
+}
+
+fn frame(spec: &WasmPluginSpec) -> impl PartialEq {
+    let WasmPluginSpec {
+        url,
+        sha256,
+        image_pull_policy,
+        image_pull_secret,
+        plugin_name,
+        phase,
+        priority,
+        fail_strategy,
+        default_config,
+        default_config_disable,
+        match_rules: _,
+        rest,
+    } = spec;
+    let keys = default_config.as_ref().and_then(Value::as_object).map(Map::len);
+    let image = (url, sha256, image_pull_policy, image_pull_secret, plugin_name);
+    (image, phase, priority, fail_strategy, keys, default_config_disable, rest)
 }
 
 /// `seeded` has an entry for each of the plan's seeds, in their order; what is missing is pending.
@@ -61,6 +92,8 @@ pub fn program(plan: &Plan, seeded: &[Seeded]) -> Program {
         .collect();
 
     let mut rules: Vec<Vec<bool>> = plan.verdicts.iter().map(|verdict| vec![false; verdict.targets.len()]).collect();
+    let mut stands = vec![true; plan.verdicts.len()];
+    let written = gateway.written();
     let mut decided: Vec<(&Matcher, usize)> = Vec::with_capacity(gateway.slots.len());
     for slot in &gateway.slots {
         // All who share a slot have equal settings; the oldest whose balances are there speaks for them. Where none
@@ -70,16 +103,34 @@ pub fn program(plan: &Plan, seeded: &[Seeded]) -> Program {
         let holders = || slot.holders.iter();
         let Some(holder) = holders().find(speaks).or_else(|| holders().find(stays)) else { continue };
         decided.push((&slot.what, holder.by));
+        let there = written[holder.by] && gateway.existing.has(&slot.what, &gateway.policies[holder.by].name);
         for holder in &slot.holders {
-            if let Some(rule) = rules[gateway.policies[holder.by].verdict].get_mut(holder.target) {
+            let verdict = gateway.policies[holder.by].verdict;
+            stands[verdict] &= there;
+            if let Some(rule) = rules[verdict].get_mut(holder.target) {
                 *rule = true;
             }
         }
     }
-    Program { plugins: gateway.plugins(decided), rules }
+    let plugins = gateway.plugins(decided);
+    if !plugins.iter().filter(|plugin| plugin.name == AI_QUOTA).all(PluginWrite::frame_stands) {
+        stands.fill(false);
+    }
+    Program { plugins, rules, stands }
 }
 
 impl Gateway {
+    /// For each policy, whether what was found has it, and its store, as they are wanted.
+    fn written(&self) -> Vec<bool> {
+        let is = |policy: &Policy| {
+            let settings = policy.written();
+            let store = settings.store.as_ref();
+            self.existing.policies.get(&policy.name) == Some(&settings)
+                && store.is_none_or(|name| self.existing.stores.get(name) == self.stores.get(name))
+        };
+        self.policies.iter().map(is).collect()
+    }
+
     fn plugins(&self, decided: Vec<(&Matcher, usize)>) -> Vec<PluginWrite> {
         let enforced = !decided.is_empty();
         let guarded = enforced && self.settings.guard == Guard::On;

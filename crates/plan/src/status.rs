@@ -9,7 +9,7 @@ use std::{
 use api::{AiQuotaStatus, AiQuotaStoreStatus, Condition, NAMES_MAX, Summary, TargetStatus};
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
 
-use crate::{AI_QUOTA, Object, Plan, Program, Reason, Seeded, StorePlan, Verdict};
+use crate::{AI_QUOTA, GUARD, Object, Plan, Program, Reason, Seeded, StorePlan, Verdict};
 
 /// What became of each WasmPlugin of a [`Program`], by its name.
 pub type Writes = BTreeMap<&'static str, Write>;
@@ -38,14 +38,14 @@ pub fn status(
     writes: &Writes,
     now: Timestamp,
 ) -> AiQuotaStatus {
-    let rules = &program.rules[verdict];
+    let (rules, stands) = (&program.rules[verdict], program.stands[verdict]);
     let verdict = &plan.verdicts[verdict];
     let before = verdict.object.status();
     let seeds = Seeds::of(plan, verdict, seeded);
     let (listed, unlisted) = names(verdict, &seeds, before);
 
     let accepted = accepted(verdict);
-    let programmed = programmed(verdict, rules, writes);
+    let programmed = programmed(verdict, rules, write(stands, writes));
     let balances = balances(plan, verdict, &seeds);
     let ready = match (&accepted, &programmed, &balances) {
         (State::Is, State::Is, State::Is) => State::Is,
@@ -140,12 +140,22 @@ fn accepted(verdict: &Verdict) -> State {
     }
 }
 
-fn programmed(verdict: &Verdict, rules: &[bool], writes: &Writes) -> State {
+/// What became of what the gateway has to be told for one object: its own rules, and the guard, without which they
+/// trust anybody.
+fn write(stands: bool, writes: &Writes) -> &Write {
+    let of = |plugin| writes.get(plugin).unwrap_or(&Write::Waiting);
+    match of(AI_QUOTA) {
+        Write::Waiting | Write::Failed { .. } if !stands => of(AI_QUOTA),
+        _ => of(GUARD),
+    }
+}
+
+fn programmed(verdict: &Verdict, rules: &[bool], write: &Write) -> State {
     if rejected(verdict) {
         return refused(verdict);
     }
     let complete = verdict.targets.iter().zip(rules).all(|((_, problem), rule)| problem.is_some() || *rule);
-    match (&verdict.withheld, writes.get(AI_QUOTA).unwrap_or(&Write::Waiting)) {
+    match (&verdict.withheld, write) {
         (Some(reason), _) if complete => State::Not(
             reason.reason(),
             cut(format!("requests are answered with 503, because the store cannot be used: {reason}")),

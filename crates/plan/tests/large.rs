@@ -33,6 +33,64 @@ fn ten_thousand_objects_on_a_thousand_routes_make_a_thousand_policies() {
     assert!(pending.plugins.iter().all(|plugin| !plugin.differs()), "what is in force stays without any answer");
 }
 
+/// The condition `Programmed` of each object, while both writes came to this.
+fn programmed(plan: &plan::Plan, ai_quota: &Write, guard: &Write) -> Vec<String> {
+    let seeded = vec![Seeded::Applied; plan.seeds.len()];
+    let program = plan::program(plan, &seeded);
+    let writes: Writes = [(AI_QUOTA, ai_quota.clone()), (plan::GUARD, guard.clone())].into();
+    let now = k8s_openapi::jiff::Timestamp::UNIX_EPOCH;
+    let of = |verdict| plan::status(plan, verdict, &seeded, &program, &writes, now).conditions;
+    let all = (0..plan.verdicts.len()).map(of);
+    let reason = |conditions: Vec<api::Condition>| {
+        let found = conditions.into_iter().find(|condition| condition.type_ == "Programmed");
+        found.map(|condition| condition.reason).unwrap_or_default()
+    };
+    all.map(reason).collect()
+}
+
+#[test]
+fn a_write_that_is_still_to_be_made_concerns_only_the_objects_it_is_made_for() {
+    let mut world = world::world(5, 1, 5);
+    let plugins = |world: &plan::World| {
+        let plan = plan::build(world);
+        plan::program(&plan, &vec![Seeded::Applied; plan.seeds.len()]).plugins
+    };
+    world.plugins.extend(plugins(&world).into_iter().filter_map(|plugin| plugin.wanted).map(std::sync::Arc::new));
+    std::sync::Arc::make_mut(&mut world.quotas[3]).spec.default_quota = Some(7);
+    let failed = Write::Failed { error: "no".to_owned() };
+
+    let plan = plan::build(&world);
+    assert_eq!(
+        programmed(&plan, &Write::Waiting, &Write::Done),
+        ["Programmed", "Programmed", "Programmed", "WaitsForWrite", "Programmed"]
+    );
+    assert_eq!(programmed(&plan, &failed, &Write::Done)[2..4], ["Programmed", "WriteFailed"]);
+    // Without the guard anybody's identity is believed: that concerns them all.
+    assert_eq!(programmed(&plan, &Write::Done, &failed), ["WriteFailed"; 5]);
+
+    // So does somebody else's hand on the object.
+    let ours = world.plugins.iter_mut().find(|plugin| plugin.metadata.name.as_deref() == Some(AI_QUOTA));
+    let ours = std::sync::Arc::make_mut(ours.expect("it was written"));
+    let mut phase = ours.clone();
+    phase.spec.phase = Some("AUTHN".to_owned());
+    let mut rule = ours.clone();
+    rule.spec.match_rules.get_or_insert_default().insert(0, api::MatchRule::default());
+    for touched in [phase, rule] {
+        world.plugins.retain(|plugin| plugin.metadata.name.as_deref() != Some(AI_QUOTA));
+        world.plugins.push(std::sync::Arc::new(touched));
+        assert_eq!(programmed(&plan::build(&world), &Write::Waiting, &Write::Done), ["WaitsForWrite"; 5]);
+    }
+}
+
+#[test]
+fn nobody_takes_a_balance_from_an_object_that_cannot_be_understood() {
+    let mut world = world::world(2, 1, 2);
+    std::sync::Arc::make_mut(&mut world.quotas[0]).spec.target_refs.clear();
+    let plan = plan::build(&world);
+    assert!(!plan.may_take_over(&format!("{}/team-0/quota-00000", world.cluster)));
+    assert!(plan.may_take_over(&format!("{}/team-0/quota-00001", world.cluster)));
+}
+
 fn size(world: &plan::World) -> (plan::Plan, usize) {
     let plan = plan::build(world);
     let program = plan::program(&plan, &vec![Seeded::Applied; plan.seeds.len()]);

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use api::{WasmPlugin, WasmPluginSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{DeleteParams, PostParams, Preconditions};
 use kube::{Api, Client, Resource, ResourceExt};
 use plan::{PluginWrite, Program, Write, Writes};
@@ -35,6 +36,8 @@ struct Last {
     replaced: Replaced,
     /// What stands there since; nothing after a deletion.
     written: Option<Written>,
+    /// Why it failed.
+    error: Option<String>,
 }
 
 /// What the watch shows for as long as it does not show the write.
@@ -83,7 +86,7 @@ impl Programmer {
         let step = step(plugin, self.last.get(plugin.name), now);
         let result = match (step, &plugin.wanted) {
             (Step::Nothing, _) => return (Write::Done, None),
-            (Step::WaitUntil(then), _) => return (Write::Waiting, Some(then)),
+            (Step::WaitUntil(then), _) => return (waiting(self.last.get(plugin.name)), Some(then)),
             (Step::Create, Some(wanted)) => self.create(plugin.name, wanted).await.map(Some),
             (Step::Replace, Some(wanted)) => self.api.replace(plugin.name, &parameters(), wanted).await.map(Some),
             (Step::Create | Step::Replace, None) | (Step::Delete, _) => {
@@ -106,7 +109,7 @@ impl Programmer {
                     None => Replaced::Absence,
                     Some(found) => Replaced::Version(found.resource_version()),
                 };
-                self.last.insert(plugin.name, Last { at: now, replaced, written });
+                self.last.insert(plugin.name, Last { at: now, replaced, written, error: None });
                 // The watch may not show it before the interval is over; then it is looked at again.
                 (Write::Done, Some(now + INTERVAL))
             }
@@ -114,7 +117,8 @@ impl Programmer {
                 let error = error.to_string();
                 tracing::warn!(name = plugin.name, %error, "WasmPlugin not written");
                 let written = self.last.remove(plugin.name).and_then(|last| last.written);
-                self.last.insert(plugin.name, Last { at: now, replaced: Replaced::Nothing, written });
+                let last = Last { at: now, replaced: Replaced::Nothing, written, error: Some(error.clone()) };
+                self.last.insert(plugin.name, last);
                 (Write::Failed { error }, Some(now + INTERVAL))
             }
         }
@@ -125,17 +129,25 @@ impl Programmer {
             // The watch lags, or what stands there is so far from a WasmPlugin that it was left out.
             Err(kube::Error::Api(status)) if status.is_already_exists() => {
                 let found = self.api.get_metadata(name).await?.metadata;
-                let mut wanted = wanted.clone();
-                wanted.metadata.resource_version = found.resource_version;
-                wanted.metadata.annotations = found.annotations;
-                for (label, value) in found.labels.unwrap_or_default() {
-                    wanted.labels_mut().entry(label).or_insert(value);
-                }
-                self.api.replace(name, &parameters(), &wanted).await
+                self.api.replace(name, &parameters(), &over(found, wanted)).await
             }
             other => other,
         }
     }
+}
+
+/// In the place of something that is there: all of its metadata stays, but for our labels.
+fn over(mut found: ObjectMeta, wanted: &WasmPlugin) -> WasmPlugin {
+    found.managed_fields = None;
+    found.labels.get_or_insert_default().extend(wanted.labels().clone());
+    WasmPlugin { metadata: found, spec: wanted.spec.clone() }
+}
+
+/// While the next attempt is not due, a failure remains one: statuses that went back and forth would be written and
+/// told with every attempt.
+fn waiting(last: Option<&Last>) -> Write {
+    let error = last.and_then(|last| last.error.clone());
+    error.map_or(Write::Waiting, |error| Write::Failed { error })
 }
 
 fn step(plugin: &PluginWrite, last: Option<&Last>, now: Instant) -> Step {
@@ -215,7 +227,7 @@ mod tests {
     }
 
     fn last(at: Instant, replaced: Replaced, wanted: i64, stored: WasmPlugin) -> Last {
-        Last { at, replaced, written: Some(Written { wanted: plugin(None, wanted).spec, stored }) }
+        Last { at, replaced, written: Some(Written { wanted: plugin(None, wanted).spec, stored }), error: None }
     }
 
     #[tokio::test(start_paused = true)]
@@ -266,5 +278,26 @@ mod tests {
             step(&write(Some(stored), Some(plugin(Some("2"), 5))), Some(&last), at + INTERVAL * 2),
             Step::Replace
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_failed_write_remains_one_until_the_next_attempt() {
+        let mut last = last(Instant::now(), Replaced::Nothing, 5, plugin(Some("2"), 5));
+        assert_eq!((waiting(None), waiting(Some(&last))), (Write::Waiting, Write::Waiting));
+        last.error = Some("no".into());
+        assert_eq!(waiting(Some(&last)), Write::Failed { error: "no".into() });
+    }
+
+    #[test]
+    fn all_metadata_of_what_the_watch_did_not_show_stays() {
+        let mut found = plugin(Some("7"), 1).metadata;
+        found.finalizers = Some(vec!["example.com/kept".into()]);
+        found.labels = Some([("app".into(), "kept".into())].into());
+        let mut wanted = plugin(None, 5);
+        wanted.labels_mut().insert("ours".into(), "yes".into());
+        let made = over(found, &wanted);
+        assert_eq!((made.spec.priority, made.resource_version().as_deref()), (Some(5), Some("7")));
+        assert_eq!(made.finalizers(), ["example.com/kept"]);
+        assert_eq!(made.labels().len(), 2);
     }
 }

@@ -36,7 +36,7 @@ pub fn build(world: &World) -> Plan {
     let mut draft = Draft::new(world);
     draft.examine(world, &existing, &stores, &targets);
     let mut slots = draft.decide();
-    draft.fit(&mut slots);
+    draft.fit(&existing, &mut slots);
     let seeds = draft.seed(world, &stores, &slots);
     draft.warn(world, &targets, &auth, &slots);
 
@@ -169,8 +169,8 @@ impl Draft {
     }
 
     /// What has no room in one WasmPlugin is not accepted; what is programmed stays.
-    fn fit(&mut self, slots: &mut Vec<Slot<Matcher>>) {
-        for (by, target) in room::fit(&self.policies, slots) {
+    fn fit(&mut self, existing: &Existing, slots: &mut Vec<Slot<Matcher>>) {
+        for (by, target) in room::fit(&self.policies, existing, slots) {
             self.refuse(by, target, |_| Reason::GatewayFull { limit: room::LIMIT });
         }
     }

@@ -57,6 +57,11 @@ impl Existing {
         self.policies.contains_key(policy) && self.matchers.contains_key(policy)
     }
 
+    /// Whether there is a rule over something.
+    pub(crate) fn covers(&self, matcher: &Matcher) -> bool {
+        self.over.contains_key(matcher)
+    }
+
     /// Whether something is held to these settings already, whoever they were written for: of several rules the first
     /// counts.
     pub(crate) fn holds(&self, matcher: &Matcher, settings: &wire::Policy) -> bool {

@@ -116,3 +116,20 @@ fn what_has_no_room_in_the_gateway_is_the_youngest_and_says_so() {
     assert_eq!(plan.seeds.len(), first, "and no balances");
     assert!((900_000..1 << 20).contains(&size), "{size} bytes");
 }
+
+#[test]
+fn what_an_older_object_wants_in_addition_takes_no_room_from_what_is_programmed() {
+    let mut world = world::world(8_000, 1, 8_000);
+    let plan = plan::build(&world);
+    let first = plan.verdicts.iter().position(|verdict| verdict.targets[0].1.is_some()).expect("they do not all fit");
+    let program = plan::program(&plan, &vec![Seeded::Applied; plan.seeds.len()]);
+    world.plugins.extend(program.plugins.into_iter().filter_map(|plugin| plugin.wanted).map(std::sync::Arc::new));
+    let more = (7_985..8_000).map(|route| world.quotas[route].spec.target_refs[0].clone()).collect::<Vec<_>>();
+    std::sync::Arc::make_mut(&mut world.quotas[0]).spec.target_refs.extend(more);
+
+    let plan = plan::build(&world);
+    let accepted = |verdict: &plan::Verdict| verdict.targets[0].1.is_none();
+    assert!(plan.verdicts[..first].iter().all(accepted));
+    let reason = plan.verdicts[0].targets[15].1.as_ref().map(plan::Reason::reason);
+    assert_eq!(reason, Some("GatewayFull"));
+}

@@ -20,6 +20,9 @@ guest_abi::module!(AiQuota);
 /// The longest form of the admin API that is read.
 const MAX_FORM: usize = 64 * 1024;
 
+/// The response code details of a stream whose request the gateway began anew as another one.
+const REDIRECTED: &[u8] = b"internal_redirect";
+
 /// A store that fails does so for every request: of such lines no more than one a second is written.
 const LOG_INTERVAL_NS: u64 = 1_000_000_000;
 
@@ -116,7 +119,10 @@ impl Module for AiQuota {
     }
 
     fn request_headers(&mut self, stream: u32, end: bool) -> Action {
-        let Some(root) = self.streams.get(&stream).map(|stream| stream.root) else { return Action::Continue };
+        let Some(root) = self.streams.get(&stream).map(|stream| stream.root) else {
+            // The host created it where we could not hear it, so its policy is unknown.
+            return self.refuse(stream, Response::unknown_stream());
+        };
         let config = self.roots.get(&root).and_then(|root| root.config.clone());
         match config.as_deref() {
             None => Action::Continue,
@@ -302,7 +308,13 @@ impl AiQuota {
         let Some(Stream { root, state }) = self.streams.get_mut(&stream) else { return };
         let root = *root;
         // Whatever it was, it is over: an answer that still comes for it is dropped.
-        let State::Metered(meter) = std::mem::replace(state, State::Passing) else { return };
+        let State::Metered(mut meter) = std::mem::replace(state, State::Passing) else { return };
+        // The router redirects without showing the answer for which it does.
+        if meter.is_unanswered()
+            && host::property(&["response", "code_details"]).is_some_and(|details| details == REDIRECTED)
+        {
+            meter.redirected();
+        }
         if let Ending::Charge(charge) = meter.end(now()) {
             // The call belongs to the root: it is to outlive the stream.
             let _ = host::set_effective_context(root);

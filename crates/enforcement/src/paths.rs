@@ -28,13 +28,22 @@ pub struct Paths {
     metered: Vec<String>,
     /// The path of the query; the other operations are below it.
     admin: Option<String>,
+    /// Whether other spellings of a metered path are metered too.
+    tolerant: bool,
 }
 
 impl Paths {
     /// `admin` is what follows [`ADMIN_BASE_PATH`], under which the admin API stands whatever paths are metered.
     #[must_use]
     pub fn new(metered: Vec<String>, admin: Option<&str>) -> Self {
-        Self { metered, admin: admin.map(|path| [ADMIN_BASE_PATH, path].concat()) }
+        Self { metered, admin: admin.map(|path| [ADMIN_BASE_PATH, path].concat()), tolerant: false }
+    }
+
+    /// Meters also what servers take for a metered path though it is spelled otherwise, see [`plain`]. Upstream lets
+    /// that pass.
+    #[must_use]
+    pub fn tolerant(self) -> Self {
+        Self { tolerant: true, ..self }
     }
 
     /// The mode of a path without its query, see [`split`].
@@ -43,18 +52,63 @@ impl Paths {
         if self.metered.iter().any(|suffix| path.ends_with(suffix.as_bytes())) {
             return Mode::Metered;
         }
-        let Some(admin) = self.admin.as_deref().map(str::as_bytes) else { return Mode::Other };
+        if let Some(operation) = self.operation(path) {
+            return Mode::Admin(operation);
+        }
+        if self.tolerant {
+            let plain = plain(path);
+            let ends = |suffix: &String| {
+                let end = plain.len().checked_sub(suffix.len()).and_then(|start| plain.get(start..));
+                end.is_some_and(|end| end.eq_ignore_ascii_case(suffix.as_bytes()))
+            };
+            if self.metered.iter().any(ends) {
+                return Mode::Metered;
+            }
+        }
+        Mode::Other
+    }
+
+    fn operation(&self, path: &[u8]) -> Option<Operation> {
+        let admin = self.admin.as_deref()?.as_bytes();
         let below = |operation: &[u8]| path.strip_suffix(operation).is_some_and(|path| path.ends_with(admin));
         if path.ends_with(admin) {
-            Mode::Admin(Operation::Query)
+            Some(Operation::Query)
         } else if below(b"/refresh") {
-            Mode::Admin(Operation::Refresh)
+            Some(Operation::Refresh)
         } else if below(b"/delta") {
-            Mode::Admin(Operation::Delta)
+            Some(Operation::Delta)
         } else {
-            Mode::Other
+            None
         }
     }
+}
+
+/// A path as the most forgiving of servers read it: escapes resolved where they are whole, backslashes as slashes,
+/// parameters behind a semicolon cut off, empty segments and dots gone.
+fn plain(path: &[u8]) -> Vec<u8> {
+    let mut text = Vec::with_capacity(path.len());
+    let mut rest = path;
+    while let [byte, after @ ..] = rest {
+        let escaped = match rest {
+            [b'%', high, low, ..] => hex(*high).zip(hex(*low)),
+            _ => None,
+        };
+        let byte = escaped.map_or(*byte, |(high, low)| high << 4 | low);
+        text.push(if byte == b'\\' { b'/' } else { byte });
+        rest = if escaped.is_some() { after.get(2..).unwrap_or_default() } else { after };
+    }
+    let mut out = Vec::with_capacity(text.len());
+    for segment in text.split(|byte| *byte == b'/') {
+        match segment.split(|byte| *byte == b';').next().unwrap_or_default() {
+            b"" | b"." => {}
+            b".." => out.truncate(memchr::memrchr(b'/', &out).unwrap_or(0)),
+            segment => {
+                out.push(b'/');
+                out.extend_from_slice(segment);
+            }
+        }
+    }
+    out
 }
 
 /// Splits `:path` into the path, with percent escapes resolved as the model behind it would, and the query.
@@ -139,6 +193,34 @@ mod tests {
         ] {
             assert_eq!(mode(&paths, other), Mode::Other, "{other}");
         }
+    }
+
+    #[test]
+    fn a_metered_path_is_metered_in_every_spelling_where_that_is_asked_for() {
+        let strict = Paths::new(vec!["/v1/chat/completions".into(), ":generateContent".into()], Some("/quota"));
+        let tolerant = strict.clone().tolerant();
+        for spelling in [
+            "/v1/chat/completions/",
+            "/v1/chat/completions//?x",
+            "/v1//chat///completions",
+            "/v1/./chat/x/../completions/.",
+            "/../v1/chat/completions/..;/completions",
+            "/v1/chat;a=b/completions;jsessionid=1?c=d",
+            "/V1/Chat/Completions",
+            "/v1\\chat%5Ccompletions",
+            "/%zz/v1/chat/completion%73",
+            "/v1/chat/completion%2573",
+            "/m/gemini:generatecontent/",
+        ] {
+            assert_eq!(mode(&tolerant, spelling), Mode::Metered, "{spelling}");
+            assert_eq!(mode(&strict, spelling), Mode::Other, "{spelling}: upstream lets it pass");
+        }
+        for other in ["", "/", "%", "%4", "..", "/..", "/v1/chat/completions/..", "/v1/chat/completions;/x", "/;/%/."] {
+            assert_eq!(mode(&tolerant, other), Mode::Other, "{other}");
+        }
+        // The admin API answers to its own name only.
+        assert_eq!(mode(&tolerant, "/v1/chat/completions/quota/"), Mode::Other);
+        assert_eq!(mode(&tolerant, "/v1/chat/completions/quota"), Mode::Admin(Operation::Query));
     }
 
     #[test]

@@ -53,6 +53,12 @@ impl Response {
         Self { body, ..Self::text(503, ERROR, "") }
     }
 
+    /// What nobody announced cannot be held to anything.
+    #[must_use]
+    pub fn unknown_stream() -> Self {
+        Self::unenforceable("The request is unknown.")
+    }
+
     pub(crate) const fn unauthorized_admin() -> Self {
         Self::text(403, UNAUTHORIZED, "Request denied by ai quota check. Unauthorized admin consumer.")
     }

@@ -122,7 +122,7 @@ fn compile(
     if !default_quota.is_none_or(values::is_amount) {
         return Err(Invalid::new("defaultQuota", "is out of range"));
     }
-    let paths = Paths::new(paths, admin.as_ref().map(|admin| admin.path.as_str()));
+    let paths = Paths::new(paths, admin.as_ref().map(|admin| admin.path.as_str())).tolerant();
     if let Some(reason) = unavailable {
         return Ok(Compiled::Unavailable { reason, paths });
     }

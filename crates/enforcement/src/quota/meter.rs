@@ -8,7 +8,7 @@ use super::booking::Booking;
 use super::call::{Question, Words};
 use crate::config::{Flavor, Policy};
 use crate::redis::{self, Command};
-use crate::usage::Scanner;
+use crate::usage::{Scanner, Usage};
 use crate::values::MAX_AMOUNT;
 
 /// How many bytes of text are estimated as one token.
@@ -36,6 +36,8 @@ enum Answer {
     /// Its bytes cannot be read.
     Encoded,
     Unsuccessful(u16),
+    /// It was another's: the request began anew.
+    Redirected,
 }
 
 /// What an admitted request ends in.
@@ -59,6 +61,8 @@ pub enum Unbooked {
     Unsuccessful(u16),
     #[error("no usage was seen")]
     NoUsage,
+    #[error("the gateway redirected the request")]
+    Redirected,
 }
 
 impl Meter {
@@ -81,6 +85,17 @@ impl Meter {
         };
     }
 
+    /// Whether nothing of a response was seen.
+    #[must_use]
+    pub const fn is_unanswered(&self) -> bool {
+        matches!(self.answer, Answer::Unseen)
+    }
+
+    /// The gateway began the request anew, as another stream, which is admitted and charged by itself.
+    pub fn redirected(&mut self) {
+        self.answer = Answer::Redirected;
+    }
+
     /// A piece of the response's body passed.
     pub fn response_body(&mut self, chunk: &[u8]) {
         if matches!(self.answer, Answer::Unseen) {
@@ -95,18 +110,21 @@ impl Meter {
     #[must_use]
     pub fn end(self, now: i64) -> Ending {
         let Self { policy, consumer, admitted_in, request_bytes, answer } = self;
-        let (usage, generated) = match answer {
+        let (usage, provisional, generated) = match answer {
             Answer::Unsuccessful(status) => return Ending::Nothing(Unbooked::Unsuccessful(status)),
-            Answer::Unseen | Answer::Encoded => (None, 0),
+            Answer::Redirected => return Ending::Nothing(Unbooked::Redirected),
+            Answer::Unseen | Answer::Encoded => (None, false, 0),
             Answer::Watched(mut scanner) => {
                 scanner.finish();
-                (scanner.usage(), scanner.generated_bytes())
+                (scanner.usage(), scanner.is_provisional(), scanner.generated_bytes())
             }
         };
+        let native = policy.flavor != Flavor::Upstream;
         let (tokens, estimated) = match usage {
+            Some(usage) if native && provisional => at_least(&usage, generated),
             Some(usage) => (usage.total, false),
-            None if policy.flavor == Flavor::Upstream => return Ending::Nothing(Unbooked::NoUsage),
-            None => (estimate(generated, request_bytes), true),
+            None if native => (estimate(generated, request_bytes), true),
+            None => return Ending::Nothing(Unbooked::NoUsage),
         };
         if tokens == 0 {
             return Ending::Nothing(Unbooked::NoUsage);
@@ -120,7 +138,6 @@ impl Meter {
                     .invocation(),
             ),
         };
-        let native = policy.flavor != Flavor::Upstream;
         let question = Question::new(Arc::clone(&policy.store), words);
         Ending::Charge(Charge::new(Booking::new(question, native, balance, tokens, estimated)))
     }
@@ -136,4 +153,11 @@ impl Charge {
 fn estimate(generated: u64, request: u64) -> u64 {
     let input = request.div_ceil(BYTES_PER_TOKEN).min(MAX_ESTIMATED_INPUT);
     generated.div_ceil(BYTES_PER_TOKEN).saturating_add(input)
+}
+
+/// What a stream has cost that ended before it counted its output: else who leaves in front of the last event would
+/// have the text for nothing. And whether that is an estimate.
+fn at_least(usage: &Usage, generated: u64) -> (u64, bool) {
+    let seen = usage.input.unwrap_or(0).saturating_add(generated.div_ceil(BYTES_PER_TOKEN));
+    (usage.total.max(seen), seen > usage.total)
 }

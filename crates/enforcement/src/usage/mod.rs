@@ -75,6 +75,8 @@ pub struct Scanner {
     usage: Counts,
     /// Whether `usage` began with a `message_start`, so that later usages add to it.
     open: bool,
+    /// Whether `usage` is that of a `message_start` alone.
+    provisional: bool,
     generated: u64,
     model: Short<MODEL_MAX>,
 }
@@ -93,6 +95,7 @@ impl Scanner {
             json: Json::new(false),
             usage: Counts::EMPTY,
             open: false,
+            provisional: false,
             generated: 0,
             model: Short::EMPTY,
         }
@@ -123,6 +126,12 @@ impl Scanner {
     #[must_use]
     pub fn usage(&self) -> Option<Usage> {
         self.usage.usage()
+    }
+
+    /// Whether the usage so far is only what a stream began with: its output is not counted yet.
+    #[must_use]
+    pub const fn is_provisional(&self) -> bool {
+        self.provisional
     }
 
     /// Bytes of generated text so far: content, reasoning, refusals and arguments of tools, with escapes as long as
@@ -240,6 +249,9 @@ impl Scanner {
         self.generated = self.generated.saturating_add(found.generated);
         if self.model.get().is_empty() && !found.model.get().is_empty() {
             self.model = found.model;
+        }
+        if let Some((slot, _)) = &found.usage {
+            self.provisional = *slot == Slot::MessageUsage && self.framing == Framing::Events;
         }
         match &found.usage {
             Some((Slot::MessageUsage, counts)) => {

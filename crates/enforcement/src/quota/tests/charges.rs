@@ -124,6 +124,40 @@ fn a_client_that_leaves_is_charged_what_was_seen_of_its_answer() {
 }
 
 #[test]
+fn who_leaves_before_a_message_stream_counts_its_output_owes_the_text_that_was_sent() {
+    let start =
+        "data: {\"type\":\"message_start\",\"message\":{\"usage\":{\"input_tokens\":50,\"output_tokens\":1}}}\n\n";
+    let text = "data: {\"type\":\"content_block_delta\",\"delta\":{\"text\":\"123456789012345678901234567890\"}}\n\n";
+    let end = "data: {\"type\":\"message_delta\",\"usage\":{\"output_tokens\":5}}\n\n";
+    let owed = |config: Value, events: &[&str]| {
+        let mut meter = admitted(&config);
+        meter.request_body(400);
+        meter.response_headers(Some(200), Some(b"text/event-stream"), None);
+        events.iter().for_each(|event| meter.response_body(event.as_bytes()));
+        tokens(meter.end(NOW))
+    };
+    assert_eq!(owed(native_config(false), &[start]), Some((51, false)));
+    assert_eq!(owed(native_config(false), &[start, text]), Some((58, true)));
+    assert_eq!(owed(native_config(false), &[start, text, text]), Some((65, true)));
+    assert_eq!(owed(native_config(false), &[start, text, text, end]), Some((55, false)), "its own count decides");
+    assert_eq!(owed(upstream_config(), &[start, text, text]), Some((51, false)), "upstream estimates nothing");
+}
+
+#[test]
+fn a_request_that_began_anew_is_not_charged_for_its_first_try() {
+    for config in [upstream_config(), native_config(false)] {
+        let mut meter = admitted(&config);
+        meter.request_body(400);
+        assert!(meter.is_unanswered());
+        meter.redirected();
+        assert_eq!(meter.end(NOW), Ending::Nothing(Unbooked::Redirected));
+        let mut meter = admitted(&config);
+        meter.response_body(ANSWER);
+        assert!(!meter.is_unanswered());
+    }
+}
+
+#[test]
 fn an_amount_beyond_what_redis_can_count_is_capped() {
     let mut meter = admitted(&native_config(false));
     meter.response_headers(Some(200), JSON, None);

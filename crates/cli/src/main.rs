@@ -6,6 +6,7 @@ mod log;
 mod module_url;
 mod run;
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use anyhow::Context;
@@ -34,11 +35,20 @@ fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // In the form, and with the colours on a terminal, in which wrong calls are reported.
-            let _ = Aiquota::command().error(ErrorKind::Io, format!("{error:#}")).print();
+            // Without the usage that wrong calls are answered with: this one was right.
+            let _ = writeln!(std::io::stderr(), "error: {}", told(&error));
             ExitCode::FAILURE
         }
     }
+}
+
+/// The error and its causes, each once: libraries repeat the cause in their own words.
+fn told(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |told, cause| match told.as_str() {
+        "" => cause,
+        told if told.contains(&cause) => told.to_owned(),
+        told => format!("{told}: {cause}"),
+    })
 }
 
 fn control(run: run::Run) -> anyhow::Result<()> {
@@ -50,4 +60,17 @@ fn control(run: run::Run) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("no runtime")?;
     runtime.block_on(controller::run(settings))?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::anyhow;
+
+    use super::*;
+
+    #[test]
+    fn a_cause_that_the_error_tells_already_is_not_told_again() {
+        let error = anyhow!("refused").context("no connection: refused").context("the cluster is away");
+        assert_eq!(told(&error), "the cluster is away: no connection: refused");
+    }
 }

@@ -200,10 +200,11 @@ impl AiQuota {
             authority: headers.first(":authority").unwrap_or_default(),
             consumer: headers.first(identity::HEADER).unwrap_or_default(),
         };
-        let Some(target) = quota.target(&subject) else { return Action::Continue };
         let values: Vec<&[u8]> = headers.all(identity::HEADER).collect();
+        let Some(target) = quota.target_of_any(&subject, &values) else { return Action::Continue };
+        let upgrade: Vec<&[u8]> = headers.all("upgrade").collect();
         let path = headers.first(":path").unwrap_or_default();
-        match quota::begin(target, &quota::Request { identity: &values, path, now: now() }) {
+        match quota::begin(target, &quota::Request { identity: &values, path, upgrade: &upgrade, now: now() }) {
             Step::AwaitBody(await_body) if !end => {
                 self.enter(stream, State::Form { await_body, length: 0 });
                 Action::StopIteration

@@ -59,6 +59,10 @@ impl Response {
         Self::unenforceable("The request is unknown.")
     }
 
+    pub(crate) const fn websocket() -> Self {
+        Self::text(403, "ai-quota.websocket", "Request denied by ai quota check. A WebSocket cannot be metered.")
+    }
+
     pub(crate) const fn unauthorized_admin() -> Self {
         Self::text(403, UNAUTHORIZED, "Request denied by ai quota check. Unauthorized admin consumer.")
     }

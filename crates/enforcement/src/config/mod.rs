@@ -167,6 +167,15 @@ impl Quota {
         }
     }
 
+    /// What the request is under by whichever value of the identity header: who sends one more must not fall out of the
+    /// rule of the other.
+    #[must_use]
+    pub fn target_of_any(&self, subject: &Subject<'_>, identity: &[&[u8]]) -> Option<&Target> {
+        let others = if self.needs().consumer { identity.get(1..).unwrap_or_default() } else { &[] };
+        let under = |consumer: &&[u8]| self.target(&Subject { consumer, ..*subject });
+        self.target(subject).or_else(|| others.iter().find_map(under))
+    }
+
     /// How many rules there are besides the default.
     #[must_use]
     pub const fn rules(&self) -> usize {

@@ -32,6 +32,8 @@ pub struct Request<'a> {
     pub identity: &'a [&'a [u8]],
     /// `:path`.
     pub path: &'a [u8],
+    /// Every value of the header `upgrade`.
+    pub upgrade: &'a [&'a [u8]],
     /// Unix seconds.
     pub now: i64,
 }
@@ -99,6 +101,10 @@ pub fn begin(target: &Target, request: &Request<'_>) -> Step {
     };
     match mode {
         Mode::Other => Step::Pass,
+        // Nothing of what passes in it could be counted.
+        Mode::Metered if policy.flavor != Flavor::Upstream && request.wants_websocket() => {
+            Step::Refuse(Response::websocket())
+        }
         Mode::Metered => Step::Ask(check(policy, consumer, request.now)),
         Mode::Admin(_) if policy.admin.as_deref().map(str::as_bytes) != Some(consumer) => {
             Step::Refuse(Response::unauthorized_admin())
@@ -106,6 +112,13 @@ pub fn begin(target: &Target, request: &Request<'_>) -> Step {
         Mode::Admin(Operation::Query) => admin::query(policy, query, request.now),
         Mode::Admin(Operation::Refresh) => Step::AwaitBody(AwaitBody::refresh(policy)),
         Mode::Admin(Operation::Delta) => Step::AwaitBody(AwaitBody::delta(policy)),
+    }
+}
+
+impl Request<'_> {
+    fn wants_websocket(&self) -> bool {
+        let mut protocols = self.upgrade.iter().flat_map(|value| value.split(|byte| *byte == b','));
+        protocols.any(|protocol| protocol.trim_ascii().eq_ignore_ascii_case(b"websocket"))
     }
 }
 

@@ -44,7 +44,7 @@ fn quota(config: &Value) -> Quota {
 fn start(config: &Value, identity: &[&str], path: &str) -> Step {
     let quota = quota(config);
     let identity: Vec<&[u8]> = identity.iter().map(|value| value.as_bytes()).collect();
-    let request = Request { identity: &identity, path: path.as_bytes(), now: NOW };
+    let request = Request { identity: &identity, path: path.as_bytes(), upgrade: &[], now: NOW };
     begin(quota.target(&Subject::default()).unwrap(), &request)
 }
 

@@ -107,6 +107,24 @@ fn consumers_outside_the_alphabet_are_unauthorized() {
 }
 
 #[test]
+fn a_websocket_on_a_metered_path_is_refused_because_nothing_in_it_could_be_charged() {
+    let begun = |config: Value, path: &str, upgrade: &[&[u8]]| {
+        let quota = quota(&config);
+        let request = Request { identity: &[b"user"], path: path.as_bytes(), upgrade, now: NOW };
+        begin(quota.target(&Subject::default()).unwrap(), &request)
+    };
+    let metered = "/v1/chat/completions";
+    for upgrade in [&[b"websocket".as_slice()][..], &[b"WebSocket"], &[b"h2c, websocket"], &[b"h2c", b" websocket "]] {
+        let Step::Refuse(response) = begun(native_config(false), metered, upgrade) else { panic!("{upgrade:?}") };
+        assert_eq!((response.status, response.details), (403, "ai-quota.websocket"));
+        assert_eq!(response.body, "Request denied by ai quota check. A WebSocket cannot be metered.");
+        assert_eq!(begun(native_config(false), "/other", upgrade), Step::Pass);
+        assert!(matches!(begun(upstream_config(), metered, upgrade), Step::Ask(_)), "upstream lets it pass");
+    }
+    assert!(matches!(begun(native_config(false), metered, &[b"h2c"]), Step::Ask(_)));
+}
+
+#[test]
 fn an_open_rule_asks_for_identity_on_its_paths_only() {
     for (identity, path, passes) in [
         (&[][..], "/index.html", true),

@@ -203,7 +203,10 @@ fn a_rule_that_does_not_parse_answers_503_on_all_it_matches() {
     let quota = quota(&config);
     let step = |authority: &str, path: &str| {
         let subject = Subject { authority: authority.as_bytes(), ..Subject::default() };
-        begin(quota.target(&subject).unwrap(), &Request { identity: &[b"user"], path: path.as_bytes(), now: NOW })
+        begin(
+            quota.target(&subject).unwrap(),
+            &Request { identity: &[b"user"], path: path.as_bytes(), upgrade: &[], now: NOW },
+        )
     };
     for (host, body) in [
         ("x.org", "Request denied by ai quota check. Invalid configuration: _rules_[0].redis is missing."),
@@ -230,4 +233,21 @@ fn authentication_is_tried_again_once() {
     let Next::Reauthenticate(second) = first.pending.answer(Ok(noauth)) else { panic!() };
     let response = refusal(second.pending.answer(Ok(noauth)));
     assert_eq!(seen(&response), (503, TEXT, "redis error:NOAUTH Authentication required.", "ai-quota.error"));
+}
+
+#[test]
+fn a_second_identity_is_no_way_out_of_a_rule_for_one_consumer() {
+    let mut rule = upstream_config();
+    rule["_match_route_prefix_"] = json!(["r"]);
+    rule["_match_consumer_"] = json!(["user"]);
+    let quota = quota(&json!({"_rules_": [rule]}));
+    let subject = |consumer| Subject { route: b"route", consumer, ..Subject::default() };
+    let target =
+        |identity: &[&'static [u8]]| quota.target_of_any(&subject(identity.first().unwrap_or(&&b""[..])), identity);
+    assert!(target(&[]).is_none() && target(&[b"other"]).is_none() && target(&[b"other", b"third"]).is_none());
+    for identity in [&[&b"user"[..]][..], &[b"user", b"other"], &[b"other", b"user"], &[b"", b"third", b"user"]] {
+        let request = Request { identity, path: b"/v1/messages", upgrade: &[], now: NOW };
+        let step = begin(target(identity).unwrap(), &request);
+        assert_eq!(matches!(step, Step::Ask(_)), identity.len() == 1, "{identity:?}");
+    }
 }

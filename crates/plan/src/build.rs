@@ -100,16 +100,16 @@ impl Draft {
                 Err(reason) => {
                     // What cannot be understood keeps its last rule: nothing becomes free by a typo.
                     verdict.refused.push(reason);
-                    if let (Some(settings), Some(matchers)) =
-                        (existing.policies.get(&name), existing.matchers.get(&name))
-                    {
+                    if let Some(Kept { settings, named, derived }) = kept(verdict, &name, existing, targets) {
                         let by = self.policies.len();
-                        self.named.extend(matchers.iter().map(|what| Claim { what: what.clone(), by, target: 0 }));
+                        let claim = |what| Claim { what, by, target: 0 };
+                        self.named.extend(named.into_iter().map(claim));
+                        self.derived.extend(derived.into_iter().map(claim));
                         self.policies.push(Policy {
                             name,
                             verdict: index,
                             unavailable: unavailable(settings.store.as_deref(), stores),
-                            settings: settings.clone(),
+                            settings,
                             programmed: true,
                             in_force: true,
                             kept: true,
@@ -281,6 +281,34 @@ impl Draft {
             }
         }
     }
+}
+
+/// What the gateway holds an object to that cannot be understood.
+struct Kept {
+    settings: wire::Policy,
+    named: Vec<Matcher>,
+    derived: Vec<Matcher>,
+}
+
+/// Its own rules, and those that another object with equal settings stands for, on targets that were its own as well
+/// when it could be understood.
+fn kept(verdict: &Verdict, name: &str, existing: &Existing, targets: &Targets<'_>) -> Option<Kept> {
+    let mut named = existing.matchers.get(name).cloned().unwrap_or_default();
+    let own = existing.policies.get(name).filter(|_| !named.is_empty());
+    let status = verdict.object.status().into_iter();
+    let shared: Vec<_> = status
+        .flat_map(|status| status.targets.iter().filter(|target| target.accepted))
+        .map(|target| api::TargetRef { kind: target.kind, name: target.name.clone() })
+        .filter_map(|target| targets.matched(&verdict.key.namespace, 0, &target).ok())
+        .filter(|matched| !named.contains(&matched.named))
+        .collect();
+    let settings = own.or_else(|| shared.iter().find_map(|matched| existing.over(&matched.named)))?.clone();
+    let mut derived = Vec::new();
+    for matched in shared.into_iter().filter(|matched| existing.holds(&matched.named, &settings)) {
+        named.push(matched.named);
+        derived.extend(matched.derived);
+    }
+    Some(Kept { settings, named, derived })
 }
 
 /// Whether the slot is what the target names, not a route derived from it.

@@ -62,10 +62,14 @@ impl Existing {
         self.over.contains_key(matcher)
     }
 
-    /// Whether something is held to these settings already, whoever they were written for: of several rules the first
-    /// counts.
+    /// The policy something is under: of several rules the first counts.
+    pub(crate) fn over(&self, matcher: &Matcher) -> Option<&wire::Policy> {
+        self.over.get(matcher).and_then(|policy| self.policies.get(policy))
+    }
+
+    /// Whether something is held to these settings already, whoever they were written for.
     pub(crate) fn holds(&self, matcher: &Matcher, settings: &wire::Policy) -> bool {
-        self.over.get(matcher).and_then(|policy| self.policies.get(policy)).is_some_and(|over| {
+        self.over(matcher).is_some_and(|over| {
             let gone = over.unavailable.is_some();
             difference(settings, over).is_none_or(|field| gone && field == "storeRef")
         })

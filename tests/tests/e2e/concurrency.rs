@@ -1,9 +1,10 @@
-//! Many streams of one consumer at once, and forged identities: what is spent is what was used, by whom it was used.
+//! Many streams of one consumer at once, redirects and forged identities: what is spent is what was used, once, by
+//! whom it was used.
 
 use anyhow::{Context as _, Result, ensure};
 use futures::future::try_join_all;
 use serde_json::{Value, json};
-use testbed::{Call, Gateway, GatewayOptions, ModelServer, Redis, RedisOptions, eventually, post};
+use testbed::{Answer, Call, Gateway, GatewayOptions, ModelServer, Redis, RedisOptions, eventually, post};
 
 const STREAMS: usize = 200;
 const BALANCE: i64 = 1_000_000;
@@ -189,6 +190,47 @@ async fn without_the_guard_a_forged_header_is_refused_beside_another_and_believe
         ensure!((bed.balance("alice").await?, bed.balance("victim").await?) == (BALANCE, BALANCE));
         ensure!(forge(&bed, "/free", None).await? == 200, "{flavor:?}: this is what the guard is for");
         bed.has_balance("victim", BALANCE - 42).await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_request_that_is_redirected_after_a_failure_is_charged_once() -> Result<()> {
+    for flavor in [Flavor::Native, Flavor::Upstream] {
+        let (bed, second) = (Bed::new(flavor, true).await?, ModelServer::start().await?);
+        let mut objects = bed.objects(flavor, true)?;
+        for object in &mut objects {
+            if object["metadata"]["name"] == "asks" {
+                object["metadata"]["annotations"]["higress.io/default-backend"] = json!("spare");
+                object["metadata"]["annotations"]["higress.io/custom-http-errors"] = json!("503");
+            }
+            if object["metadata"]["name"] == "quota" {
+                object["spec"]["matchRules"][0]["ingress"] = json!(["asks", "asks-fallback"]);
+            }
+            if object["metadata"]["name"] == "key-auth" {
+                object["spec"]["matchRules"][0]["ingress"] = json!(["asks", "asks-fallback"]);
+            }
+        }
+        objects.push(json!({"kind": "Service", "metadata": {"namespace": "higress-system", "name": "spare"}, "spec": {
+            "type": "ExternalName", "externalName": "127.0.0.1",
+            "ports": [{"port": 80, "targetPort": second.addr().port()}]}}));
+        bed.gateway.set_objects(objects).await?;
+        bed.redis.set("chat_quota:alice", BALANCE).await?;
+        bed.model.script("fails", Answer { status: 503, ..Answer::ok("text/plain", ["busy"]) });
+        let usage = r#"{"usage":{"prompt_tokens":9,"completion_tokens":6,"total_tokens":15}}"#;
+        second.script("fails", Answer::ok("application/json", [usage]));
+
+        let prompt = json!({"model": "qwen-max", "messages": [{"role": "user", "content": "word ".repeat(1_000)}]});
+        let reply = bed.call("").header("x-api-key", "a").header("x-answer", "fails").json(&prompt).send().await?;
+        ensure!((reply.status, reply.text().as_str()) == (200, usage), "{flavor:?}: {} {}", reply.status, reply.text());
+        let legs: Vec<_> = bed.gateway.access_log().into_iter().map(|leg| (leg.route, leg.redirected)).collect();
+        ensure!(legs == [(Some("asks".into()), true), (Some("asks-fallback".into()), false)], "{legs:?}");
+        // Two more, of which one goes to each worker: charges that came twice would show by then.
+        for _ in 0..2 {
+            let last = bed.call("").header("x-api-key", "a").header("x-test-usage", "4,1");
+            ensure!(last.json(&json!({"messages": []})).send().await?.status == 200);
+        }
+        bed.has_balance("alice", BALANCE - 15 - 10).await?;
     }
     Ok(())
 }

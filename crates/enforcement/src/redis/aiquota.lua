@@ -88,13 +88,13 @@ elseif operation == 'apply' then first = 8
 elseif operation == 'query' then first = 2
 elseif operation == 'set' or operation == 'add' then first = 3
 else return redis.error_reply('ERR aiquota: unknown operation') end
-local their, mode, current = ARGV[first] or false, ARGV[first + 1], nil
+local their, mode, current, reached = ARGV[first] or false, ARGV[first + 1], nil, false
 if their then
   local now = tonumber(redis.call('TIME')[1])
   current = tonumber(ARGV[first + 3]) - 1
   for i = first + 3, #ARGV, 2 do
     if tonumber(ARGV[i + 1]) > now then break end
-    current = tonumber(ARGV[i])
+    current, reached = tonumber(ARGV[i]), true
   end
 end
 
@@ -162,9 +162,10 @@ end
 
 -- Roll: gives what the boundaries that passed give. A parked amount gets no grants, but a Reset makes it the grant:
 -- usage of an older period is forgiven to everybody. What cannot be counted with keeps its period, so that it rolls
--- when it is repaired; who sets it repairs it. --------------------------------------------------------------------
+-- when it is repaired; who sets it repairs it. Boundaries that all lie ahead of Redis' clock roll nothing: the
+-- caller's clock is wrong, and what lies before them is not known. -------------------------------------------------
 
-if ledger and their and schedule == their and ordinal and current > ordinal
+if ledger and reached and schedule == their and ordinal and current > ordinal
   and (not broken or unlimited or operation == 'set') then
   local away = parked and not lazy and not balance and not broken
   if grant and not broken and not away then

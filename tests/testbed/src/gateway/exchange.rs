@@ -104,6 +104,10 @@ impl Leg {
             if self.log.details.is_empty() {
                 self.log.details.clone_from(&stream.details);
             }
+            // What filters are told of a stream that begins anew, as by Envoy's `recreateStream`.
+            if redirected.is_some() {
+                stream.details = "internal_redirect".to_owned();
+            }
         }
         self.log.redirected = redirected.is_some();
         self.chain.close();

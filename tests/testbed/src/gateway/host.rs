@@ -164,7 +164,8 @@ impl Host {
             ["plugin_root_id" | "plugin_vm_id"] => return Some(Vec::new()),
             _ => {}
         }
-        let mut stream = self.context()?.stream.borrow_mut();
+        // Unlike its headers, what is known about a stream is still there in its last callbacks.
+        let mut stream = self.contexts.get(&self.acting())?.stream.borrow_mut();
         let integer = |n: i64| Some(n.to_le_bytes().to_vec());
         let header = |headers: &Headers, name: &str| headers.get(name).map(<[u8]>::to_vec);
         match segments.as_slice() {

@@ -185,6 +185,27 @@ pub(super) const SUITE: &[Behaviour] = &[
             Ok(())
         })
     }),
+    behaviour(
+        "boundaries that Redis' clock has not reached roll nothing, however far their ordinals are",
+        PLAIN,
+        |s| {
+            Box::pin(async move {
+                let hour = 3600;
+                let at = |ordinal| [(ordinal, s.now + hour), (ordinal + 1, s.now + 2 * hour)];
+                for mode in [RefreshMode::Reset, RefreshMode::Add, RefreshMode::CarryOver] {
+                    let consumer = format!("{mode:?}");
+                    for boundaries in [at(7), at(13)] {
+                        let period = Period { schedule: "far", mode, cap: 1_000, boundaries: &boundaries };
+                        s.apply(Apply { period: Some(period), ..declared(&s.key(&consumer)) }).await?;
+                        assert_eq!(s.field(&consumer, "ordinal").await?, "6");
+                        s.balance_is(&consumer, 100).await?;
+                        assert_eq!(s.ask(&consumer, 0).await?, Asked::Served);
+                    }
+                }
+                Ok(())
+            })
+        },
+    ),
     behaviour("another owner is answered, and nothing changes", PLAIN, |s| {
         Box::pin(async move {
             s.declare("ann", Grant::Tokens(100)).await?;

@@ -193,7 +193,7 @@ impl AiQuota {
         let needs = quota.needs();
         let property = |needed: bool, name| if needed { host::property(&[name]) } else { None }.unwrap_or_default();
         let (route, cluster) = (property(needs.route, "route_name"), property(needs.cluster, "cluster_name"));
-        let headers = host::headers(Map::Request);
+        let Ok(headers) = host::headers(Map::Request) else { return self.refuse(stream, Response::unknown_stream()) };
         let subject = Subject {
             route: &route,
             cluster: &cluster,

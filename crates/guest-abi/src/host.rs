@@ -98,11 +98,12 @@ pub fn buffer(kind: Buffer, length: usize) -> Vec<u8> {
 }
 
 /// A whole header map.
-#[must_use]
-pub fn headers(map: Map) -> Headers {
+///
+/// # Errors
+/// If there is none now: not the same as one without headers.
+pub fn headers(map: Map) -> Result<Headers, Status> {
     // SAFETY: as in `buffer`.
-    let read = returned(|pairs, size| unsafe { imports::proxy_get_header_map_pairs(map as u32, pairs, size) });
-    Headers::parse(read.unwrap_or_default())
+    returned(|pairs, size| unsafe { imports::proxy_get_header_map_pairs(map as u32, pairs, size) }).map(Headers::parse)
 }
 
 /// A header's value; where it has several, what the host makes of them.

@@ -263,6 +263,8 @@ if operation == 'check' then
     redis.call('HSET', AMOUNTS, id, text(need))
     save('held', text(held - own + need))
   end
+  -- Changes nothing, but fails where writes do: a Redis that is full, or a replica, could not book what it admits.
+  redis.call('SETRANGE', BALANCE, 0, '')
   return { 'admitted', available, schedule and schedule == their and ordinal }
 end
 

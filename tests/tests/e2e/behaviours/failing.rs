@@ -54,6 +54,31 @@ async fn what_a_redis_cannot_do_is_told_apart() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_redis_that_could_not_book_a_request_admits_none() -> Result<()> {
+    let redis = Redis::start(RedisOptions::default()).await?;
+    redis.set("q:ann", 10).await?;
+    let balance = Balance::new("q:", b"ann");
+    let check = Check { balance: &balance, need: 1, hold: None, default: None, period: None }.invocation();
+    let mut raw = Raw::connect(&redis.addr()).await?;
+    let admitted = CheckOutcome::Admitted { left: Left::Tokens(10), period: None };
+    assert_eq!(raw.call(&check, CheckOutcome::of).await?, admitted);
+
+    let set = async |words: &[&str]| -> Result<()> {
+        Ok(redis::cmd("CONFIG").arg("SET").arg(words).query_async(&mut redis.connect().await?).await?)
+    };
+    set(&["maxmemory", "1"]).await?;
+    let error = raw.call(&check, CheckOutcome::of).await.expect_err("it is full").downcast()?;
+    assert!(matches!(error, ReplyError::OutOfMemory(_)), "{error:?}");
+    set(&["maxmemory", "0"]).await?;
+    assert_eq!(raw.call(&check, CheckOutcome::of).await?, admitted);
+
+    let () = redis::cmd("REPLICAOF").arg(&["127.0.0.1", "1"]).query_async(&mut redis.connect().await?).await?;
+    let error = raw.call(&check, CheckOutcome::of).await.expect_err("it is a replica").downcast()?;
+    assert!(matches!(error, ReplyError::ReadOnly(_)), "{error:?}");
+    Ok(())
+}
+
+#[tokio::test]
 async fn all_keys_of_a_call_lie_in_one_slot() -> Result<()> {
     let redis = clustered().await?;
     let mut connection = redis.connect().await?;

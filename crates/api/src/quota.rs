@@ -27,13 +27,14 @@ pub const TARGET_NAME_PATTERN: &str = r"^(\*\.)?[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"
     root = "AiQuota",
     plural = "aiquotas",
     shortname = "aiq",
-    category = "aiquota",
     namespaced,
     status = "AiQuotaStatus",
     derive = "PartialEq",
     printcolumn = r#"{"name":"Ready","type":"string","jsonPath":".status.conditions[?(@.type==\"Ready\")].status"}"#,
+    printcolumn = r#"{"name":"Reason","type":"string","jsonPath":".status.conditions[?(@.type==\"Ready\")].reason"}"#,
     printcolumn = r#"{"name":"Consumers","type":"integer","jsonPath":".status.summary.consumers"}"#,
-    printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#
+    printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#,
+    printcolumn = r#"{"name":"Message","type":"string","priority":1,"jsonPath":".status.conditions[?(@.type==\"Ready\")].message"}"#
 )]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[schemars(extend("x-kubernetes-validations" = [admin_path_is_not_metered()]))]

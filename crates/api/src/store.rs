@@ -26,13 +26,14 @@ pub(crate) const SECRET_KEY_PATTERN: &str = "^[-_A-Za-z0-9]+$";
     root = "AiQuotaStore",
     plural = "aiquotastores",
     shortname = "aiqs",
-    category = "aiquota",
     namespaced,
     status = "AiQuotaStoreStatus",
     derive = "PartialEq",
     printcolumn = r#"{"name":"Ready","type":"string","jsonPath":".status.conditions[?(@.type==\"Ready\")].status"}"#,
+    printcolumn = r#"{"name":"Reason","type":"string","jsonPath":".status.conditions[?(@.type==\"Ready\")].reason"}"#,
     printcolumn = r#"{"name":"Service","type":"string","jsonPath":".spec.service.name"}"#,
-    printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#
+    printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#,
+    printcolumn = r#"{"name":"Message","type":"string","priority":1,"jsonPath":".status.conditions[?(@.type==\"Ready\")].message"}"#
 )]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct AiQuotaStoreSpec {

@@ -69,11 +69,12 @@ impl Redis {
         format!("127.0.0.1:{}", self.port)
     }
 
-    /// The URL with the credentials of the options.
+    /// The URL with the credentials of the options. The default user is named: redis-cli before 7.2 takes an empty
+    /// name literally.
     pub fn url(&self) -> String {
         let credentials = match &self.options {
             RedisOptions { user: Some((name, password)), .. } => format!("{}:{}@", escaped(name), escaped(password)),
-            RedisOptions { password: Some(password), .. } => format!(":{}@", escaped(password)),
+            RedisOptions { password: Some(password), .. } => format!("default:{}@", escaped(password)),
             RedisOptions { .. } => String::new(),
         };
         format!("redis://{credentials}{}", self.addr())

@@ -181,8 +181,8 @@ impl Report<'_> {
 
 /// The conditions that say that all is well when they are true; all others warn when they are.
 const STATES: [&str; 5] = ["Accepted", "Programmed", "Seeded", "Connected", "Ready"];
-/// What passes by itself within seconds: nothing to tell a person.
-const PASSING: [&str; 4] = ["Seeding", "WaitsForSeeds", "WaitsForWrite", "Connecting"];
+/// What passes by itself within seconds, and what `Accepted` has told: nothing to tell a person.
+const UNTOLD: [&str; 5] = ["Seeding", "WaitsForSeeds", "WaitsForWrite", "Connecting", "NotAccepted"];
 
 /// The conditions that an Event is made of: what went wrong and was not so before. Good news is in the status only:
 /// at the start of ten thousand objects each Event would cost as much as the status itself.
@@ -194,10 +194,17 @@ fn transitions<'a>(before: &[Condition], after: &'a [Condition]) -> Vec<&'a Cond
     let tells = |condition: &&Condition| match condition.type_.as_str() {
         // What keeps it from being ready is told by the others.
         "Ready" => false,
-        state if STATES.contains(&state) => condition.status != "True" && !PASSING.contains(&condition.reason.as_str()),
+        state if STATES.contains(&state) => condition.status != "True" && !UNTOLD.contains(&condition.reason.as_str()),
         _ => condition.status == "True",
     };
-    after.iter().filter(is_new).filter(tells).collect()
+    let mut told: Vec<&Condition> = Vec::new();
+    for condition in after.iter().filter(is_new).filter(tells) {
+        // One cause is one Event, also where it keeps several states from being true.
+        if !told.iter().any(|other| other.reason == condition.reason) {
+            told.push(condition);
+        }
+    }
+    told
 }
 
 /// A state is told by its reason, a warning by its type.
@@ -265,6 +272,20 @@ mod tests {
         let before = [condition("Accepted", "False", "Invalid")];
         let after = [condition("Accepted", "False", "Conflicted")];
         assert_eq!(told(&before, &after), ["Conflicted"]);
+    }
+
+    #[test]
+    fn one_cause_is_told_once() {
+        let not = |type_, reason| condition(type_, "False", reason);
+        let store = [
+            condition("Accepted", "True", "Accepted"),
+            not("Programmed", "SecretNotFound"),
+            not("Seeded", "SecretNotFound"),
+        ];
+        assert_eq!(told(&[], &store), ["SecretNotFound"]);
+        let target =
+            [not("Accepted", "TargetNotFound"), not("Programmed", "NotAccepted"), not("Seeded", "NotAccepted")];
+        assert_eq!(told(&[], &target), ["TargetNotFound"]);
     }
 
     #[test]

@@ -11,6 +11,8 @@ use redis::{RedisConnectionInfo, RedisError};
 
 /// The gateway's deadline for one call may be shorter than a controller's burst of calls takes.
 const SHORTEST_TIMEOUT: Duration = Duration::from_secs(1);
+/// The most that is waited for anything of one store: all other objects wait as long.
+pub(crate) const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
 /// `host:port`, for messages.
 pub(crate) fn address(Access { host, port, .. }: &Access) -> String {
@@ -25,7 +27,7 @@ pub(crate) struct Failure(String);
 impl From<RedisError> for Failure {
     fn from(error: RedisError) -> Self {
         if error.is_timeout() {
-            return Self("no answer in time".to_owned());
+            return Self::late();
         }
         match error.code() {
             // What the server itself said, as it said it.
@@ -38,6 +40,12 @@ impl From<RedisError> for Failure {
 impl From<ReplyError> for Failure {
     fn from(error: ReplyError) -> Self {
         Self(error.to_string())
+    }
+}
+
+impl Failure {
+    pub(crate) fn late() -> Self {
+        Self("no answer in time".to_owned())
     }
 }
 
@@ -59,7 +67,7 @@ impl Connection {
         }
         let address = ConnectionAddr::Tcp(access.host.clone(), access.port);
         let client = Client::open(address.into_connection_info()?.set_redis_settings(settings))?;
-        let timeout = Some(access.timeout.max(SHORTEST_TIMEOUT));
+        let timeout = Some(access.timeout.clamp(SHORTEST_TIMEOUT, LONGEST_WAIT));
         let config = AsyncConnectionConfig::new().set_connection_timeout(timeout).set_response_timeout(timeout);
         let inner = client.get_multiplexed_async_connection_with_config(&config).await?;
         let mut connection = Self { inner, run_id: None };

@@ -1,6 +1,7 @@
 //! The operator: what the API server holds comes in through watches, a pure plan is made of it, and balances in
 //! Redis, WasmPlugins, statuses and Events go out. All cluster and Redis I/O of the control plane is in this crate.
 
+mod calls;
 mod coalesce;
 mod connection;
 mod drift;
@@ -68,7 +69,7 @@ async fn control(client: Client, settings: Settings, watches: &mut JoinSet<&'sta
     let mut seeder = Seeder::default();
     let mut programmer = Programmer::new(client.clone(), &settings.gateway_namespace);
     let mut reporter = Reporter::new(client.clone());
-    let observer = Observer::start(&client, settings, &changes, watches).await?;
+    let mut observer = Observer::start(&client, settings, &changes, watches).await?;
     tracing::info!("watching");
 
     let mut again = None;

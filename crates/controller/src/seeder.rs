@@ -5,16 +5,13 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use enforcement::redis::{ApplyOutcome, Balance, Grant, Invocation};
-use futures::stream::{self, StreamExt};
+use enforcement::redis::{Balance, Grant};
 use plan::{Access, Key, Owner, Plan, Seed, Seeded};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
-use crate::connection::{Connection, Failure, address, with_reply};
+use crate::calls::{Calls, call_all};
+use crate::connection::{Connection, Failure, LONGEST_WAIT, address};
 
-/// Calls in one round trip, and round trips on the way at once.
-const BATCH: usize = 256;
-const IN_FLIGHT: usize = 4;
 /// How often a store that nothing is asked of is asked whether it still answers.
 const CHECK_EVERY: Duration = Duration::from_secs(10);
 /// How often a balance is tried again that could not be made as declared, though its store answers.
@@ -88,6 +85,8 @@ struct Store {
     failures: u32,
     run_id: Option<String>,
     applied: HashMap<Balance, Applied>,
+    /// Whether the last round left seeds for the next one.
+    unfinished: bool,
 }
 
 enum Link {
@@ -107,18 +106,20 @@ struct Applied {
 impl Store {
     fn new(access: Access) -> Self {
         let link = Link::Down { error: None, retry: Instant::now() };
-        Self { access, link, failures: 0, run_id: None, applied: HashMap::new() }
+        Self { access, link, failures: 0, run_id: None, applied: HashMap::new(), unfinished: false }
     }
 
     /// What became of each of the plan's `seeds`, in the same order.
     async fn run(&mut self, plan: &Plan, seeds: &[usize]) -> Vec<Seeded> {
+        let deadline = Instant::now() + LONGEST_WAIT;
         self.reach().await;
+        self.unfinished = false;
         let open: Vec<usize> = seeds.iter().copied().filter(|&index| !self.knows(plan, &plan.seeds[index])).collect();
         if !open.is_empty() {
-            self.apply(plan, &open).await;
+            self.apply(plan, &open, deadline).await;
         }
         // What was applied stays applied while the store is away; what no object wants any more is forgotten.
-        let error = self.answers().err().unwrap_or_default();
+        let error = self.answers().err().map(|error| format!("{}: {error}", address(&self.access)));
         let mut known = HashMap::with_capacity(seeds.len());
         let seeded = seeds.iter().map(|&index| {
             let seed = &plan.seeds[index];
@@ -128,7 +129,7 @@ impl Store {
                     known.insert(seed.balance.clone(), applied);
                     seeded
                 }
-                None => Seeded::Unreachable { error: format!("{}: {error}", address(&self.access)) },
+                None => error.clone().map_or(Seeded::Pending, |error| Seeded::Unreachable { error }),
             }
         });
         let seeded = seeded.collect();
@@ -138,6 +139,12 @@ impl Store {
 
     /// Connects where that is due, and asks a silent store whether it is still there.
     async fn reach(&mut self) {
+        if timeout(LONGEST_WAIT, self.try_to_reach()).await.is_err() {
+            self.lost(Failure::late());
+        }
+    }
+
+    async fn try_to_reach(&mut self) {
         let now = Instant::now();
         match &mut self.link {
             Link::Up { connection, checked } if now.duration_since(*checked) >= CHECK_EVERY => {
@@ -194,7 +201,8 @@ impl Store {
         }
     }
 
-    async fn apply(&mut self, plan: &Plan, open: &[usize]) {
+    /// Begins no call after `deadline`: what is left then is for the next round.
+    async fn apply(&mut self, plan: &Plan, open: &[usize], deadline: Instant) {
         let now = Instant::now();
         let Link::Up { connection, checked } = &mut self.link else { return };
         let takeover = |seed: &Seed| match self.applied.get(&seed.balance).map(|applied| &applied.seeded) {
@@ -202,7 +210,8 @@ impl Store {
             _ => false,
         };
         let calls = open.iter().map(|&index| (index, takeover(&plan.seeds[index])));
-        let (mut done, mut failure) = call_all(connection, plan, calls).await;
+        let Calls { mut done, mut failure, mut complete } =
+            call_all(connection, &self.access, plan, calls, deadline).await;
         if failure.is_none() {
             // Owners that turn out to be gone: the planner knows who lives.
             let dead: Vec<usize> = done
@@ -213,11 +222,14 @@ impl Store {
                 })
                 .map(|(index, ..)| *index)
                 .collect();
-            let (taken, lost) = call_all(connection, plan, dead.into_iter().map(|index| (index, true))).await;
-            done.extend(taken);
-            failure = lost;
+            let dead = dead.into_iter().map(|index| (index, true));
+            let taken = call_all(connection, &self.access, plan, dead, deadline).await;
+            done.extend(taken.done);
+            failure = taken.failure;
+            complete &= taken.complete;
         }
         *checked = now;
+        self.unfinished = !complete;
         for (index, takeover, seeded) in done {
             let seed = &plan.seeds[index];
             let known = Applied { owner: seed.object.clone(), grant: seed.grant, takeover, seeded, at: now };
@@ -240,6 +252,7 @@ impl Store {
 
     fn again(&self) -> Instant {
         let check = match &self.link {
+            Link::Up { .. } if self.unfinished => return Instant::now(),
             Link::Up { checked, .. } => *checked + CHECK_EVERY,
             // Nothing can be tried before that, however long it is due.
             Link::Down { retry, .. } => return *retry,
@@ -256,72 +269,33 @@ impl Applied {
     }
 }
 
-type Done = Vec<(usize, bool, Seeded)>;
-
-/// Calls for all, several round trips on the way at once; what is done when the store fails is kept.
-async fn call_all(
-    connection: &Connection,
-    plan: &Plan,
-    calls: impl Iterator<Item = (usize, bool)>,
-) -> (Done, Option<Failure>) {
-    let calls: Vec<(usize, bool)> = calls.collect();
-    let mut rounds = stream::iter(calls.chunks(BATCH))
-        .map(|batch| async move {
-            let scripts: Vec<Invocation> =
-                batch.iter().map(|&(index, takeover)| plan.seeds[index].apply(takeover).invocation()).collect();
-            let replies = connection.call(&scripts).await?;
-            let outcomes = replies.iter().map(|reply| with_reply(reply, ApplyOutcome::of));
-            Ok::<_, Failure>(batch.iter().copied().zip(outcomes).collect::<Vec<_>>())
-        })
-        .buffered(IN_FLIGHT);
-    let (mut done, mut failure) = (Vec::with_capacity(calls.len()), None);
-    while let Some(round) = rounds.next().await {
-        let round = match round {
-            Ok(round) => round,
-            Err(error) => {
-                failure = Some(error);
-                continue;
-            }
-        };
-        for ((index, takeover), outcome) in round {
-            let seeded = match outcome {
-                Ok(ApplyOutcome::Applied { .. }) => Seeded::Applied,
-                Ok(ApplyOutcome::Conflict { owner, lazy: _ }) => Seeded::Conflict { owner },
-                Ok(ApplyOutcome::Stale) => Seeded::Stale,
-                Ok(ApplyOutcome::Malformed { value }) => Seeded::Malformed { value },
-                // A store that refuses scripts is of no more use than one that is away.
-                Err(error) => {
-                    failure = Some(Failure::from(error));
-                    continue;
-                }
-            };
-            done.push((index, takeover, seeded));
-        }
-    }
-    (done, failure)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn access(port: u16, timeout: Duration) -> Access {
+        Access { host: "127.0.0.1".to_owned(), port, database: 0, username: None, password: None, timeout }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_store_that_never_answers_holds_up_all_others_for_a_bounded_time_whatever_its_own_timeout() {
+        let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut store = Store::new(access(silent.local_addr().unwrap().port(), Duration::from_secs(60)));
+        let before = Instant::now();
+        store.reach().await;
+        assert_eq!(store.answers(), Err("no answer in time".to_owned()));
+        assert!(before.elapsed() <= LONGEST_WAIT, "{:?}", before.elapsed());
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_balance_that_could_not_be_made_is_not_tried_again_before_its_store_is_back() {
-        let access = Access {
-            host: "127.0.0.1".to_owned(),
-            port: 1,
-            database: 0,
-            username: None,
-            password: None,
-            timeout: Duration::from_secs(1),
-        };
-        let mut store = Store::new(access);
+        let mut store = Store::new(access(1, Duration::from_secs(1)));
         let owner = Owner { name: "c/team/chat".to_owned(), uid: "u".to_owned(), generation: 1, term: 1 };
         let malformed = Applied {
             owner: Arc::new(owner),
             grant: Grant::Tokens(1),
             takeover: false,
-            seeded: Seeded::Malformed { value: "many".to_owned() },
+            seeded: Seeded::Malformed { found: "text".to_owned() },
             at: Instant::now(),
         };
         store.applied.insert(Balance::new("q:", b"user1"), malformed);

@@ -113,7 +113,12 @@ pub enum Seeded {
     },
     /// What is stored is not a balance; requests of the consumer are refused.
     Malformed {
-        value: String,
+        /// What it is instead, without its text.
+        found: String,
+    },
+    /// What is stored was made by another version of this product; requests of the consumer are refused.
+    Unreadable {
+        problem: String,
     },
     /// A newer controller or generation was there first: what this plan knows is old.
     Stale,
@@ -127,7 +132,7 @@ impl Seeded {
     #[must_use]
     pub const fn is_final(&self) -> bool {
         match self {
-            Self::Applied | Self::Conflict { .. } | Self::Malformed { .. } => true,
+            Self::Applied | Self::Conflict { .. } | Self::Malformed { .. } | Self::Unreadable { .. } => true,
             Self::Pending | Self::Stale | Self::Unreachable { .. } => false,
         }
     }

@@ -61,8 +61,11 @@ pub enum Reason {
     #[error("Redis of store {store} cannot be reached: {error}")]
     StoreUnreachable { store: String, error: String },
 
-    #[error("the balance of consumer {consumer} is not a number ({value}) and its requests are refused; remove or correct the key{}", More(.more))]
-    MalformedBalance { consumer: String, value: String, more: usize },
+    #[error("the balance of consumer {consumer} is not a number ({found}) and its requests are refused; remove or correct the key{}", More(.more))]
+    MalformedBalance { consumer: String, found: String, more: usize },
+
+    #[error("the balance of consumer {consumer} cannot be used ({problem}) and its requests are refused; run the version of aiquota that wrote it{}", More(.more))]
+    UnreadableBalance { consumer: String, problem: String, more: usize },
 
     #[error("the balance of consumer {consumer} belongs to {owner}, which keeps it{}", More(.more))]
     BalanceOwned { consumer: String, owner: String, more: usize },
@@ -116,6 +119,7 @@ impl Reason {
             Self::SecretInvalid { .. } => "SecretInvalid",
             Self::StoreUnreachable { .. } => "StoreUnreachable",
             Self::MalformedBalance { .. } => "MalformedBalance",
+            Self::UnreadableBalance { .. } => "UnreadableBalance",
             Self::Superseded => "Superseded",
             Self::Seeding { .. } => "Seeding",
             Self::WaitsForSeeds => "WaitsForSeeds",
@@ -143,6 +147,7 @@ impl Reason {
             | Self::SecretInvalid { .. } => WaitsFor::Object,
             Self::StoreUnreachable { .. }
             | Self::MalformedBalance { .. }
+            | Self::UnreadableBalance { .. }
             | Self::Superseded
             | Self::Seeding { .. }
             | Self::WaitsForSeeds

@@ -177,14 +177,18 @@ fn balances(plan: &Plan, verdict: &Verdict, seeds: &Seeds) -> State {
     }
     let name = |seed: usize| verdict.object.consumers()[plan.seeds[seed].consumer].name.clone();
     // The worst first: what a person has to act on, then what time heals.
-    let problem = [&seeds.malformed, &seeds.conflict, &seeds.unreachable, &seeds.stale, &seeds.pending]
-        .into_iter()
-        .find_map(|(count, first)| first.map(|first| (*count, first.0, first.1)));
+    let problem =
+        [&seeds.malformed, &seeds.unreadable, &seeds.conflict, &seeds.unreachable, &seeds.stale, &seeds.pending]
+            .into_iter()
+            .find_map(|(count, first)| first.map(|first| (*count, first.0, first.1)));
     let Some((count, seed, became)) = problem else { return State::Is };
     let more = count - 1;
     match became {
-        Seeded::Malformed { value } => {
-            State::not(&Reason::MalformedBalance { consumer: name(seed), value: value.clone(), more })
+        Seeded::Malformed { found } => {
+            State::not(&Reason::MalformedBalance { consumer: name(seed), found: found.clone(), more })
+        }
+        Seeded::Unreadable { problem } => {
+            State::not(&Reason::UnreadableBalance { consumer: name(seed), problem: problem.clone(), more })
         }
         Seeded::Conflict { owner } => {
             State::not(&Reason::BalanceOwned { consumer: name(seed), owner: owner.clone(), more })
@@ -220,6 +224,7 @@ struct Seeds<'a> {
     applied: usize,
     applied_consumers: Vec<usize>,
     malformed: Became<'a>,
+    unreadable: Became<'a>,
     conflict: Became<'a>,
     unreachable: Became<'a>,
     stale: Became<'a>,
@@ -240,6 +245,7 @@ impl<'a> Seeds<'a> {
                     continue;
                 }
                 Seeded::Malformed { .. } => &mut seeds.malformed,
+                Seeded::Unreadable { .. } => &mut seeds.unreadable,
                 Seeded::Conflict { .. } => &mut seeds.conflict,
                 Seeded::Unreachable { .. } => &mut seeds.unreachable,
                 Seeded::Stale => &mut seeds.stale,

@@ -139,7 +139,8 @@ fn answer(redis: &BTreeMap<String, String>, balance: &str) -> Seeded {
         "pending" => Seeded::Pending,
         "stale" => Seeded::Stale,
         "unreachable" => Seeded::Unreachable { error: "connection refused".to_owned() },
-        "malformed" => Seeded::Malformed { value: "many".to_owned() },
+        "malformed" => Seeded::Malformed { found: "text of 4 characters".to_owned() },
+        "unreadable" => Seeded::Unreadable { problem: "its ledger has layout version 2".to_owned() },
         "conflict" => Seeded::Conflict { owner: "other-cluster/team/chat".to_owned() },
         other => panic!("no such answer: {other}"),
     }

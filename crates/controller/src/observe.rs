@@ -1,7 +1,7 @@
 //! The world as the API server has it: watches in, one complete snapshot for the planner out, or none while anything
 //! is missing. I/O: the API server.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use api::{AiQuota, AiQuotaStatus, AiQuotaStore, HttpRoute, McpBridge, WasmPlugin};
@@ -29,6 +29,8 @@ pub(crate) struct Observer {
     http_routes: Watch<PartialObjectMeta<HttpRoute>>,
     services: Watch<Service>,
     secrets: Watch<Secret>,
+    /// What was said about objects that are left out.
+    told: Told,
 }
 
 /// Without a lease there is one term.
@@ -56,22 +58,25 @@ impl Observer {
             services: watch(Api::all(client.clone()), Unserved::Waits, changes, tasks),
             secrets: watch(Api::namespaced(client.clone(), gateway), Unserved::Waits, changes, tasks),
             settings,
+            told: Told::default(),
         })
     }
 
     /// What all watches hold; nothing before each of them is complete.
-    pub(crate) fn snapshot(&self) -> Option<World> {
+    pub(crate) fn snapshot(&mut self) -> Option<World> {
         let quotas = self.quotas.objects()?;
+        let (stores, plugins, bridges) = (self.stores.objects()?, self.plugins.objects()?, self.bridges.objects()?);
+        self.told.tell(left_out(&stores).chain(left_out(&plugins)).chain(left_out(&bridges)));
         Some(World {
             settings: self.settings.clone(),
             cluster: self.cluster.clone(),
             term: TERM,
             undecodable: quotas.iter().filter_map(|quota| quota.unreadable()).map(undecodable).map(Arc::new).collect(),
             quotas: quotas.iter().filter_map(|quota| quota.readable()).collect(),
-            undecodable_stores: self.stores_that_cannot_be_read()?,
-            stores: readable(&self.stores.objects()?),
-            plugins: readable(&self.plugins.objects()?),
-            bridges: readable(&self.bridges.objects()?),
+            undecodable_stores: self.names_of_unreadable(&stores),
+            stores: readable(&stores),
+            plugins: readable(&plugins),
+            bridges: readable(&bridges),
             ingresses: self.ingresses.objects()?,
             http_routes: self.http_routes.objects()?.iter().map(|route| Key::of(route.meta())).collect::<HashSet<_>>(),
             services: self
@@ -84,10 +89,9 @@ impl Observer {
         })
     }
 
-    fn stores_that_cannot_be_read(&self) -> Option<HashSet<String>> {
-        let stores = self.stores.objects()?;
+    fn names_of_unreadable(&self, stores: &[Arc<Guarded<AiQuotaStore>>]) -> HashSet<String> {
         let keys = stores.iter().filter_map(|store| store.unreadable()).map(|store| Key::of(&store.metadata));
-        Some(keys.filter(|key| key.namespace == self.settings.gateway_namespace).map(|key| key.name).collect())
+        keys.filter(|key| key.namespace == self.settings.gateway_namespace).map(|key| key.name).collect()
     }
 }
 
@@ -104,17 +108,33 @@ where
 }
 
 fn readable<K: Resource<DynamicType = ()> + Clone>(objects: &[Arc<Guarded<K>>]) -> Vec<Arc<K>> {
-    let mut readable = Vec::with_capacity(objects.len());
-    for object in objects {
-        match &**object {
-            Guarded::Readable(object) => readable.push(object.clone()),
-            Guarded::Unreadable(broken) => {
-                let (kind, name) = (K::kind(&()), Key::of(&broken.metadata));
-                tracing::warn!(%kind, %name, error = broken.error, "this object cannot be read and is left out");
-            }
+    objects.iter().filter_map(|object| object.readable()).collect()
+}
+
+/// Kind and name, and why the object cannot be read.
+type LeftOut = ((String, Key), String);
+
+fn left_out<K: Resource<DynamicType = ()> + Clone>(objects: &[Arc<Guarded<K>>]) -> impl Iterator<Item = LeftOut> {
+    let broken = objects.iter().filter_map(|object| object.unreadable());
+    broken.map(|broken| ((K::kind(&()).into_owned(), Key::of(&broken.metadata)), broken.error.clone()))
+}
+
+/// Each is told once, not in every round: again when its error is another, or when it could be read in between.
+#[derive(Default)]
+struct Told(HashMap<(String, Key), String>);
+
+impl Told {
+    fn tell(&mut self, left_out: impl Iterator<Item = LeftOut>) {
+        for ((kind, name), error) in self.news(left_out.collect()) {
+            tracing::warn!(kind, %name, error, "this object cannot be read and is left out");
         }
     }
-    readable
+
+    fn news(&mut self, left_out: HashMap<(String, Key), String>) -> Vec<LeftOut> {
+        let before = std::mem::replace(&mut self.0, left_out);
+        let new = self.0.iter().filter(|(object, error)| before.get(object) != Some(error));
+        new.map(|(object, error)| (object.clone(), error.clone())).collect()
+    }
 }
 
 fn undecodable(object: &crate::guarded::Unreadable) -> Undecodable {
@@ -125,4 +145,23 @@ fn undecodable(object: &crate::guarded::Unreadable) -> Undecodable {
 fn ports(service: &Service) -> Vec<u16> {
     let ports = service.spec.iter().flat_map(|spec| spec.ports.iter().flatten());
     ports.filter_map(|port| u16::try_from(port.port).ok()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_object_that_cannot_be_read_is_told_once_until_that_changes() {
+        let object = |error: &str| -> LeftOut {
+            (("McpBridge".to_owned(), Key::new("higress-system", "default")), error.to_owned())
+        };
+        let mut told = Told::default();
+        let mut news = |errors: &[&str]| told.news(errors.iter().map(|error| object(error)).collect());
+        assert_eq!(news(&["no spec"]), [object("no spec")]);
+        assert_eq!(news(&["no spec"]), []);
+        assert_eq!(news(&["no registries"]), [object("no registries")]);
+        assert_eq!(news(&[]), []);
+        assert_eq!(news(&["no registries"]), [object("no registries")]);
+    }
 }

@@ -84,9 +84,9 @@ impl Programmer {
     async fn one(&mut self, plugin: &PluginWrite, events: &Events) -> (Write, Option<Instant>) {
         let now = Instant::now();
         let step = step(plugin, self.last.get(plugin.name), now);
-        let result = match (step, &plugin.wanted) {
+        let result = match (&step, &plugin.wanted) {
             (Step::Nothing, _) => return (Write::Done, None),
-            (Step::WaitUntil(then), _) => return (waiting(self.last.get(plugin.name)), Some(then)),
+            (Step::WaitUntil(then), _) => return (waiting(self.last.get(plugin.name)), Some(*then)),
             (Step::Create, Some(wanted)) => self.create(plugin.name, wanted).await.map(Some),
             (Step::Replace, Some(wanted)) => self.api.replace(plugin.name, &parameters(), wanted).await.map(Some),
             (Step::Create | Step::Replace, None) | (Step::Delete, _) => {
@@ -114,12 +114,15 @@ impl Programmer {
                 (Write::Done, Some(now + INTERVAL))
             }
             Err(error) => {
+                let overtaken = is_overtaken(&step, &error);
                 let error = error.to_string();
-                tracing::warn!(name = plugin.name, %error, "WasmPlugin not written");
+                tracing::warn!(name = plugin.name, %error, overtaken, "WasmPlugin not written");
                 let written = self.last.remove(plugin.name).and_then(|last| last.written);
-                let last = Last { at: now, replaced: Replaced::Nothing, written, error: Some(error.clone()) };
+                let error = (!overtaken).then_some(error);
+                let last = Last { at: now, replaced: Replaced::Nothing, written, error };
+                let write = waiting(Some(&last));
                 self.last.insert(plugin.name, last);
-                (Write::Failed { error }, Some(now + INTERVAL))
+                (write, Some(now + INTERVAL))
             }
         }
     }
@@ -148,6 +151,12 @@ fn over(mut found: ObjectMeta, wanted: &WasmPlugin) -> WasmPlugin {
 fn waiting(last: Option<&Last>) -> Write {
     let error = last.and_then(|last| last.error.clone());
     error.map_or(Write::Waiting, |error| Write::Failed { error })
+}
+
+/// Whether somebody was faster: the watch will show what there is now, and the next attempt is made on that.
+fn is_overtaken(step: &Step, error: &kube::Error) -> bool {
+    let kube::Error::Api(status) = error else { return false };
+    status.is_conflict() || (status.is_not_found() && matches!(step, Step::Replace | Step::Delete))
 }
 
 fn step(plugin: &PluginWrite, last: Option<&Last>, now: Instant) -> Step {
@@ -286,6 +295,24 @@ mod tests {
         assert_eq!((waiting(None), waiting(Some(&last))), (Write::Waiting, Write::Waiting));
         last.error = Some("no".into());
         assert_eq!(waiting(Some(&last)), Write::Failed { error: "no".into() });
+    }
+
+    #[test]
+    fn an_edit_in_between_is_waited_for_and_no_failure() {
+        let answer = |code: u16, reason: &str| {
+            let status = kube::core::Status { code, reason: reason.to_owned(), ..kube::core::Status::default() };
+            kube::Error::Api(Box::new(status))
+        };
+        for (step, error, overtaken) in [
+            (Step::Replace, answer(409, "Conflict"), true),
+            (Step::Create, answer(409, "Conflict"), true),
+            (Step::Delete, answer(409, "Conflict"), true),
+            (Step::Delete, answer(404, "NotFound"), true),
+            (Step::Create, answer(404, "NotFound"), false),
+            (Step::Replace, answer(403, "Forbidden"), false),
+        ] {
+            assert_eq!(is_overtaken(&step, &error), overtaken, "{step:?}: {error}");
+        }
     }
 
     #[test]

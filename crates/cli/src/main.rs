@@ -11,7 +11,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::error::ErrorKind;
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 /// Token budgets for LLM traffic through Higress, declared as Kubernetes objects
 #[derive(Parser, Debug)]
@@ -28,7 +28,9 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let done = match Aiquota::parse().command {
+    let command = without_empty_variables(Aiquota::command());
+    let called = Aiquota::from_arg_matches(&command.get_matches()).unwrap_or_else(|error| error.exit());
+    let done = match called.command {
         Command::Run(run) => control(*run),
         Command::Crds(crds) => crds.run(),
     };
@@ -40,6 +42,15 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Deployments write a variable for everything that may be set: one that is empty sets nothing.
+fn without_empty_variables(command: clap::Command) -> clap::Command {
+    let arguments = |argument: clap::Arg| match argument.get_env().and_then(std::env::var_os) {
+        Some(value) if value.is_empty() => argument.env(None::<&str>),
+        _ => argument,
+    };
+    command.mut_args(arguments).mut_subcommands(without_empty_variables)
 }
 
 /// The error and its causes, each once: libraries repeat the cause in their own words.

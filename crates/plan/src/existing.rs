@@ -77,6 +77,11 @@ impl Existing {
 
     /// Whether the rule of this policy over something is there, and no rule is that we would not write.
     pub(crate) fn has(&self, matcher: &Matcher, policy: &str) -> bool {
-        !self.foreign && self.over.get(matcher).is_some_and(|over| over == policy)
+        !self.foreign && self.is_under(matcher, policy)
+    }
+
+    /// Whether something is under this policy.
+    pub(crate) fn is_under(&self, matcher: &Matcher, policy: &str) -> bool {
+        self.over.get(matcher).is_some_and(|over| over == policy)
     }
 }

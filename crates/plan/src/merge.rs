@@ -25,6 +25,8 @@ pub(crate) struct Claim<K> {
 pub(crate) struct Slot<K> {
     pub(crate) what: K,
     pub(crate) holders: Vec<Holder>,
+    /// Those with other settings who wanted it too, the oldest first.
+    pub(crate) losers: Vec<usize>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,7 +60,11 @@ pub(crate) fn resolve<K: Eq + Hash + Clone>(
         let Claim { what, by, target } = claim;
         match index.entry(what) {
             Entry::Vacant(entry) => {
-                slots.push(Slot { what: entry.key().clone(), holders: vec![Holder { by, target }] });
+                slots.push(Slot {
+                    what: entry.key().clone(),
+                    holders: vec![Holder { by, target }],
+                    losers: Vec::new(),
+                });
                 entry.insert(slots.len() - 1);
                 None
             }
@@ -70,7 +76,10 @@ pub(crate) fn resolve<K: Eq + Hash + Clone>(
                         slot.holders.push(Holder { by, target });
                         None
                     }
-                    Some(field) => Some(Lost { by, target, winner, field }),
+                    Some(field) => {
+                        slot.losers.push(by);
+                        Some(Lost { by, target, winner, field })
+                    }
                 }
             }
         }
@@ -81,8 +90,15 @@ pub(crate) fn resolve<K: Eq + Hash + Clone>(
             lost.push(loss);
         }
     }
-    for wanted in derived.into_iter().filter(|wanted| !losers.contains(&(wanted.by, wanted.target))) {
+    let (of_losers, derived): (Vec<_>, Vec<_>) =
+        derived.into_iter().partition(|wanted| losers.contains(&(wanted.by, wanted.target)));
+    for wanted in derived {
         claim(wanted);
+    }
+    for Claim { what, by, target: _ } in of_losers {
+        if let Some(slot) = index.get(&what) {
+            slots[*slot].losers.push(by);
+        }
     }
     (slots, lost)
 }
@@ -117,6 +133,15 @@ mod tests {
         let derived = vec![claim("a-fallback", 1), claim("b-fallback", 2)];
         let (slots, _) = resolve(vec![claim("a", 0), claim("a", 1), claim("b", 2)], derived, &[1_u8, 2, 2]);
         assert_eq!(holders(&slots), [("a", vec![0]), ("b", vec![2]), ("b-fallback", vec![2])]);
+        assert_eq!(slots.iter().map(|slot| slot.losers.as_slice()).collect::<Vec<_>>(), [&[1][..], &[], &[]]);
+    }
+
+    #[test]
+    fn who_lost_is_remembered_also_where_it_only_derives() {
+        let derived = vec![claim("a-fallback", 0), claim("a-fallback", 1), claim("b", 2)];
+        let (slots, _) = resolve(vec![claim("a", 0), claim("a", 1), claim("b", 0)], derived, &[1_u8, 2, 2]);
+        let losers = slots.iter().map(|slot| (slot.what, slot.losers.as_slice())).collect::<Vec<_>>();
+        assert_eq!(losers, [("a", &[1][..]), ("b", &[2]), ("a-fallback", &[1])]);
     }
 
     #[test]

@@ -101,7 +101,12 @@ pub fn program(plan: &Plan, seeded: &[Seeded]) -> Program {
         let speaks = |holder: &&Holder| ready[holder.by];
         let stays = |holder: &&Holder| gateway.policies[holder.by].in_force;
         let holders = || slot.holders.iter();
-        let Some(holder) = holders().find(speaks).or_else(|| holders().find(stays)) else { continue };
+        let Some(holder) = holders().find(speaks).or_else(|| holders().find(stays)) else {
+            // A younger object lost it to them and had it until now: nothing becomes free meanwhile.
+            let has = |by: &&usize| gateway.enforces(&gateway.policies[**by], &slot.what);
+            decided.extend(slot.losers.iter().find(has).map(|by| (&slot.what, *by)));
+            continue;
+        };
         decided.push((&slot.what, holder.by));
         let there = written[holder.by] && gateway.existing.has(&slot.what, &gateway.policies[holder.by].name);
         for holder in &slot.holders {
@@ -129,6 +134,11 @@ impl Gateway {
                 && store.is_none_or(|name| self.existing.stores.get(name) == self.stores.get(name))
         };
         self.policies.iter().map(is).collect()
+    }
+
+    /// Whether something is under this policy, or an equal one, now.
+    fn enforces(&self, policy: &Policy, what: &Matcher) -> bool {
+        self.existing.is_under(what, &policy.name) || self.existing.holds(what, &policy.settings)
     }
 
     fn plugins(&self, decided: Vec<(&Matcher, usize)>) -> Vec<PluginWrite> {

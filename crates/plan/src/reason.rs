@@ -21,13 +21,13 @@ pub enum Reason {
     )]
     NotTrusted { field: String, namespace: String, what: &'static str },
 
-    #[error("{} does not exist", Target(.0))]
-    TargetNotFound(TargetRef),
+    #[error("{} does not exist{}", Target(.target), Where(.target, .namespace))]
+    TargetNotFound { target: TargetRef, namespace: String },
 
-    #[error("{} is already under the older AIQuota {winner}, which has another {field}; make them equal or remove one of the two", Target(.target))]
+    #[error("{} is already under the older AIQuota {winner}, which differs in {field}; make them equal or remove one of the two", Target(.target))]
     TargetConflicted { target: TargetRef, winner: Key, field: &'static str },
 
-    #[error("the balance of consumer {consumer} already belongs to the older AIQuota {winner}{}", More(.more))]
+    #[error("the balance of consumer {consumer} already belongs to the older AIQuota {winner}; list it in one of the two, or give one another keyPrefix{}", More(.more))]
     ConsumerConflicted { consumer: String, winner: Key, more: usize },
 
     #[error(
@@ -42,7 +42,7 @@ pub enum Reason {
     NotInGatewayNamespace(String),
 
     #[error(
-        "service {service} is already the older AIQuotaStore {winner}, which has another {field}; plugins share one client per service"
+        "service {service} is already that of the older AIQuotaStore {winner}, which differs in {field}; plugins share one client per service, so make them equal or remove one of the two"
     )]
     StoreConflicted { service: String, winner: String, field: &'static str },
 
@@ -58,11 +58,11 @@ pub enum Reason {
     #[error("Secret {namespace}/{name}: {problem}")]
     SecretInvalid { namespace: String, name: String, problem: String },
 
-    #[error("Redis of store {store} cannot be reached: {error}")]
+    #[error("Redis of store {store} cannot be used: {error}")]
     StoreUnreachable { store: String, error: String },
 
-    #[error("the balance of consumer {consumer} is not a number ({found}) and its requests are refused; remove or correct the key{}", More(.more))]
-    MalformedBalance { consumer: String, found: String, more: usize },
+    #[error("the balance of consumer {consumer} is not a number ({found}) and its requests are refused; remove or correct the key {key}{}", More(.more))]
+    MalformedBalance { consumer: String, key: String, found: String, more: usize },
 
     #[error("the balance of consumer {consumer} cannot be used ({problem}) and its requests are refused; run the version of aiquota that wrote it{}", More(.more))]
     UnreadableBalance { consumer: String, problem: String, more: usize },
@@ -105,7 +105,7 @@ impl Reason {
             Self::Invalid(_) => "Invalid",
             Self::Undecodable(_) => "Undecodable",
             Self::NotTrusted { .. } => "NotTrusted",
-            Self::TargetNotFound(_) => "TargetNotFound",
+            Self::TargetNotFound { .. } => "TargetNotFound",
             Self::TargetConflicted { .. }
             | Self::ConsumerConflicted { .. }
             | Self::StoreConflicted { .. }
@@ -134,7 +134,7 @@ impl Reason {
             Self::Invalid(_) | Self::Undecodable(_) | Self::NotTrusted { .. } | Self::NotInGatewayNamespace(_) => {
                 WaitsFor::Spec
             }
-            Self::TargetNotFound(_)
+            Self::TargetNotFound { .. }
             | Self::TargetConflicted { .. }
             | Self::ConsumerConflicted { .. }
             | Self::StoreConflicted { .. }
@@ -166,6 +166,16 @@ impl fmt::Display for Target<'_> {
             Some(name) => write!(f, "{} {name}", self.0.kind),
             None => write!(f, "the whole gateway"),
         }
+    }
+}
+
+/// The namespace a target is looked for in, unless its name has it.
+struct Where<'a>(&'a TargetRef, &'a str);
+
+impl fmt::Display for Where<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let is_full = self.0.name.as_deref().is_some_and(|name| name.ends_with(".svc.cluster.local"));
+        if is_full { Ok(()) } else { write!(f, " in namespace {}", self.1) }
     }
 }
 

@@ -160,7 +160,10 @@ fn programmed(verdict: &Verdict, rules: &[bool], write: &Write) -> State {
             reason.reason(),
             cut(format!("requests are answered with 503, because the store cannot be used: {reason}")),
         ),
-        (Some(reason), _) => State::not(reason),
+        (Some(reason), _) => State::Not(
+            reason.reason(),
+            cut(format!("requests are not limited on every target yet, because the store cannot be used: {reason}")),
+        ),
         (None, _) if !complete => State::not(&Reason::WaitsForSeeds),
         (None, Write::Done) => State::Is,
         (None, Write::Waiting) => State::not(&Reason::WaitsForWrite),
@@ -185,7 +188,8 @@ fn balances(plan: &Plan, verdict: &Verdict, seeds: &Seeds) -> State {
     let more = count - 1;
     match became {
         Seeded::Malformed { found } => {
-            State::not(&Reason::MalformedBalance { consumer: name(seed), found: found.clone(), more })
+            let key = String::from_utf8_lossy(plan.seeds[seed].balance.as_bytes()).into_owned();
+            State::not(&Reason::MalformedBalance { consumer: name(seed), key, found: found.clone(), more })
         }
         Seeded::Unreadable { problem } => {
             State::not(&Reason::UnreadableBalance { consumer: name(seed), problem: problem.clone(), more })
@@ -214,7 +218,7 @@ fn refused(verdict: &Verdict) -> State {
         Some(reason @ (Reason::Invalid(_) | Reason::Undecodable(_))) => {
             State::Unknown(reason.reason(), "what was in force before stays".to_owned())
         }
-        _ => State::Not("NotAccepted", "no target is accepted".to_owned()),
+        _ => State::Not("NotAccepted", "no target is accepted, so this object limits nothing".to_owned()),
     }
 }
 

@@ -50,7 +50,7 @@ impl<'a> Targets<'a> {
 
     pub(crate) fn matched(&self, namespace: &str, index: usize, target: &TargetRef) -> Result<Matched, Reason> {
         let Self { world, .. } = self;
-        let missing = || Reason::TargetNotFound(target.clone());
+        let missing = || Reason::TargetNotFound { target: target.clone(), namespace: namespace.to_owned() };
         let name = target.name.as_deref().unwrap_or_default();
         let trusted = || {
             if world.settings.trusts(namespace) {

@@ -80,7 +80,7 @@ async fn control(client: Client, settings: Settings, watches: &mut JoinSet<&'sta
             ended = watches.join_next() => return Err(ended_watch(ended)),
         }
         again = None;
-        let Some(world) = observer.snapshot() else { continue };
+        let Some(world) = observer.snapshot(programmer.last_written(plan::AI_QUOTA)) else { continue };
         let plan = plan::build(&world);
         let seeding = seeder.run(&plan).await;
         let program = plan::program(&plan, &seeding.seeds);

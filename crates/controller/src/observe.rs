@@ -63,7 +63,8 @@ impl Observer {
     }
 
     /// What all watches hold; nothing before each of them is complete.
-    pub(crate) fn snapshot(&mut self) -> Option<World> {
+    /// `last_written`: our ai-quota WasmPlugin as it was last stored.
+    pub(crate) fn snapshot(&mut self, last_written: Option<Arc<WasmPlugin>>) -> Option<World> {
         let quotas = self.quotas.objects()?;
         let (stores, plugins, bridges) = (self.stores.objects()?, self.plugins.objects()?, self.bridges.objects()?);
         self.told.tell(left_out(&stores).chain(left_out(&plugins)).chain(left_out(&bridges)));
@@ -76,6 +77,7 @@ impl Observer {
             undecodable_stores: self.names_of_unreadable(&stores),
             stores: readable(&stores),
             plugins: readable(&plugins),
+            last_written,
             bridges: readable(&bridges),
             ingresses: self.ingresses.objects()?,
             http_routes: self.http_routes.objects()?.iter().map(|route| Key::of(route.meta())).collect::<HashSet<_>>(),

@@ -2,6 +2,7 @@
 //! per object and interval, because each makes every gateway rebuild the plugin. I/O: the API server.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use api::{WasmPlugin, WasmPluginSpec};
@@ -52,7 +53,7 @@ enum Replaced {
 struct Written {
     wanted: WasmPluginSpec,
     /// As the API server took it: defaults and pruning of the CRD applied.
-    stored: WasmPlugin,
+    stored: Arc<WasmPlugin>,
 }
 
 /// What a round does about one object.
@@ -81,6 +82,11 @@ impl Programmer {
         outcome
     }
 
+    /// As the API server stored it.
+    pub(crate) fn last_written(&self, name: &str) -> Option<Arc<WasmPlugin>> {
+        self.last.get(name)?.written.as_ref().map(|written| written.stored.clone())
+    }
+
     async fn one(&mut self, plugin: &PluginWrite, events: &Events) -> (Write, Option<Instant>) {
         let now = Instant::now();
         let step = step(plugin, self.last.get(plugin.name), now);
@@ -104,7 +110,7 @@ impl Programmer {
                     report_foreign_change(plugin, before, stored, events).await;
                 }
                 let written = stored.zip(plugin.wanted.clone());
-                let written = written.map(|(stored, wanted)| Written { wanted: wanted.spec, stored });
+                let written = written.map(|(stored, wanted)| Written { wanted: wanted.spec, stored: Arc::new(stored) });
                 let replaced = match &plugin.found {
                     None => Replaced::Absence,
                     Some(found) => Replaced::Version(found.resource_version()),
@@ -218,8 +224,6 @@ async fn report_foreign_change(plugin: &PluginWrite, before: &Written, stored: &
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use serde_json::json;
 
     use super::*;
@@ -236,7 +240,12 @@ mod tests {
     }
 
     fn last(at: Instant, replaced: Replaced, wanted: i64, stored: WasmPlugin) -> Last {
-        Last { at, replaced, written: Some(Written { wanted: plugin(None, wanted).spec, stored }), error: None }
+        Last {
+            at,
+            replaced,
+            written: Some(Written { wanted: plugin(None, wanted).spec, stored: Arc::new(stored) }),
+            error: None,
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -28,7 +28,10 @@ use crate::{
 pub fn build(world: &World) -> Plan {
     let plugin = |name: &str| world.plugins.iter().find(|found| found.metadata.name.as_deref() == Some(name)).cloned();
     let ai_quota = plugin(AI_QUOTA);
-    let existing = Existing::of(ai_quota.as_deref());
+    let found = Arc::new(Existing::of(ai_quota.as_deref()));
+    let changed =
+        world.last_written.as_deref().filter(|last| ai_quota.as_ref().is_none_or(|now| now.spec != last.spec));
+    let existing = changed.map_or_else(|| found.clone(), |last| Arc::new(Existing::of(Some(last))));
     let stores = stores::resolve(world, &existing.stores);
     let targets = Targets::new(world);
     let auth = AuthPlugins::new(world);
@@ -53,6 +56,7 @@ pub fn build(world: &World) -> Plan {
             guard: plugin(GUARD),
             ai_quota,
             existing,
+            found,
         },
         stores: stores.plans,
         cluster: world.cluster.clone(),

@@ -108,7 +108,7 @@ pub fn program(plan: &Plan, seeded: &[Seeded]) -> Program {
             continue;
         };
         decided.push((&slot.what, holder.by));
-        let there = written[holder.by] && gateway.existing.has(&slot.what, &gateway.policies[holder.by].name);
+        let there = written[holder.by] && gateway.found.has(&slot.what, &gateway.policies[holder.by].name);
         for holder in &slot.holders {
             let verdict = gateway.policies[holder.by].verdict;
             stands[verdict] &= there;
@@ -130,8 +130,8 @@ impl Gateway {
         let is = |policy: &Policy| {
             let settings = policy.written();
             let store = settings.store.as_ref();
-            self.existing.policies.get(&policy.name) == Some(&settings)
-                && store.is_none_or(|name| self.existing.stores.get(name) == self.stores.get(name))
+            self.found.policies.get(&policy.name) == Some(&settings)
+                && store.is_none_or(|name| self.found.stores.get(name) == self.stores.get(name))
         };
         self.policies.iter().map(is).collect()
     }

@@ -35,6 +35,9 @@ pub struct World {
     pub secrets: Vec<Arc<Secret>>,
     /// All WasmPlugins of the gateway's namespace, ours among them.
     pub plugins: Vec<Arc<WasmPlugin>>,
+    /// Our ai-quota WasmPlugin as it was last written and stored, if it was: what is in force by it outlives somebody's
+    /// deletion or change of the one among the plugins.
+    pub last_written: Option<Arc<WasmPlugin>>,
     /// The McpBridges of the gateway's namespace.
     pub bridges: Vec<Arc<McpBridge>>,
 }

@@ -50,6 +50,7 @@ fn of(quotas: impl Iterator<Item = Value>, routes: usize) -> World {
         http_routes: HashSet::new(),
         services: HashMap::new(),
         secrets: Vec::new(),
+        last_written: None,
         plugins: vec![read(json!({
             "metadata": {"name": "key-auth", "namespace": gateway},
             "spec": {"phase": "AUTHN", "priority": 310, "defaultConfig": {"global_auth": true, "consumers": []}},

@@ -101,7 +101,12 @@ fn run(world: &mut World, redis: &BTreeMap<String, String>, seconds: usize, at: 
             world.plugins.retain(|found| found.metadata.name.as_deref() != Some(plugin.name));
             // As the API server returns it: what was sent, as JSON.
             let wanted = plugin.wanted.as_ref().map(|wanted| serde_json::to_value(wanted).unwrap());
-            world.plugins.extend(wanted.map(|wanted| Arc::new(serde_json::from_value(wanted).unwrap())));
+            let stored: Option<Arc<WasmPlugin>> =
+                wanted.map(|wanted| Arc::new(serde_json::from_value(wanted).unwrap()));
+            world.plugins.extend(stored.clone());
+            if plugin.name == plan::AI_QUOTA {
+                world.last_written = stored;
+            }
         }
     }
     let writes: Writes = program.plugins.iter().map(|plugin| (plugin.name, Write::Done)).collect();
@@ -258,6 +263,7 @@ fn world(scenario: &Scenario) -> World {
         services: std::collections::HashMap::new(),
         secrets: Vec::new(),
         plugins: Vec::new(),
+        last_written: None,
         bridges: Vec::new(),
     }
 }
@@ -334,7 +340,10 @@ fn delete(world: &mut World, object: &str) {
     let (namespace, name) = key.split_once('/').expect("a namespace and a name");
     let key = Key::new(namespace, name);
     match kind {
-        "AIQuota" => world.quotas.retain(|found| Key::of(&found.metadata) != key),
+        "AIQuota" => {
+            world.quotas.retain(|found| Key::of(&found.metadata) != key);
+            world.undecodable.retain(|found| Key::of(&found.metadata) != key);
+        }
         "AIQuotaStore" => world.stores.retain(|found| Key::of(&found.metadata) != key),
         "Ingress" => world.ingresses.retain(|found| Key::of(&found.metadata) != key),
         "Secret" => world.secrets.retain(|found| Key::of(&found.metadata) != key),

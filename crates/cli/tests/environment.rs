@@ -23,8 +23,8 @@ fn run(variables: &[(&str, &str)]) -> (Option<i32>, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_aiquota"));
     command.arg("run").env("KUBECONFIG", "/nonexistent").env_remove("KUBERNETES_SERVICE_HOST");
     command.envs(VARIABLES.map(|variable| (variable, ""))).envs(variables.iter().copied());
-    let output = command.output().unwrap();
-    (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    let output = command.output().expect("the built binary starts");
+    (output.status.code(), String::from_utf8(output.stderr).expect("errors are text"))
 }
 
 #[test]

@@ -25,6 +25,8 @@ pub struct Program {
     /// For each verdict, whether what was found says about it all that is wanted: a write that is still to be made
     /// is another object's matter.
     pub(crate) stands: Vec<bool>,
+    /// For each verdict, whether it keeps a rule that it has lost, until the winner is ready.
+    pub(crate) keeps: Vec<bool>,
 }
 
 /// One WasmPlugin in the gateway's namespace.
@@ -93,6 +95,7 @@ pub fn program(plan: &Plan, seeded: &[Seeded]) -> Program {
 
     let mut rules: Vec<Vec<bool>> = plan.verdicts.iter().map(|verdict| vec![false; verdict.targets.len()]).collect();
     let mut stands = vec![true; plan.verdicts.len()];
+    let mut keeps = vec![false; plan.verdicts.len()];
     let written = gateway.written();
     let mut decided: Vec<(&Matcher, usize)> = Vec::with_capacity(gateway.slots.len());
     for slot in &gateway.slots {
@@ -104,7 +107,10 @@ pub fn program(plan: &Plan, seeded: &[Seeded]) -> Program {
         let Some(holder) = holders().find(speaks).or_else(|| holders().find(stays)) else {
             // A younger object lost it to them and had it until now: nothing becomes free meanwhile.
             let has = |by: &&usize| gateway.enforces(&gateway.policies[**by], &slot.what);
-            decided.extend(slot.losers.iter().find(has).map(|by| (&slot.what, *by)));
+            if let Some(by) = slot.losers.iter().find(has) {
+                decided.push((&slot.what, *by));
+                keeps[gateway.policies[*by].verdict] = true;
+            }
             continue;
         };
         decided.push((&slot.what, holder.by));
@@ -121,7 +127,7 @@ pub fn program(plan: &Plan, seeded: &[Seeded]) -> Program {
     if !plugins.iter().filter(|plugin| plugin.name == AI_QUOTA).all(PluginWrite::frame_stands) {
         stands.fill(false);
     }
-    Program { plugins, rules, stands }
+    Program { plugins, rules, stands, keeps }
 }
 
 impl Gateway {

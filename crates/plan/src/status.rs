@@ -38,15 +38,22 @@ pub fn status(
     writes: &Writes,
     now: Timestamp,
 ) -> AiQuotaStatus {
-    let (rules, stands) = (&program.rules[verdict], program.stands[verdict]);
+    let (rules, stands, keeps) = (&program.rules[verdict], program.stands[verdict], program.keeps[verdict]);
     let verdict = &plan.verdicts[verdict];
     let before = verdict.object.status();
     let seeds = Seeds::of(plan, verdict, seeded);
     let (listed, unlisted) = names(verdict, &seeds, before);
 
     let accepted = accepted(verdict);
-    let programmed = programmed(verdict, rules, write(stands, writes));
-    let balances = balances(plan, verdict, &seeds);
+    let lost = |state| match state {
+        State::Not(reason, _) if keeps && rejected(verdict) => State::Not(
+            reason,
+            "no target is accepted, but the rule stays until that of the older object is ready".to_owned(),
+        ),
+        other => other,
+    };
+    let programmed = lost(programmed(verdict, rules, write(stands, writes)));
+    let balances = lost(balances(plan, verdict, &seeds));
     let ready = match (&accepted, &programmed, &balances) {
         (State::Is, State::Is, State::Is) => State::Is,
         // A rule that waits for its balances is explained by what keeps those.
@@ -162,7 +169,7 @@ fn programmed(verdict: &Verdict, rules: &[bool], write: &Write) -> State {
         ),
         (Some(reason), _) => State::Not(
             reason.reason(),
-            cut(format!("requests are not limited on every target yet, because the store cannot be used: {reason}")),
+            cut(format!("this object does not limit every target yet, because the store cannot be used: {reason}")),
         ),
         (None, _) if !complete => State::not(&Reason::WaitsForSeeds),
         (None, Write::Done) => State::Is,

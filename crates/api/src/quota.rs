@@ -201,7 +201,7 @@ fn targets_are_unique() -> serde_json::Value {
 fn target_name_by_kind() -> serde_json::Value {
     serde_json::json!({
         "rule": "has(self.name) == (self.kind != 'Gateway')",
-        "message": "name is required, but for kind Gateway, which is the whole gateway and has no name",
+        "message": "name is required, except for kind Gateway, which is the whole gateway and has no name",
         "fieldPath": ".name",
     })
 }

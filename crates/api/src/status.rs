@@ -40,7 +40,8 @@ pub struct AiQuotaStatus {
     #[schemars(extend("x-kubernetes-list-type" = "atomic"))]
     pub listed: Vec<String>,
 
-    /// Consumers that are no longer listed and whose balance is still in Redis, in order, at most 1,000 names.
+    /// Consumers that were taken off the list, in order, at most 1,000 names. What is left of their balances stays in
+    /// Redis; whether it is still there is not looked up.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "atomic"))]
     pub unlisted: Vec<String>,

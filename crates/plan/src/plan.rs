@@ -192,7 +192,7 @@ impl Object {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Warning {
     #[error(
-        "no auth plugin runs before ai-quota on {targets}, so that requests without identity are refused with 401; {seen}"
+        "no auth plugin runs before ai-quota on {targets}, so that requests come there without identity and are refused with 401; {seen}"
     )]
     NoAuthentication { targets: String, seen: String },
     #[error(

@@ -1,5 +1,5 @@
-//! Many streams of one consumer at once, redirects and forged identities: what is spent is what was used, once, by
-//! whom it was used.
+//! Many streams of one consumer at once, redirects, WebSockets and forged identities: what is spent is what was used,
+//! once, by whom it was used.
 
 use anyhow::{Context as _, Result, ensure};
 use futures::future::try_join_all;
@@ -233,4 +233,18 @@ async fn a_request_that_is_redirected_after_a_failure_is_charged_once() -> Resul
         bed.has_balance("alice", BALANCE - 15 - 10).await?;
     }
     Ok(())
+}
+
+#[tokio::test]
+async fn a_websocket_is_refused_on_a_metered_path_and_nowhere_else() -> Result<()> {
+    let bed = Bed::new(Flavor::Native, true).await?;
+    bed.redis.set("chat_quota:alice", BALANCE).await?;
+    let websocket =
+        |call: Call| call.header("x-api-key", "a").header("connection", "Upgrade").header("upgrade", "websocket");
+    let refused = websocket(bed.call("")).json(&json!({"messages": []})).send().await?;
+    let text = "Request denied by ai quota check. A WebSocket cannot be metered.";
+    ensure!((refused.status, refused.text().as_str()) == (403, text), "{} {}", refused.status, refused.text());
+    let elsewhere = websocket(post(format!("{}/v1/embeddings", bed.gateway.url())));
+    ensure!(elsewhere.json(&json!({"input": "x"})).send().await?.status == 200);
+    bed.has_balance("alice", BALANCE).await
 }

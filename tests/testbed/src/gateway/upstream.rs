@@ -135,22 +135,26 @@ pub(super) async fn data(body: &mut Incoming) -> Option<hyper::Result<Bytes>> {
     }
 }
 
-/// Headers that belong to one connection only.
-pub(super) const HOP_BY_HOP: [&str; 7] =
-    ["connection", "keep-alive", "proxy-connection", "transfer-encoding", "te", "trailer", "upgrade"];
+/// Headers that belong to one connection only. Filters see of them that a client wants another protocol.
+const HOP_BY_HOP: [&str; 7] =
+    [UPGRADE, "connection", "keep-alive", "proxy-connection", "transfer-encoding", "te", "trailer"];
+const UPGRADE: &str = "upgrade";
 
+/// Adds what filters see.
 pub(super) fn append(headers: &mut Headers, from: &http::HeaderMap) {
     for (name, value) in from {
-        if !HOP_BY_HOP.contains(&name.as_str()) {
+        if name == UPGRADE || !HOP_BY_HOP.contains(&name.as_str()) {
             headers.add(name.as_str(), value.as_bytes());
         }
     }
 }
 
-/// What is left of a header map without the pseudo headers, as far as HTTP allows it.
+/// What of a header map goes on, as far as HTTP allows it: no pseudo headers, nothing of one connection only.
 pub(super) fn plain(headers: &Headers) -> impl Iterator<Item = (http::HeaderName, http::HeaderValue)> {
     headers.0.iter().filter(|(name, _)| !name.starts_with(':')).filter_map(|(name, value)| {
-        Some((http::HeaderName::try_from(name).ok()?, http::HeaderValue::from_bytes(value).ok()?))
+        let name = http::HeaderName::try_from(name).ok()?;
+        (!HOP_BY_HOP.contains(&name.as_str())).then_some(())?;
+        Some((name, http::HeaderValue::from_bytes(value).ok()?))
     })
 }
 

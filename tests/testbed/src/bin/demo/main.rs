@@ -143,6 +143,7 @@ impl System {
         println!("\nAll of it is still running. In another terminal:\n");
         println!("  export KUBECONFIG={}", self.api.kubeconfig().display());
         println!("  kubectl get aiquota -A -o wide");
+        println!("  kubectl describe aiquota chat -n higress-system");
         println!("  curl -H 'x-api-key: admin-key' '{}{CHAT}/quota?consumer=aliyun-user2'", self.gateway.url());
         let body = r#"{"model":"qwen-max","messages":[{"role":"user","content":"Hello"}]}"#;
         println!("  curl -H 'x-api-key: user2-key' {}{CHAT} -d '{body}'", self.gateway.url());

@@ -6,6 +6,8 @@ use futures::future::try_join_all;
 use serde_json::{Value, json};
 use testbed::{Answer, Call, Gateway, GatewayOptions, ModelServer, Redis, RedisOptions, eventually, post};
 
+use crate::gateway::bed::plugin;
+
 const STREAMS: usize = 200;
 const BALANCE: i64 = 1_000_000;
 
@@ -62,20 +64,20 @@ impl Bed {
             plugin(
                 "key-auth",
                 "oci://registry.example/key-auth:1.0.0",
-                &json!({"phase": "AUTHN", "priority": 310,
+                json!({"phase": "AUTHN", "priority": 310,
                 "defaultConfig": auth, "matchRules": [{"ingress": ["asks"], "config": {"allow": ["alice"]}}]}),
             ),
             plugin(
                 "quota",
                 &url,
-                &json!({"priority": 750, "defaultConfig": default,
+                json!({"priority": 750, "defaultConfig": default,
                 "matchRules": [{"ingress": ["asks", "free"], "config": rule}]}),
             ),
         ];
         if guarded {
             let config = json!({"aiquota": {"version": 1, "guard": true}});
             let spec = json!({"phase": "AUTHN", "priority": 1000, "defaultConfig": config});
-            objects.push(plugin("guard", &url, &spec));
+            objects.push(plugin("guard", &url, spec));
         }
         Ok(objects)
     }
@@ -97,15 +99,6 @@ impl Bed {
         })
         .await
     }
-}
-
-fn plugin(name: &str, url: &str, spec: &Value) -> Value {
-    let mut object = json!({"kind": "WasmPlugin", "metadata": {"namespace": "higress-system", "name": name},
-        "spec": {"url": url, "failStrategy": "FAIL_CLOSE"}});
-    for (field, value) in spec.as_object().into_iter().flatten() {
-        object["spec"][field] = value.clone();
-    }
-    object
 }
 
 fn route(name: &str, path: &str) -> Value {

@@ -1,6 +1,6 @@
 //! What the gateway of the test bed promises to the modules: the host's own facts, each on a module made for it.
 
-mod bed;
+pub(crate) mod bed;
 mod guest;
 mod redis;
 

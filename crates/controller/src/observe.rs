@@ -7,6 +7,7 @@ use std::sync::Arc;
 use api::{AiQuota, AiQuotaStatus, AiQuotaStore, HttpRoute, McpBridge, WasmPlugin};
 use k8s_openapi::api::core::v1::{Namespace, Secret, Service};
 use k8s_openapi::api::networking::v1::Ingress;
+use k8s_openapi::jiff::Timestamp;
 use kube::core::PartialObjectMeta;
 use kube::{Api, Client, Resource, ResourceExt};
 use plan::{Key, Settings, Undecodable, World};
@@ -70,6 +71,7 @@ impl Observer {
         self.told.tell(left_out(&stores).chain(left_out(&plugins)).chain(left_out(&bridges)));
         Some(World {
             settings: self.settings.clone(),
+            now: Timestamp::now(),
             cluster: self.cluster.clone(),
             term: TERM,
             undecodable: quotas.iter().filter_map(|quota| quota.unreadable()).map(undecodable).map(Arc::new).collect(),

@@ -10,12 +10,15 @@ use api::{AiQuota, AiQuotaStatus, AiQuotaStore, McpBridge, WasmPlugin};
 use k8s_openapi::{
     api::{core::v1::Secret, networking::v1::Ingress},
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
+    jiff::Timestamp,
 };
 
 use crate::Settings;
 
 pub struct World {
     pub settings: Settings,
+    /// When it was found so.
+    pub now: Timestamp,
     /// The uid of the namespace kube-system: it tells clusters on one Redis apart.
     pub cluster: String,
     /// The lease's term; 1 without a lease.

@@ -37,6 +37,7 @@ fn of(quotas: impl Iterator<Item = Value>, routes: usize) -> World {
             guard: Guard::On,
             auth_plugins: Vec::new(),
         },
+        now: k8s_openapi::jiff::Timestamp::UNIX_EPOCH,
         cluster: "7b0c4d1e-0000-4000-8000-000000000000".to_owned(),
         term: 1,
         quotas: quotas.map(read).collect(),

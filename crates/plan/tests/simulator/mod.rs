@@ -91,6 +91,7 @@ fn statuses(world: &World) -> Vec<Value> {
 /// One turn of the controller's loop; returns how many WasmPlugins it wrote.
 fn run(world: &mut World, redis: &BTreeMap<String, String>, seconds: usize, at: &str) -> usize {
     let now = Timestamp::from_second(1_800_000_000 + i64::try_from(seconds).unwrap()).unwrap();
+    world.now = now;
     let plan = plan::build(world);
     let seeded: Vec<Seeded> = plan.seeds.iter().map(|seed| answer(redis, &seed.balance.to_string())).collect();
     let program = plan::program(&plan, &seeded);
@@ -252,6 +253,7 @@ fn world(scenario: &Scenario) -> World {
             guard: if scenario.guard_off { Guard::Off } else { Guard::On },
             auth_plugins: scenario.auth_plugins.clone(),
         },
+        now: Timestamp::UNIX_EPOCH,
         cluster: "cluster-uid".to_owned(),
         term: 1,
         quotas: Vec::new(),

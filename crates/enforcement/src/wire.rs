@@ -5,17 +5,19 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::values::MAX_AMOUNT;
+
 /// The version of this format; a module refuses to start on another.
 pub const VERSION: u32 = 1;
 
 /// The key in `defaultConfig` under which all of it stands. Alone it enforces nothing.
 pub const KEY: &str = "aiquota";
 
-/// `defaultConfig.aiquota`. `P` is [`Policy`] for who writes it; the module reads each policy by itself, so that
-/// a broken one refuses only what it matches.
+/// `defaultConfig.aiquota`. `P` is [`Policy`] and `S` is [`Schedule`] for who writes it; the module reads each by
+/// itself, so that a broken one refuses only what it matches.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Native<P = Policy> {
+pub struct Native<P = Policy, S = Schedule> {
     pub version: u32,
     /// The module only removes the identity header of every request, and does nothing else.
     #[serde(default, skip_serializing_if = "is_false")]
@@ -23,7 +25,7 @@ pub struct Native<P = Policy> {
     #[serde(default = "BTreeMap::new", skip_serializing_if = "BTreeMap::is_empty")]
     pub stores: BTreeMap<String, Store>,
     #[serde(default = "BTreeMap::new", skip_serializing_if = "BTreeMap::is_empty")]
-    pub schedules: BTreeMap<String, Schedule>,
+    pub schedules: BTreeMap<String, S>,
     #[serde(default = "BTreeMap::new", skip_serializing_if = "BTreeMap::is_empty")]
     pub policies: BTreeMap<String, P>,
 }
@@ -54,11 +56,24 @@ pub struct Store {
     pub password: Option<String>,
 }
 
-/// Boundaries of periods, ascending: `(ordinal, unix seconds)`; at that second the period with that ordinal begins.
+/// Boundaries of periods: the unix seconds at which they begin, ascending, and the ordinal of the first; those of the
+/// others follow it one by one. Two may begin in the same second, where clocks that are set forward skip one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Schedule {
-    pub boundaries: Vec<(i64, i64)>,
+    pub first: i64,
+    pub at: Vec<i64>,
+}
+
+impl Schedule {
+    /// Each with its ordinal; nothing unless they are ascending and can be counted.
+    #[must_use]
+    pub fn boundaries(&self) -> Option<Vec<(i64, i64)>> {
+        let last = self.first.checked_add(i64::try_from(self.at.len()).ok()?)?;
+        let countable = self.first >= -MAX_AMOUNT && last <= MAX_AMOUNT;
+        let ascending = self.at.is_sorted() && self.at.iter().all(|at| (-MAX_AMOUNT..=MAX_AMOUNT).contains(at));
+        (countable && ascending && !self.at.is_empty()).then(|| (self.first..).zip(self.at.iter().copied()).collect())
+    }
 }
 
 /// What a period gives at its beginning.
@@ -139,4 +154,26 @@ const fn is_false(value: &bool) -> bool {
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
 const fn is_zero(value: &u32) -> bool {
     *value == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_schedule_is_a_table_only_if_it_ascends_and_can_be_counted() {
+        let boundaries = |first, at: &[i64]| Schedule { first, at: at.to_vec() }.boundaries();
+        assert_eq!(boundaries(-1, &[5, 5, 9]), Some(vec![(-1, 5), (0, 5), (1, 9)]), "clocks that are set forward");
+        assert_eq!(boundaries(MAX_AMOUNT - 1, &[5]), Some(vec![(MAX_AMOUNT - 1, 5)]));
+        for (first, at) in [
+            (0, &[][..]),
+            (0, &[5, 4]),
+            (0, &[MAX_AMOUNT + 1]),
+            (-MAX_AMOUNT - 1, &[5]),
+            (MAX_AMOUNT - 1, &[5, 6]),
+            (i64::MAX, &[5]),
+        ] {
+            assert_eq!(boundaries(first, at), None, "{first} {at:?}");
+        }
+    }
 }

@@ -24,7 +24,7 @@ impl Existing {
     pub(crate) fn of(plugin: Option<&WasmPlugin>) -> Self {
         let Some(native) = plugin
             .and_then(|plugin| plugin.spec.default_config.as_ref()?.get(wire::KEY))
-            .and_then(|native| <Native<Value> as serde::Deserialize>::deserialize(native).ok())
+            .and_then(|native| <Native<Value, Value> as serde::Deserialize>::deserialize(native).ok())
         else {
             return Self::default();
         };

@@ -88,9 +88,12 @@ pub enum Flavor {
         /// Who owns a ledger that a request creates.
         owner: String,
         default_quota: Option<i64>,
-        refresh: Option<(wire::Refresh, Arc<wire::Schedule>)>,
+        refresh: Option<(wire::Refresh, Table)>,
     },
 }
+
+/// The boundaries of a schedule with their ordinals, ascending.
+pub type Table = Arc<[(i64, i64)]>;
 
 /// One Redis endpoint, as the host is told of it.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -211,7 +214,12 @@ impl Invalid {
     fn under(self, parent: &str) -> Self {
         // What stands under our own key is named from there, whichever rule leads to it.
         let root = self.field.starts_with(wire::KEY);
-        Self { field: if root { self.field } else { format!("{parent}.{}", self.field) }, ..self }
+        let field = match self.field.as_str() {
+            "" => parent.to_owned(),
+            _ if root => self.field,
+            field => format!("{parent}.{field}"),
+        };
+        Self { field, ..self }
     }
 }
 

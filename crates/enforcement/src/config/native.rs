@@ -7,7 +7,7 @@ use std::sync::Arc;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-use super::{ConfigError, Flavor, Invalid, Policy, Store, Stores, Target, flag};
+use super::{ConfigError, Flavor, Invalid, Policy, Store, Stores, Table, Target, flag};
 use crate::paths::Paths;
 use crate::values;
 use crate::wire;
@@ -39,7 +39,7 @@ impl Native {
             Some(_) => return Err(ConfigError::Native("stores is not an object".into())),
         };
         let wire::Native { version: _, guard, stores: _, schedules, policies } =
-            serde_json::from_value::<wire::Native<Value>>(native)
+            serde_json::from_value::<wire::Native<Value, Value>>(native)
                 .map_err(|error| ConfigError::Native(error.to_string()))?;
         let declared: BTreeMap<String, Result<Store, Invalid>> = declared
             .into_iter()
@@ -48,8 +48,13 @@ impl Native {
                 (name, store)
             })
             .collect();
-        let schedules: BTreeMap<String, Arc<wire::Schedule>> =
-            schedules.into_iter().map(|(name, schedule)| (name, Arc::new(schedule))).collect();
+        let schedules: BTreeMap<String, Result<Table, Invalid>> = schedules
+            .into_iter()
+            .map(|(name, value)| {
+                let table = table(value).map_err(|invalid| invalid.under(&format!("aiquota.schedules.{name}")));
+                (name, table)
+            })
+            .collect();
         let policies = policies
             .into_iter()
             .map(|(name, value)| {
@@ -98,10 +103,15 @@ fn store(value: Value) -> Result<Store, Invalid> {
     Ok(Store::new(&service, port, database, timeout_ms, user))
 }
 
+fn table(value: Value) -> Result<Table, Invalid> {
+    let boundaries = read::<wire::Schedule>(value)?.boundaries();
+    boundaries.map(Table::from).ok_or_else(|| Invalid::new("at", "is not a table of boundaries"))
+}
+
 fn compile(
     policy: wire::Policy,
     declared: &BTreeMap<String, Result<Store, Invalid>>,
-    schedules: &BTreeMap<String, Arc<wire::Schedule>>,
+    schedules: &BTreeMap<String, Result<Table, Invalid>>,
     stores: &mut Stores,
 ) -> Result<Compiled, Invalid> {
     let wire::Policy { store, key_prefix, owner, paths, admin, default_quota, refresh, unavailable } = policy;
@@ -140,20 +150,16 @@ fn compile(
 
 fn scheduled(
     refresh: wire::Refresh,
-    schedules: &BTreeMap<String, Arc<wire::Schedule>>,
-) -> Result<(wire::Refresh, Arc<wire::Schedule>), Invalid> {
+    schedules: &BTreeMap<String, Result<Table, Invalid>>,
+) -> Result<(wire::Refresh, Table), Invalid> {
     if !refresh.max_balance.is_none_or(values::is_amount) {
         return Err(Invalid::new("refresh.maxBalance", "is out of range"));
     }
-    let schedule = schedules.get(&refresh.schedule).ok_or_else(|| Invalid::new("refresh.schedule", "is not there"))?;
-    let ascending = schedule.boundaries.windows(2).all(|pair| {
-        matches!(pair, [(ordinal, at), (next_ordinal, next_at)] if ordinal.checked_add(1) == Some(*next_ordinal) && at < next_at)
-    });
-    if schedule.boundaries.is_empty() || !ascending {
-        let field = format!("aiquota.schedules.{}.boundaries", refresh.schedule);
-        return Err(Invalid::new(field, "are not consecutive periods"));
+    match schedules.get(&refresh.schedule) {
+        None => Err(Invalid::new("refresh.schedule", "is not there")),
+        Some(Err(invalid)) => Err(invalid.clone()),
+        Some(Ok(table)) => Ok((refresh, Arc::clone(table))),
     }
-    Ok((refresh, Arc::clone(schedule)))
 }
 
 /// Reads a value as a type of [`wire`], or names the field that cannot be read.

@@ -50,7 +50,7 @@ fn native(pointer: &str, value: Option<Value>) -> Value {
         "aiquota": {
             "version": 1,
             "stores": {"default": {"service": "local-redis.static", "port": 80, "timeoutMs": 2000, "password": "hunter2"}},
-            "schedules": {"daily": {"boundaries": [[7, 1000], [8, 2000]]}},
+            "schedules": {"daily": {"first": 7, "at": [1000, 2000]}},
             "policies": {
                 "ns/chat": {
                     "store": "default", "keyPrefix": "chat_quota:", "owner": "uid/ns/chat",
@@ -214,10 +214,7 @@ fn the_native_form_is_read_whole() {
         panic!("{chat:?}")
     };
     assert_eq!((owner.as_str(), *default_quota), ("uid/ns/chat", Some(1000)));
-    assert_eq!(
-        (refresh.mode, schedule.boundaries.as_slice()),
-        (wire::RefreshMode::Reset, [(7, 1000), (8, 2000)].as_slice())
-    );
+    assert_eq!((refresh.mode, &**schedule), (wire::RefreshMode::Reset, [(7, 1000), (8, 2000)].as_slice()));
     let other = policy(on_route(&quota, "o"));
     assert_eq!((&other.admin, quota.stores().len()), (&None, 1));
     assert_eq!(other.flavor, Flavor::Native { owner: "uid/ns/other".into(), default_quota: None, refresh: None });
@@ -228,7 +225,7 @@ fn the_native_form_is_read_whole() {
 
 #[test]
 fn what_the_controller_writes_is_what_the_module_reads() {
-    let written = wire::Native {
+    let written: wire::Native = wire::Native {
         version: wire::VERSION,
         guard: false,
         stores: [(
@@ -302,16 +299,30 @@ fn a_broken_policy_refuses_only_what_it_matches_and_is_named() {
         ("/_rules_/0/policy", json!("gone"), "_rules_[0].policy names a policy that is not there"),
         ("/_rules_/0/policy", json!(7), "_rules_[0].policy is not a name"),
         ("/_rules_/0/open", json!("yes"), "_rules_[0].open is neither true nor false"),
+        ("/aiquota/schedules/daily/at", json!([2000, 1000]), "aiquota.schedules.daily.at is not a table of boundaries"),
+        ("/aiquota/schedules/daily/at", json!([]), "aiquota.schedules.daily.at is not a table of boundaries"),
         (
-            "/aiquota/schedules/daily/boundaries",
-            json!([[7, 1000], [7, 2000]]),
-            "aiquota.schedules.daily.boundaries are not consecutive periods",
+            "/aiquota/schedules/daily/at",
+            json!([1000, 1_u64 << 53]),
+            "aiquota.schedules.daily.at is not a table of boundaries",
         ),
         (
-            "/aiquota/schedules/daily/boundaries",
-            json!([]),
-            "aiquota.schedules.daily.boundaries are not consecutive periods",
+            "/aiquota/schedules/daily/at",
+            json!([1000, 1_u64 << 63]),
+            "aiquota.schedules.daily.at is unknown or not what it should be",
         ),
+        (
+            "/aiquota/schedules/daily/first",
+            json!((1_i64 << 53) - 2),
+            "aiquota.schedules.daily.at is not a table of boundaries",
+        ),
+        ("/aiquota/schedules/daily/first", json!(i64::MAX), "aiquota.schedules.daily.at is not a table of boundaries"),
+        (
+            "/aiquota/schedules/daily/first",
+            json!(1.5),
+            "aiquota.schedules.daily.first is unknown or not what it should be",
+        ),
+        ("/aiquota/schedules/daily", json!([7]), "aiquota.schedules.daily is not an object"),
     ] {
         let quota = quota(&native(pointer, Some(value)));
         assert_eq!(reason(on_route(&quota, "r")), format!("Invalid configuration: {message}."));

@@ -4,7 +4,7 @@
 use super::resp::decimal;
 use crate::{
     values::MAX_AMOUNT,
-    wire::{Refresh, RefreshMode, Schedule},
+    wire::{Refresh, RefreshMode},
 };
 
 /// What a script needs to know to roll a balance.
@@ -23,10 +23,9 @@ pub struct Period<'a> {
 const EACH_SIDE: usize = 2;
 
 impl<'a> Period<'a> {
-    /// The boundaries around `now` (unix seconds) of a policy's schedule; nothing for an empty table.
+    /// The boundaries around `now` (unix seconds) of the table of a policy's schedule; nothing for an empty table.
     #[must_use]
-    pub fn around(refresh: &'a Refresh, schedule: &'a Schedule, now: i64) -> Option<Self> {
-        let table = schedule.boundaries.as_slice();
+    pub fn around(refresh: &'a Refresh, table: &'a [(i64, i64)], now: i64) -> Option<Self> {
         let passed = table.partition_point(|(_, at)| *at <= now);
         let boundaries = &table[passed.saturating_sub(EACH_SIDE)..table.len().min(passed + EACH_SIDE)];
         let cap = refresh.max_balance.unwrap_or(MAX_AMOUNT);
@@ -55,7 +54,7 @@ mod tests {
     #[test]
     fn the_two_boundaries_on_each_side_of_now_are_picked() {
         let boundaries: Vec<_> = (10..20).map(|ordinal| (ordinal, ordinal * 100)).collect();
-        let (schedule, refresh) = (Schedule { boundaries }, refresh());
+        let refresh = refresh();
         for (now, picked) in [
             (0, &[(10, 1000), (11, 1100)][..]),
             (999, &[(10, 1000), (11, 1100)]),
@@ -65,17 +64,16 @@ mod tests {
             (1900, &[(18, 1800), (19, 1900)]),
             (i64::MAX, &[(18, 1800), (19, 1900)]),
         ] {
-            let period = Period::around(&refresh, &schedule, now);
+            let period = Period::around(&refresh, &boundaries, now);
             assert_eq!(period.map(|period| period.boundaries), Some(picked), "at {now}");
         }
-        assert_eq!(Period::around(&refresh, &Schedule { boundaries: vec![] }, 0), None);
+        assert_eq!(Period::around(&refresh, &[], 0), None);
     }
 
     #[test]
     fn a_script_is_told_schedule_mode_cap_and_pairs() {
         let mut args = Vec::new();
-        let schedule = Schedule { boundaries: vec![(-1, 1000), (0, 2000)] };
-        Period::around(&refresh(), &schedule, 1500).unwrap().push(&mut args);
+        Period::around(&refresh(), &[(-1, 1000), (0, 2000)], 1500).unwrap().push(&mut args);
         assert_eq!(args, ["daily", "carryover", "500", "-1", "1000", "0", "2000"].map(|arg| arg.as_bytes().to_vec()));
     }
 }

@@ -34,6 +34,7 @@ pub(super) struct Setting {
     pub(super) name: String,
     pub(super) policy: Policy,
     pub(super) schedule: Option<Schedule>,
+    boundaries: Vec<(i64, i64)>,
 }
 
 #[derive(Clone)]
@@ -65,9 +66,9 @@ impl Setting {
     /// A policy as the controller would write it, with a table around Redis' clock.
     pub(super) fn new(number: usize, setup: Setup, now: i64) -> Self {
         let Setup { default_quota, refresh } = setup;
-        let schedule = refresh.map(|_| Schedule {
-            boundaries: (NOW - 8..NOW + 8).map(|ordinal| (ordinal, now - 1800 + (ordinal - NOW) * 3600)).collect(),
-        });
+        let schedule = refresh
+            .map(|_| Schedule { first: NOW - 8, at: (-8..8).map(|period| now - 1800 + period * 3600).collect() });
+        let boundaries = schedule.as_ref().and_then(Schedule::boundaries).unwrap_or_default();
         let schedule_name = format!("hourly-{number}");
         let refresh = refresh.map(|(mode, max_balance)| Refresh { schedule: schedule_name, mode, max_balance });
         let policy = Policy {
@@ -80,7 +81,7 @@ impl Setting {
             refresh,
             unavailable: None,
         };
-        Self { name: format!("b{number}"), policy, schedule }
+        Self { name: format!("b{number}"), policy, schedule, boundaries }
     }
 }
 
@@ -100,7 +101,7 @@ impl Stage {
     }
 
     pub(super) fn period(&self) -> Option<Period<'_>> {
-        Period::around(self.setting.policy.refresh.as_ref()?, self.setting.schedule.as_ref()?, self.now)
+        Period::around(self.setting.policy.refresh.as_ref()?, &self.setting.boundaries, self.now)
     }
 
     pub(super) fn default_quota(&self) -> Option<DefaultQuota<'_>> {

@@ -23,7 +23,7 @@ fn native_config(open: bool) -> Value {
         "aiquota": {
             "version": 1,
             "stores": {"s": {"service": "redis.static", "port": 80, "timeoutMs": 1000}},
-            "schedules": {"daily": {"boundaries": [[7, 1000], [8, 2000]]}},
+            "schedules": {"daily": {"first": 7, "at": [1000, 2000]}},
             "policies": {"p": {
                 "store": "s", "keyPrefix": "k:", "owner": "uid/ns/p", "paths": ["/v1/chat/completions"],
                 "admin": {"consumer": "admin", "path": "/quota"}, "defaultQuota": 1000,

@@ -96,6 +96,7 @@ impl Seed {
             fence: Fence { term: *term, uid, generation: *generation },
             grant: self.grant,
             takeover,
+            refresh: None,
             period: None,
         }
     }

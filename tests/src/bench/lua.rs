@@ -27,7 +27,8 @@ pub async fn run(redis: &mut MultiplexedConnection) -> Result<Vec<(&'static str,
     let fence = Fence { term: 1, uid: "b4c5ba1c-7b3e-4f6a-9f0e-1f2a3b4c5d6e", generation: 1 };
     let grant = Grant::Tokens(1_000_000_000_000);
     let owner = "0c1d2e3f-7b3e-4f6a-9f0e-1f2a3b4c5d6e/higress-system/bench";
-    let apply = |balance: &Balance| Apply { balance, owner, fence, grant, takeover: false, period }.invocation();
+    let apply =
+        |balance: &Balance| Apply { balance, owner, fence, grant, takeover: false, refresh: None, period }.invocation();
     let check = |balance: &Balance| Check { balance, need: 1, hold: None, default: None, period }.invocation();
     let charge =
         |balance: &Balance| Charge { balance, tokens: 25, hold: None, admitted_in: Some(2), period }.invocation();

@@ -8,29 +8,46 @@
 --
 -- Fields of the ledger:
 --   layout      version of these fields, "1"; a ledger of another version is not touched
---   owner       object the balance belongs to
---   uid, term, generation   fence of the last controller write: see apply
+--   owner       object the balance belongs to; absent: released, anybody's
+--   uid, term, generation   fence of the last controller write: see below
 --   grant       tokens a period gives; absent for a consumer that was always unlimited
 --   unlimited   "1": passes without limit, usage is still counted
 --   schedule, ordinal       the schedule it follows and the period it is in; absent without refresh
 --   used        tokens spent in this period
 --   held        sum of amounts
---   parked      tokens kept for a consumer that is not listed any more; its balance does not exist. Once such
---               a consumer lives on a default: what listing it again adds to its balance
+--   refreshed   token of the last manual refresh that was honoured, or that was there before the ledger
+--   parked      what listing the consumer again adds to its balance. It is not listed any more: its tokens were
+--               moved here and its balance deleted, so that it is refused (a balance there is now is an
+--               administrator's gift); or, with lazy, it lives on a default meanwhile and this is a difference
 --   lazy        "1": a request made the balance from its policy's default, no object lists the consumer
+-- A ledger that is not lazy is away (no object lists the consumer) if it has parked, or neither grant nor unlimited.
 --
 -- ARGV, with "" for what is absent:
 --   check   need, hold id, hold seconds, default grant, default owner, PERIOD
 --           -> unlimited, ordinal | admitted, available, ordinal | refused, available | malformed, value
 --   charge  tokens, hold id, ordinal at admission, PERIOD
 --           -> booked, balance | forgiven | absent | malformed, value
---   apply   owner, term, uid, generation, grant or "unlimited", takeover 0 or 1, PERIOD
---           -> applied, changed 0 or 1, balance, used | conflict, owner, lazy 0 or 1 | stale | malformed, value
+--   apply   owner, term, uid, generation, grant or "unlimited", takeover 0 or 1, refresh token, PERIOD
+--           -> applied, changed 0 or 1, balance, used | conflict, owner, lazy 0 or 1 | stale, term
+--            | malformed, value. A ledger that keeps another token is refreshed as by one boundary (a Reset without
+--           PERIOD), if this very object (owner and uid) listed the consumer already; any other only keeps the token.
+--           No period begins by that: holds stay, and requests in flight are charged to what they find.
+--   park    owner, term, uid, generation, PERIOD   the object lists the consumer no longer
+--           -> parked, changed 0 or 1 | absent | foreign, owner | stale, term | malformed, value
+--   release owner, term                            the object is gone: its balance is obeyed, anybody may have it
+--           -> released, changed 0 or 1 | absent | foreign, owner | stale, term
+--   delete  owner, term, uid, generation           all keys, whatever the balance is
+--           -> deleted, 1 | absent | foreign, owner | stale, term
 --   query   PERIOD         -> balance, tokens | malformed, value
 --   set     value, PERIOD  -> balance, tokens | range
 --   add     value, PERIOD  -> balance, tokens | range | malformed, value
 --   PERIOD is nothing, or: schedule, mode (reset | add | carryover), cap, then 1 to n of: ordinal, unix second.
---   Any of them -> layout, version.
+--   Any of them -> layout, version | malformed, what stands where the ledger should be.
+--
+-- Fence of apply, park, release and delete: a lower term than the ledger's changes nothing, nor does, under the same
+-- term and uid of its owner, a lower generation. Each may be repeated: what would change nothing writes nothing, and
+-- stores a newer generation or another uid, but no newer term alone. Without a ledger nothing is anybody's (absent);
+-- park, release and delete leave another owner's alone (foreign, "" where it was released).
 --
 -- Amounts are integers within 2^53-1 of zero, which Lua's doubles hold exactly; sums saturate there. The script is
 -- compiled once but its functions are made anew in every call: few of them, and what is rare stands where it is used.
@@ -81,12 +98,14 @@ end
 
 -- The period: what the caller says, decided by Redis' clock. ----------------------------------------------------
 
-local first
+local first, fenced = nil, false
 if operation == 'check' then first = 7
 elseif operation == 'charge' then first = 5
-elseif operation == 'apply' then first = 8
 elseif operation == 'query' then first = 2
 elseif operation == 'set' or operation == 'add' then first = 3
+elseif operation == 'apply' then first, fenced = 9, true
+elseif operation == 'park' or operation == 'delete' then first, fenced = 6, true
+elseif operation == 'release' then first, fenced = 4, true
 else return redis.error_reply('ERR aiquota: unknown operation') end
 local their, mode, current, reached = ARGV[first] or false, ARGV[first + 1], nil, false
 if their then
@@ -140,40 +159,67 @@ end
 
 -- What is refused before anything changes, and who follows which schedule. --------------------------------------
 
-local ours, value = false, nil
+local ours, value, refreshed, refresh = false, nil, false, false
+local away = ledger and not lazy and (parked or not (grant or unlimited))
 if operation == 'check' then
-  -- No controller writes these ledgers: the policy that made them carries its edits to them.
-  ours = lazy and ARGV[5] ~= '' and owner == ARGV[6]
+  -- No controller writes these ledgers: the policy that made them carries its edits to them, or who comes first.
+  ours = lazy and ARGV[5] ~= '' and (not owner or owner == ARGV[6])
+  if ours and not owner then save('owner', ARGV[6]) end
   if ours and schedule ~= their then follow() end
-elseif operation == 'apply' then
+elseif fenced then
+  local same = owner == ARGV[2] and uid == ARGV[4]
   if ledger then
-    -- The term first; the generation only under the same uid.
     local to_term = tonumber(ARGV[3])
-    if to_term < term then return { 'stale' } end
-    if owner and owner ~= ARGV[2] and ARGV[7] ~= '1' then return { 'conflict', owner, lazy and 1 or 0 } end
-    if to_term == term and owner == ARGV[2] and uid == ARGV[4] and tonumber(ARGV[5]) < generation then
-      return { 'stale' }
+    if to_term < term then return { 'stale', term } end
+    if owner ~= ARGV[2] then
+      if operation == 'apply' then
+        if owner and ARGV[7] ~= '1' then return { 'conflict', owner, lazy and 1 or 0 } end
+      elseif owner or operation ~= 'release' then
+        return { 'foreign', owner or '' }
+      end
+    elseif same and to_term == term and tonumber(ARGV[5]) < generation then
+      return { 'stale', term }
     end
+  elseif operation ~= 'apply' then
+    return { 'absent' }
+  end
+  if operation == 'delete' then
+    redis.call('DEL', BALANCE, LEDGER, HOLDS, AMOUNTS)
+    return { 'deleted', 1 }
+  elseif operation == 'release' then
+    if owner then
+      forget('owner')
+      save('term', ARGV[3])
+    end
+    return { 'released', changed }
+  end
+  if broken then return { 'malformed', broken } end
+  if operation == 'apply' and ledger and (ARGV[8] ~= '' or not same) then
+    refreshed = redis.call('HGET', LEDGER, 'refreshed')
+    refresh = ARGV[8] ~= '' and ARGV[8] ~= refreshed and same and not lazy and not away
+    -- The token of another object says nothing about this one's.
+    if ARGV[8] == '' and refreshed then forget('refreshed') end
   end
 elseif operation == 'set' or operation == 'add' then
   value = int(ARGV[2])
   if not value then return { 'range' } end
 end
 
--- Roll: gives what the boundaries that passed give. A parked amount gets no grants, but a Reset makes it the grant:
--- usage of an older period is forgiven to everybody. What cannot be counted with keeps its period, so that it rolls
--- when it is repaired; who sets it repairs it. Boundaries that all lie ahead of Redis' clock roll nothing: the
--- caller's clock is wrong, and what lies before them is not known. -------------------------------------------------
+-- Roll: gives what the boundaries that passed give, and a manual refresh what one gives. Who is away gets no grants,
+-- but a Reset makes what it is to have the grant: usage of an older period is forgiven to everybody. What cannot be
+-- counted with keeps its period, so that it rolls when it is repaired; who sets it repairs it. Boundaries that all
+-- lie ahead of Redis' clock roll nothing: the caller's clock is wrong, and what lies before them is not known. -----
 
-if ledger and reached and schedule == their and ordinal and current > ordinal
-  and (not broken or unlimited or operation == 'set') then
-  local away = parked and not lazy and not balance and not broken
+local passed = ledger and reached and schedule == their and ordinal and current > ordinal
+  and (not broken or unlimited or operation == 'set')
+if passed or refresh then
+  mode = mode or 'reset'
   if grant and not broken and not away then
     local to = grant
     if mode ~= 'reset' then
       to = balance or 0
       if mode == 'carryover' then to = math.max(to, 0) end
-      local boundaries = current - ordinal
+      local boundaries = (passed and current - ordinal or 0) + (refresh and 1 or 0)
       while boundaries > 0 and grant > 0 and to < MAX do
         local step = math.min(boundaries, math.floor(MAX / grant))
         to = math.min(MAX, to + step * grant)
@@ -183,17 +229,21 @@ if ledger and reached and schedule == their and ordinal and current > ordinal
     end
     if to ~= balance then write(to) end
   end
-  save('ordinal', text(current), 'used', '0')
-  ordinal, used = current, 0
+  save('used', '0')
+  used = 0
+  if passed then
+    save('ordinal', text(current))
+    ordinal = current
+  end
   if mode == 'reset' then
-    if away then
-      parked = grant or 0
+    if away and grant then
+      parked = clamp(grant - (balance or 0))
       save('parked', text(parked))
     elseif parked then
       parked = false
       forget('parked')
     end
-    if held > 0 then
+    if passed and held > 0 then
       redis.call('DEL', HOLDS, AMOUNTS)
       held = 0
       save('held', '0')
@@ -213,25 +263,25 @@ if operation == 'check' then
     grant = default
     save('grant', text(grant))
   end
-  if not balance then
-    if not default then return { 'refused', false } end
-    -- The default, but never more than what the consumer has left elsewhere: parked, or not spent in this period
-    -- where the key was lost.
-    local kept = nil
-    if parked and not lazy then
-      kept = parked
-    elseif ledger and grant then
-      kept = grant - used
+  if not balance and not default then return { 'refused', false } end
+  if not balance or away and default then
+    local given = 0
+    if not balance then
+      -- The default, but never more than what the consumer has left elsewhere: parked, or not spent in this period
+      -- where the key was lost.
+      local kept = parked
+      if lazy or not kept then kept = grant and grant - used end
+      given = kept and math.min(kept, default) or default
+      write(given)
     end
-    write(kept and math.min(kept, default) or default)
     if not ledger then
       ledger = '1'
       save('layout', ledger, 'owner', ARGV[6], 'uid', '', 'term', '0', 'generation', '0', 'grant', text(default),
         'used', '0', 'lazy', '1')
       follow()
-    elseif parked and not lazy then
+    elseif away then
       -- Listed again, it shall have what it had: its older spending is kept as a difference.
-      local older = grant and clamp(parked - balance - (grant - default)) or 0
+      local older = grant and clamp(parked - given - (grant - default)) or 0
       save('owner', ARGV[6], 'lazy', '1', 'grant', text(default), 'parked', text(older))
       if schedule ~= their then follow() end
     end
@@ -295,43 +345,54 @@ if operation == 'charge' then
     end
     return { 'booked', balance }
   end
-  if parked and not lazy then save('parked', text(math.max(-MAX, parked - tokens))) end
+  if away and parked then save('parked', text(math.max(-MAX, parked - tokens))) end
   return ledger and { 'booked', false } or { 'absent' }
 end
 
--- What an object declares. --------------------------------------------------------------------------------------
+-- What an object declares, or declares no longer. ----------------------------------------------------------------
 
-if operation == 'apply' then
-  local to_owner, to_uid, to_generation, to_grant = ARGV[2], ARGV[4], tonumber(ARGV[5]), tonumber(ARGV[6])
-  if broken then return { 'malformed', broken } end
-
-  local to = balance
-  if parked then to = clamp((balance or 0) + parked) end
-  if to_grant then
-    if to and grant then
-      to = clamp(to + (to_grant - grant))
-    elseif not to then
-      -- Never granted, or the key was lost: then what was spent stays spent.
-      to = grant and clamp(to_grant - used) or to_grant
+if fenced then
+  if operation == 'park' then
+    if not lazy and not away then
+      -- Where the key was lost, what was spent stays spent.
+      local kept = balance
+      if not kept and grant then kept = clamp(grant - used) end
+      if kept then save('parked', text(kept)) end
+      if unlimited then forget('unlimited') end
+      redis.call('DEL', BALANCE)
     end
-    -- A quota of 0 blocks, whatever was left or found; what an administrator adds afterwards stays.
-    if to_grant == 0 and grant ~= 0 then to = math.min(to, 0) end
+  else
+    local to_grant = tonumber(ARGV[6])
+    local to = balance
+    if parked then to = clamp((balance or 0) + parked) end
+    if to_grant then
+      if to and grant then
+        to = clamp(to + (to_grant - grant))
+      elseif not to then
+        -- Never granted, or the key was lost: then what was spent stays spent.
+        to = grant and clamp(to_grant - used) or to_grant
+      end
+      -- A quota of 0 blocks, whatever was left or found; what an administrator adds afterwards stays.
+      if to_grant == 0 and grant ~= 0 then to = math.min(to, 0) end
+    end
+    if to ~= balance then write(to) end
+    if parked then forget('parked') end
+    if to_grant then
+      if to_grant ~= grant then save('grant', text(to_grant)) end
+      if unlimited then forget('unlimited') end
+    elseif not unlimited then
+      save('unlimited', '1')
+    end
+    if schedule ~= their then follow() end
+    if lazy then forget('lazy') end
+    if not ledger then save('layout', '1', 'used', '0') end
+    if ARGV[8] ~= '' and ARGV[8] ~= refreshed then save('refreshed', ARGV[8]) end
   end
-  if to ~= balance then write(to) end
-  if parked then forget('parked') end
-  if to_grant then
-    if to_grant ~= grant then save('grant', text(to_grant)) end
-    if unlimited then forget('unlimited') end
-  elseif not unlimited then
-    save('unlimited', '1')
-  end
-  if schedule ~= their then follow() end
-  if lazy then forget('lazy') end
-  if not ledger then save('layout', '1', 'used', '0') end
   -- A newer term alone is not worth a write.
-  if changed == 1 or owner ~= to_owner or uid ~= to_uid or generation ~= to_generation then
-    save('owner', to_owner, 'uid', to_uid, 'term', ARGV[3], 'generation', ARGV[5])
+  if changed == 1 or owner ~= ARGV[2] or uid ~= ARGV[4] or generation ~= tonumber(ARGV[5]) then
+    save('owner', ARGV[2], 'uid', ARGV[4], 'term', ARGV[3], 'generation', ARGV[5])
   end
+  if operation == 'park' then return { 'parked', changed } end
   return { 'applied', changed, balance, used }
 end
 
@@ -339,7 +400,7 @@ end
 
 if operation == 'set' then
   redis.call('SET', BALANCE, ARGV[2])
-  if parked and not lazy then forget('parked') end
+  if away and parked then save('parked', '0') end
   return { 'balance', value }
 end
 if broken then return { 'malformed', broken } end

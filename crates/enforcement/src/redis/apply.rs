@@ -19,6 +19,9 @@ pub struct Apply<'a> {
     pub grant: Grant,
     /// Takes the balance from another owner, which the caller knows to be gone or to have let go of it.
     pub takeover: bool,
+    /// The token of a manual refresh: refreshes the balance as by one boundary, once for each token, if this object
+    /// listed the consumer before. A balance that is new to the object or was parked only keeps the token in mind.
+    pub refresh: Option<&'a str>,
     pub period: Option<Period<'a>>,
 }
 
@@ -54,8 +57,8 @@ pub enum ApplyOutcome {
         /// No object lists the consumer: the balance was made from a default by a request of the owner's policy.
         lazy: bool,
     },
-    /// A newer controller or generation was here; nothing changed.
-    Stale,
+    /// A newer controller, whose term this is, or a newer generation was here; nothing changed.
+    Stale { term: i64 },
     /// What is stored is not a balance; nothing changed.
     Malformed { value: String },
 }
@@ -63,17 +66,14 @@ pub enum ApplyOutcome {
 impl Apply<'_> {
     #[must_use]
     pub fn invocation(&self) -> Invocation {
-        let Self { balance, owner, fence: Fence { term, uid, generation }, grant, takeover, period } = *self;
-        let call = Invocation::new("apply", balance)
-            .text(owner.as_bytes())
-            .number(term)
-            .text(uid.as_bytes())
-            .number(generation);
+        let Self { balance, owner, fence, grant, takeover, refresh, period } = *self;
+        let call = Invocation::new("apply", balance).fenced(owner, fence);
         match grant {
             Grant::Tokens(tokens) => call.number(tokens),
             Grant::Unlimited => call.text(b"unlimited"),
         }
         .number(takeover.into())
+        .text(refresh.unwrap_or_default().as_bytes())
         .period(period)
     }
 }
@@ -89,7 +89,7 @@ impl ApplyOutcome {
                 owner: String::from_utf8_lossy(answer.text(0)?).into_owned(),
                 lazy: answer.flag(1)?,
             }),
-            b"stale" => Ok(Self::Stale),
+            b"stale" => Ok(Self::Stale { term: answer.number(0)? }),
             b"malformed" => Ok(Self::Malformed { value: shown(answer.text(0)?) }),
             _ => Err(ReplyError::Unexpected),
         }

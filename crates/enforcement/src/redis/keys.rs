@@ -1,5 +1,6 @@
 //! The keys of one balance. A key prefix and a consumer come in; the balance's own key and those of its ledger and
-//! holds go out. They share one hash slot: the balance is their hash tag. Pure.
+//! holds go out. They share one hash slot: the balance is their hash tag. Besides, the keys of the index of what the
+//! controller wrote. Pure.
 
 use std::fmt;
 
@@ -11,6 +12,12 @@ impl Balance {
     #[must_use]
     pub fn new(key_prefix: &str, consumer: &[u8]) -> Self {
         Self([key_prefix.as_bytes(), consumer].concat())
+    }
+
+    /// The balance with this key.
+    #[must_use]
+    pub fn of_key(key: &[u8]) -> Self {
+        Self(key.to_vec())
     }
 
     #[must_use]
@@ -51,6 +58,16 @@ impl fmt::Display for Balance {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.escape_ascii().fmt(f)
     }
+}
+
+/// The set of owners of one cluster: `aiquota:owners:<uid of the namespace kube-system>`.
+pub(super) fn owners(cluster: &str) -> Vec<u8> {
+    [b"aiquota:owners:", cluster.as_bytes()].concat()
+}
+
+/// The set of balances of one owner: `aiquota:owned:<owner>`.
+pub(super) fn owned(owner: &str) -> Vec<u8> {
+    [b"aiquota:owned:", owner.as_bytes()].concat()
 }
 
 #[cfg(test)]

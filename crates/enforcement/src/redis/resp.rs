@@ -257,6 +257,8 @@ mod tests {
                 let _ = super::super::ApplyOutcome::of(&reply);
                 let _ = super::super::ChargeOutcome::of(&reply);
                 let _ = super::super::AdminOutcome::of(&reply);
+                let _ = super::super::LeaveOutcome::of(&reply);
+                let _ = super::super::index::balances(&reply);
             }
         }
     }

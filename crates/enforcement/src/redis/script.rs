@@ -1,6 +1,7 @@
 //! The Lua library and a call of it. A balance and arguments come in; a command goes out. Pure.
 
 use super::{
+    apply::Fence,
     keys::Balance,
     period::Period,
     resp::{Command, decimal},
@@ -39,6 +40,11 @@ impl Invocation {
     pub(super) fn number(mut self, value: i64) -> Self {
         self.args.push(decimal(value));
         self
+    }
+
+    /// Whose write it is and when in the order of writes.
+    pub(super) fn fenced(self, owner: &str, Fence { term, uid, generation }: Fence<'_>) -> Self {
+        self.text(owner.as_bytes()).number(term).text(uid.as_bytes()).number(generation)
     }
 
     /// A number that may be absent: the empty argument.
@@ -83,7 +89,7 @@ impl Invocation {
 #[cfg(test)]
 mod tests {
     use super::{
-        super::{Add, Apply, Charge, Check, DefaultQuota, Fence, Grant, Hold, Query, Set},
+        super::{Add, Apply, Charge, Check, DefaultQuota, Delete, Grant, Hold, Park, Query, Release, Set},
         *,
     };
     use crate::wire::RefreshMode;
@@ -131,11 +137,17 @@ mod tests {
         args(&Charge { tokens: i64::MAX, ..charge }.invocation(), &["charge", "9007199254740991", "", ""]);
 
         let fence = Fence { term: 2, uid: "u-1", generation: 7 };
-        let apply =
-            Apply { balance, owner: "c/n/o", fence, grant: Grant::Tokens(5), takeover: false, period: Some(PERIOD) };
-        args(&apply.invocation(), &[&["apply", "c/n/o", "2", "u-1", "7", "5", "0"], &period[..]].concat());
-        let other = Apply { grant: Grant::Unlimited, takeover: true, period: None, ..apply };
-        args(&other.invocation(), &["apply", "c/n/o", "2", "u-1", "7", "unlimited", "1"]);
+        let (owner, grant) = ("c/n/o", Grant::Tokens(5));
+        let apply = Apply { balance, owner, fence, grant, takeover: false, refresh: None, period: Some(PERIOD) };
+        args(&apply.invocation(), &[&["apply", "c/n/o", "2", "u-1", "7", "5", "0", ""], &period[..]].concat());
+        let other = Apply { grant: Grant::Unlimited, takeover: true, refresh: Some("t-1"), period: None, ..apply };
+        args(&other.invocation(), &["apply", "c/n/o", "2", "u-1", "7", "unlimited", "1", "t-1"]);
+
+        let park = Park { balance, owner, fence, period: Some(PERIOD) };
+        args(&park.invocation(), &[&["park", "c/n/o", "2", "u-1", "7"], &period[..]].concat());
+        args(&Park { period: None, ..park }.invocation(), &["park", "c/n/o", "2", "u-1", "7"]);
+        args(&Release { balance, owner, term: 2 }.invocation(), &["release", "c/n/o", "2"]);
+        args(&Delete { balance, owner, fence }.invocation(), &["delete", "c/n/o", "2", "u-1", "7"]);
 
         args(&Query { balance, period: Some(PERIOD) }.invocation(), &[&["query"], &period[..]].concat());
         args(&Set { balance, value: -5, period: None }.invocation(), &["set", "-5"]);

@@ -253,7 +253,7 @@ pub(super) const SUITE: &[Behaviour] = &[
             by(&s, OWNER, (1, "uid-1", 1), Grant::Tokens(100), false).await?;
             by(&s, OWNER, (2, "uid-1", 2), Grant::Tokens(200), false).await?;
             for fence in [(1, "uid-1", 1), (1, "uid-1", 9)] {
-                assert_eq!(by(&s, OWNER, fence, Grant::Tokens(100), false).await?, ApplyOutcome::Stale);
+                assert_eq!(by(&s, OWNER, fence, Grant::Tokens(100), false).await?, ApplyOutcome::Stale { term: 2 });
             }
             s.balance_is("ann", 200).await
         })
@@ -263,7 +263,10 @@ pub(super) const SUITE: &[Behaviour] = &[
             by(&s, OWNER, (1, "uid-1", 4), Grant::Tokens(100), false).await?;
             let again = by(&s, OWNER, (2, "uid-1", 6), Grant::Tokens(100), false).await?;
             assert_eq!(again, ApplyOutcome::Applied { changed: true, balance: Some(100), used: 0 });
-            assert_eq!(by(&s, OWNER, (1, "uid-1", 5), Grant::Tokens(200), false).await?, ApplyOutcome::Stale);
+            assert_eq!(
+                by(&s, OWNER, (1, "uid-1", 5), Grant::Tokens(200), false).await?,
+                ApplyOutcome::Stale { term: 2 }
+            );
             s.balance_is("ann", 100).await
         })
     }),
@@ -303,7 +306,7 @@ fn schedule(s: &Stage) -> String {
 
 const fn declared(balance: &Balance) -> Apply<'_> {
     let fence = Fence { term: 1, uid: "uid-1", generation: 1 };
-    Apply { balance, owner: OWNER, fence, grant: Grant::Tokens(100), takeover: false, period: None }
+    Apply { balance, owner: OWNER, fence, grant: Grant::Tokens(100), takeover: false, refresh: None, period: None }
 }
 
 /// Applies ann's grant as `owner` with a fence of term, uid and generation.
@@ -315,7 +318,7 @@ async fn by(
     takeover: bool,
 ) -> Result<ApplyOutcome> {
     let fence = Fence { term, uid, generation };
-    s.apply(Apply { balance: &s.key("ann"), owner, fence, grant, takeover, period: s.period() }).await
+    s.apply(Apply { balance: &s.key("ann"), owner, fence, grant, takeover, refresh: None, period: s.period() }).await
 }
 
 async fn fences(s: Stage) -> Result<()> {
@@ -341,11 +344,11 @@ async fn fences(s: Stage) -> Result<()> {
                 [s.field("ann", "term").await?, s.field("ann", "uid").await?, s.field("ann", "generation").await?];
             assert_eq!(fence, [term.to_string(), uid.to_owned(), generation.to_string()], "{case}");
         } else {
-            assert_eq!(outcome, ApplyOutcome::Stale, "{case}");
+            assert_eq!(outcome, ApplyOutcome::Stale { term: 5 }, "{case}");
             assert_eq!(s.ledger("ann").await?, before, "{case}");
         }
     }
     // A takeover is for other owners' ledgers, not for newer controllers'.
-    assert_eq!(by(&s, OTHER, (4, "uid-9", 9), Grant::Tokens(1), true).await?, ApplyOutcome::Stale);
+    assert_eq!(by(&s, OTHER, (4, "uid-9", 9), Grant::Tokens(1), true).await?, ApplyOutcome::Stale { term: 5 });
     Ok(())
 }

@@ -144,6 +144,7 @@ impl Played {
                     fence,
                     grant: grant.map_or(Grant::Unlimited, Grant::Tokens),
                     takeover,
+                    refresh: None,
                     period,
                 };
                 let fence = (term.into(), uid, generation.into());
@@ -253,7 +254,7 @@ fn applied(outcome: ApplyOutcome) -> Option<Said> {
             Some(Said::Applied { changed, tokens: balance.map(Into::into), used: used.into() })
         }
         ApplyOutcome::Conflict { owner, lazy } => Some(Said::Conflict { owner, lazy }),
-        ApplyOutcome::Stale => Some(Said::Stale),
+        ApplyOutcome::Stale { term: _ } => Some(Said::Stale),
         ApplyOutcome::Malformed { .. } => None,
     }
 }

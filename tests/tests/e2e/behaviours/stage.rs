@@ -137,6 +137,7 @@ impl Stage {
             fence: Fence { term: 1, uid: "uid-1", generation: 1 },
             grant,
             takeover: false,
+            refresh: None,
             period: self.period(),
         })
         .await

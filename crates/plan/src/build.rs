@@ -15,6 +15,7 @@ use crate::{
     age::by_age,
     auth::AuthPlugins,
     existing::Existing,
+    form::{self, Form},
     gateway::{Gateway, Matcher, Policy},
     merge::{Claim, Lost, Slot, resolve},
     prefix, room,
@@ -28,10 +29,11 @@ use crate::{
 pub fn build(world: &World) -> Plan {
     let plugin = |name: &str| world.plugins.iter().find(|found| found.metadata.name.as_deref() == Some(name)).cloned();
     let ai_quota = plugin(AI_QUOTA);
-    let found = Arc::new(Existing::of(ai_quota.as_deref()));
+    let form = form::wanted();
+    let found = Arc::new(Existing::of(ai_quota.as_deref(), form));
     let changed =
         world.last_written.as_deref().filter(|last| ai_quota.as_ref().is_none_or(|now| now.spec != last.spec));
-    let existing = changed.map_or_else(|| found.clone(), |last| Arc::new(Existing::of(Some(last))));
+    let existing = changed.map_or_else(|| found.clone(), |last| Arc::new(Existing::of(Some(last), form)));
     let stores = stores::resolve(world, &existing.stores);
     let targets = Targets::new(world);
     let auth = AuthPlugins::new(world);
@@ -39,7 +41,7 @@ pub fn build(world: &World) -> Plan {
     let mut draft = Draft::new(world);
     draft.examine(world, &existing, &stores, &targets);
     let mut slots = draft.decide();
-    draft.fit(&existing, &mut slots);
+    draft.fit(form, &existing, &mut slots);
     let seeds = draft.seed(world, &stores, &slots);
     draft.warn(world, &targets, &auth, &slots);
 
@@ -49,6 +51,7 @@ pub fn build(world: &World) -> Plan {
         verdicts,
         gateway: Gateway {
             settings: world.settings.clone(),
+            form,
             guard_priority: auth.guard_priority(),
             stores: stores.wire,
             policies,
@@ -173,8 +176,8 @@ impl Draft {
     }
 
     /// What has no room in one WasmPlugin is not accepted; what is programmed stays.
-    fn fit(&mut self, existing: &Existing, slots: &mut Vec<Slot<Matcher>>) {
-        for (by, target) in room::fit(&self.policies, existing, slots) {
+    fn fit(&mut self, form: &dyn Form, existing: &Existing, slots: &mut Vec<Slot<Matcher>>) {
+        for (by, target) in room::fit(&self.policies, form, existing, slots) {
             self.refuse(by, target, |_| Reason::GatewayFull { limit: room::LIMIT });
         }
     }

@@ -3,14 +3,17 @@
 use std::collections::{BTreeMap, HashMap};
 
 use api::{MatchRule, WasmPlugin};
-use enforcement::wire::{self, Native, Rule};
-use serde_json::Value;
+use enforcement::wire;
 
-use crate::gateway::{Matcher, difference};
+use crate::{
+    form::{self, Form, Read},
+    gateway::{Matcher, difference},
+};
 
-/// Nothing where there is no WasmPlugin, or none that we could have written.
-#[derive(Default)]
+/// Nothing where there is no WasmPlugin, or none that we could have written. Settings are what the form that is to be
+/// written can say of them.
 pub(crate) struct Existing {
+    form: &'static dyn Form,
     pub(crate) policies: HashMap<String, wire::Policy>,
     pub(crate) stores: BTreeMap<String, wire::Store>,
     /// By policy.
@@ -21,35 +24,34 @@ pub(crate) struct Existing {
 }
 
 impl Existing {
-    pub(crate) fn of(plugin: Option<&WasmPlugin>) -> Self {
-        let Some(native) = plugin
-            .and_then(|plugin| plugin.spec.default_config.as_ref()?.get(wire::KEY))
-            .and_then(|native| <Native<Value, Value> as serde::Deserialize>::deserialize(native).ok())
-        else {
-            return Self::default();
-        };
-        let mut matchers: HashMap<String, Vec<Matcher>> = HashMap::new();
-        let (mut over, mut foreign) = (HashMap::new(), false);
-        for rule in plugin.iter().flat_map(|plugin| plugin.spec.match_rules.iter().flatten()).cloned() {
-            let MatchRule { ingress, domain, service, config, config_disable, rest } = rule;
-            let parsed = config.as_ref().and_then(|config| <Rule as serde::Deserialize>::deserialize(config).ok());
-            foreign |= parsed.is_none() || config_disable.is_some() || !rest.is_empty();
-            if let Some(Rule { policy, open: _ }) = parsed.filter(|_| config_disable != Some(true)) {
-                let mut all: Vec<Matcher> = ingress.into_iter().flatten().map(Matcher::Route).collect();
-                all.extend(service.into_iter().flatten().map(Matcher::Service));
-                all.extend(domain.into_iter().flatten().map(|name| match name.as_str() {
-                    "*" => Matcher::Gateway,
-                    _ => Matcher::Domain(name),
-                }));
-                for matcher in &all {
-                    over.entry(matcher.clone()).or_insert_with(|| policy.clone());
-                }
-                matchers.entry(policy).or_default().extend(all);
-            }
+    pub(crate) fn of(plugin: Option<&WasmPlugin>, form: &'static dyn Form) -> Self {
+        let Read { mut policies, stores, rules } = plugin.map(form::read).unwrap_or_default();
+        for settings in policies.values_mut() {
+            *settings = form.said(settings).into_owned();
         }
-        let policies = native.policies.into_iter();
-        let policies = policies.filter_map(|(name, policy)| Some((name, serde_json::from_value(policy).ok()?)));
-        Self { policies: policies.collect(), stores: native.stores, matchers, over, foreign }
+        let mut existing =
+            Self { form, policies, stores, matchers: HashMap::new(), over: HashMap::new(), foreign: false };
+        let found = plugin.into_iter().flat_map(|plugin| plugin.spec.match_rules.iter().flatten());
+        for (rule, policy) in found.zip(rules) {
+            existing.add(rule, policy);
+        }
+        existing
+    }
+
+    fn add(&mut self, rule: &MatchRule, policy: Option<String>) {
+        let MatchRule { ingress, domain, service, config: _, config_disable, rest } = rule.clone();
+        self.foreign |= policy.is_none() || config_disable.is_some() || !rest.is_empty();
+        let Some(policy) = policy.filter(|_| config_disable != Some(true)) else { return };
+        let mut all: Vec<Matcher> = ingress.into_iter().flatten().map(Matcher::Route).collect();
+        all.extend(service.into_iter().flatten().map(Matcher::Service));
+        all.extend(domain.into_iter().flatten().map(|name| match name.as_str() {
+            "*" => Matcher::Gateway,
+            _ => Matcher::Domain(name),
+        }));
+        for matcher in &all {
+            self.over.entry(matcher.clone()).or_insert_with(|| policy.clone());
+        }
+        self.matchers.entry(policy).or_default().extend(all);
     }
 
     /// Whether the gateway has a rule with this policy.
@@ -71,8 +73,13 @@ impl Existing {
     pub(crate) fn holds(&self, matcher: &Matcher, settings: &wire::Policy) -> bool {
         self.over(matcher).is_some_and(|over| {
             let gone = over.unavailable.is_some();
-            difference(settings, over).is_none_or(|field| gone && field == "storeRef")
+            difference(&self.form.said(settings), over).is_none_or(|field| gone && field == "storeRef")
         })
+    }
+
+    /// Whether a policy stands there just so.
+    pub(crate) fn says(&self, policy: &str, settings: &wire::Policy) -> bool {
+        self.policies.get(policy) == Some(&*self.form.said(settings))
     }
 
     /// Whether the rule of this policy over something is there, and no rule is that we would not write.

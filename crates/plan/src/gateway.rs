@@ -8,11 +8,14 @@ use enforcement::wire;
 use crate::{
     Settings,
     existing::Existing,
+    form::Form,
     merge::{self, Slot},
 };
 
 pub(crate) struct Gateway {
     pub(crate) settings: Settings,
+    /// How policies are to be written.
+    pub(crate) form: &'static dyn Form,
     /// Above every auth plugin.
     pub(crate) guard_priority: i64,
     /// The stores that can be used, by name.

@@ -14,6 +14,7 @@ mod auth;
 mod build;
 mod decode;
 mod existing;
+mod form;
 mod gateway;
 mod merge;
 mod plan;

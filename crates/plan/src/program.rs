@@ -4,12 +4,13 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use api::{MANAGED_BY, MANAGER, MatchRule, WasmPlugin, WasmPluginSpec};
-use enforcement::wire::{self, Native, Rule, VERSION};
+use enforcement::wire::{self, Native, VERSION};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::{Map, Value};
 
 use crate::{
     Guard, Phase, Plan, Seeded,
+    form::{self, Body, Ruled},
     gateway::{Gateway, Matcher, Policy},
     merge::Holder,
 };
@@ -136,7 +137,7 @@ impl Gateway {
         let is = |policy: &Policy| {
             let settings = policy.written();
             let store = settings.store.as_ref();
-            self.found.policies.get(&policy.name) == Some(&settings)
+            self.found.says(&policy.name, &settings)
                 && store.is_none_or(|name| self.found.stores.get(name) == self.stores.get(name))
         };
         self.policies.iter().map(is).collect()
@@ -158,12 +159,13 @@ impl Gateway {
                 schedules: BTreeMap::new(),
                 policies: BTreeMap::new(),
             };
-            self.spec(Phase::Authn, self.guard_priority, &native, None)
+            let body = Body { default_config: Some(form::config(&native)), match_rules: Vec::new() };
+            self.spec(Phase::Authn, self.guard_priority, body)
         });
         let ai_quota = enforced.then(|| {
-            let (native, rules) = self.native(decided);
             let module = &self.settings.module;
-            self.spec(module.phase, module.priority.into(), &native, Some(rules))
+            let body = self.form.write(self, self.ruled(decided));
+            self.spec(module.phase, module.priority.into(), body)
         });
         [(GUARD, &self.guard, guard), (AI_QUOTA, &self.ai_quota, ai_quota)]
             .into_iter()
@@ -175,25 +177,15 @@ impl Gateway {
             .collect()
     }
 
-    /// Stores, policies and the rules that name them, the most specific first.
-    fn native(&self, mut decided: Vec<(&Matcher, usize)>) -> (Native, Vec<MatchRule>) {
+    /// Each policy with what it decides on, the most specific first.
+    fn ruled(&self, mut decided: Vec<(&Matcher, usize)>) -> Vec<Ruled> {
         decided.sort_by(|(a, by_a), (b, by_b)| {
             let specific = |matcher| rank(matcher);
             specific(a).cmp(&specific(b)).then(by_a.cmp(by_b)).then(a.cmp(b))
         });
-        let mut policies = BTreeMap::new();
-        let mut stores = BTreeMap::new();
-        let mut rules: Vec<MatchRule> = Vec::new();
+        let mut rules: Vec<Ruled> = Vec::new();
         let mut last = None;
         for (matcher, by) in decided {
-            let policy = &self.policies[by];
-            if !policies.contains_key(&policy.name) {
-                let settings = policy.written();
-                if let Some((name, store)) = settings.store.as_ref().and_then(|name| self.stores.get_key_value(name)) {
-                    stores.insert(name.clone(), store.clone());
-                }
-                policies.insert(policy.name.clone(), settings);
-            }
             let (kind, name, open) = match matcher {
                 Matcher::Route(name) => ("ingress", name.as_str(), false),
                 Matcher::Service(name) => ("service", name.as_str(), false),
@@ -202,10 +194,10 @@ impl Gateway {
             };
             // Routes and services are told apart by their names alone: all of a policy make one rule.
             if open || last != Some((kind, by)) {
-                rules.push(MatchRule { config: Some(rule(&policy.name, open)), ..MatchRule::default() });
+                rules.push(Ruled { rule: MatchRule::default(), by, open });
             }
             last = Some((kind, by));
-            if let Some(rule) = rules.last_mut() {
+            if let Some(Ruled { rule, .. }) = rules.last_mut() {
                 let into = match kind {
                     "ingress" => &mut rule.ingress,
                     "service" => &mut rule.service,
@@ -214,17 +206,11 @@ impl Gateway {
                 into.get_or_insert_default().push(name.to_owned());
             }
         }
-        let native = Native { version: VERSION, guard: false, stores, schedules: BTreeMap::new(), policies };
-        (native, rules)
+        rules
     }
 
-    fn spec(
-        &self,
-        phase: Phase,
-        priority: i64,
-        native: &Native,
-        match_rules: Option<Vec<MatchRule>>,
-    ) -> WasmPluginSpec {
+    fn spec(&self, phase: Phase, priority: i64, body: Body) -> WasmPluginSpec {
+        let Body { default_config, match_rules } = body;
         let module = &self.settings.module;
         WasmPluginSpec {
             url: Some(module.url.clone()),
@@ -235,9 +221,9 @@ impl Gateway {
             phase: Some(phase.as_str().to_owned()),
             priority: Some(priority),
             fail_strategy: Some(module.fail_strategy.as_str().to_owned()),
-            default_config: Some(object(wire::KEY, value(native))),
+            default_config,
             default_config_disable: None,
-            match_rules,
+            match_rules: Some(match_rules).filter(|rules| !rules.is_empty()),
             rest: Map::new(),
         }
     }
@@ -261,7 +247,7 @@ impl Gateway {
 impl Policy {
     /// As the module reads it. Without a usable store it has none: one template that cannot be expanded would leave
     /// all of the gateway's configuration unexpanded.
-    fn written(&self) -> wire::Policy {
+    pub(crate) fn written(&self) -> wire::Policy {
         let mut settings = self.settings.clone();
         if let Some(unavailable) = &self.unavailable {
             settings.store = None;
@@ -280,17 +266,4 @@ fn rank(matcher: &Matcher) -> (u8, usize) {
         Matcher::Domain(_) => (2, 0),
         Matcher::Gateway => (4, 0),
     }
-}
-
-fn rule(policy: &str, open: bool) -> Value {
-    value(&Rule { policy: policy.to_owned(), open })
-}
-
-/// Structs of strings, numbers and maps with string keys: always a value.
-fn value(of: &impl serde::Serialize) -> Value {
-    serde_json::to_value(of).unwrap_or_default()
-}
-
-fn object(key: &str, value: Value) -> Value {
-    Value::Object(Map::from_iter([(key.to_owned(), value)]))
 }

@@ -4,20 +4,25 @@ use std::collections::HashSet;
 
 use crate::{
     existing::Existing,
+    form::Form,
     gateway::{Matcher, Policy},
     merge::Slot,
 };
 
 /// Bytes of policies and rules in the WasmPlugin. etcd takes 1.5 MiB with all metadata.
 pub(crate) const LIMIT: usize = 1 << 20;
-/// Around a rule's matchers: `{"ingress":[],"config":{"policy":"","open":true}},`
-const RULE: usize = 56;
-/// Around a matcher or a policy's name: `"",` and `"":,`.
+/// Around a matcher: `"",`.
 const ENTRY: usize = 4;
 
 /// Takes out of the slots what does not fit, and returns who loses which target by that. What is programmed goes
 /// first, also before what older objects want in addition, then the oldest.
-pub(crate) fn fit(policies: &[Policy], existing: &Existing, slots: &mut Vec<Slot<Matcher>>) -> Vec<(usize, usize)> {
+pub(crate) fn fit(
+    policies: &[Policy],
+    form: &dyn Form,
+    existing: &Existing,
+    slots: &mut Vec<Slot<Matcher>>,
+) -> Vec<(usize, usize)> {
+    let rules: Vec<usize> = policies.iter().map(|policy| form.rule_size(&policy.name, &policy.settings)).collect();
     // Of each policy, what it has of the gateway already, and what it wants in addition.
     let mut sizes = vec![[0; 2]; policies.len()];
     let part = |slot: &Slot<Matcher>| usize::from(!existing.covers(&slot.what));
@@ -25,15 +30,14 @@ pub(crate) fn fit(policies: &[Policy], existing: &Existing, slots: &mut Vec<Slot
         let (by, part) = (slot.holders[0].by, part(slot));
         let (rule, name) = match &slot.what {
             Matcher::Route(name) | Matcher::Service(name) => (0, name.len()),
-            Matcher::Domain(name) => (RULE + policies[by].name.len(), name.len()),
-            Matcher::Gateway => (RULE + policies[by].name.len(), 1),
+            Matcher::Domain(name) => (rules[by], name.len()),
+            Matcher::Gateway => (rules[by], 1),
         };
         sizes[by][part] += rule + name + ENTRY;
     }
-    for (size, policy) in sizes.iter_mut().zip(policies) {
+    for ((size, policy), rule) in sizes.iter_mut().zip(policies).zip(&rules) {
         if let Some(first) = size.iter_mut().find(|size| **size > 0) {
-            let settings = serde_json::to_vec(&policy.settings).map_or(0, |settings| settings.len());
-            *first += settings + 2 * policy.name.len() + ENTRY + RULE;
+            *first += form.policy_size(&policy.name, &policy.settings) + rule;
         }
     }
     if sizes.iter().flatten().sum::<usize>() <= LIMIT {

@@ -1,0 +1,67 @@
+//! The form that our own module reads: stores and policies once in `defaultConfig`, and rules that name them. It says
+//! everything. Pure.
+
+use std::{borrow::Cow, collections::BTreeMap};
+
+use api::{MatchRule, WasmPluginSpec};
+use enforcement::wire::{self, Rule, VERSION};
+use serde::Deserialize as _;
+use serde_json::{Map, Value};
+
+use super::{Body, Form, Read, Ruled, size, value};
+use crate::gateway::Gateway;
+
+/// Around a rule's matchers: `{"ingress":[],"config":{"policy":"","open":true}},`
+const RULE: usize = 56;
+/// Around a policy's name: `"":,`.
+const ENTRY: usize = 4;
+
+pub(super) struct Native;
+
+impl Form for Native {
+    fn said<'a>(&self, settings: &'a wire::Policy) -> Cow<'a, wire::Policy> {
+        Cow::Borrowed(settings)
+    }
+
+    fn write(&self, gateway: &Gateway, rules: Vec<Ruled>) -> Body {
+        let mut policies = BTreeMap::new();
+        let mut stores = BTreeMap::new();
+        let rules = rules.into_iter().map(|Ruled { rule, by, open }| {
+            let policy = &gateway.policies[by];
+            if !policies.contains_key(&policy.name) {
+                let settings = policy.written();
+                let store = settings.store.as_ref().and_then(|name| gateway.stores.get_key_value(name));
+                stores.extend(store.map(|(name, store)| (name.clone(), store.clone())));
+                policies.insert(policy.name.clone(), settings);
+            }
+            MatchRule { config: Some(value(&Rule { policy: policy.name.clone(), open })), ..rule }
+        });
+        let match_rules = rules.collect();
+        let native = wire::Native { version: VERSION, guard: false, stores, schedules: BTreeMap::new(), policies };
+        Body { default_config: Some(config(&native)), match_rules }
+    }
+
+    fn policy_size(&self, name: &str, settings: &wire::Policy) -> usize {
+        size(settings) + name.len() + ENTRY
+    }
+
+    fn rule_size(&self, name: &str, _: &wire::Policy) -> usize {
+        RULE + name.len()
+    }
+}
+
+/// The `defaultConfig` of a module of ours.
+pub(crate) fn config(native: &wire::Native) -> Value {
+    Value::Object(Map::from_iter([(wire::KEY.to_owned(), value(native))]))
+}
+
+/// Nothing where this is another form.
+pub(super) fn read(spec: &WasmPluginSpec) -> Option<Read> {
+    let native = spec.default_config.as_ref()?.get(wire::KEY)?;
+    let native = wire::Native::<Value, Value>::deserialize(native).ok()?;
+    let policies = native.policies.into_iter();
+    let policies = policies.filter_map(|(name, policy)| Some((name, serde_json::from_value(policy).ok()?)));
+    let rules =
+        spec.match_rules.iter().flatten().map(|rule| Some(Rule::deserialize(rule.config.as_ref()?).ok()?.policy));
+    Some(Read { policies: policies.collect(), stores: native.stores, rules: rules.collect() })
+}

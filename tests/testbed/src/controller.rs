@@ -21,6 +21,8 @@ pub struct ControllerOptions {
     pub module_url: Option<String>,
     /// More arguments of `aiquota run`, such as `--guard=off`.
     pub args: Vec<String>,
+    /// Which kubeconfig it gets, such as that of an [`crate::ApiProxy`]; without it, the API server's own.
+    pub kubeconfig: Option<PathBuf>,
 }
 
 /// A running controller.
@@ -47,7 +49,7 @@ impl Controller {
         let controller = Self {
             program: controller_binary()?,
             arguments,
-            kubeconfig: api.kubeconfig().to_owned(),
+            kubeconfig: options.kubeconfig.unwrap_or_else(|| api.kubeconfig().to_owned()),
             folder: tempfile::Builder::new().prefix("aiquota-controller-").tempdir()?,
             process: Mutex::new(None),
         };

@@ -14,6 +14,7 @@ mod kubectl;
 mod model_server;
 mod paths;
 mod process;
+mod proxy;
 mod redis;
 mod wait;
 
@@ -26,5 +27,6 @@ pub use kubectl::{kubectl, kubectl_with_input};
 pub use model_server::{After, Answer, Gate, ModelServer, Received, Tokens};
 pub use paths::{controller_binary, module, workspace};
 pub use process::free_port;
+pub use proxy::{ApiProxy, Held, Mode, Moment, Operation, Operations, Reached, RedisProxy};
 pub use redis::{Redis, RedisOptions};
 pub use wait::{eventually, eventually_within};

@@ -7,6 +7,7 @@ mod concurrency;
 mod gateway;
 mod hostile;
 mod module;
+mod proxies;
 mod refusals;
 mod scenario_a;
 mod scenario_b;

@@ -45,6 +45,7 @@ pub use board::{Exchange, LogLine};
 pub use harness::{RedisCall, RedisInit, StartFailure, Trapped, Vm, VmModule};
 pub use host::{Effect, LocalReply};
 pub use plugins::Phase;
+pub(crate) use resp::first_reply;
 pub use source::Source;
 
 use board::Board;

@@ -8,10 +8,10 @@ const LARGEST: usize = 64 << 20;
 const DEPTH: usize = 16;
 
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Malformed;
+pub(crate) struct Malformed;
 
 /// The length of the first whole reply in `bytes`, or `None` while it is incomplete.
-pub(super) fn first_reply(bytes: &[u8]) -> Result<Option<usize>, Malformed> {
+pub(crate) fn first_reply(bytes: &[u8]) -> Result<Option<usize>, Malformed> {
     match end(bytes, 0, DEPTH)? {
         None if bytes.len() > LARGEST => Err(Malformed),
         found => Ok(found),

@@ -10,10 +10,10 @@ mod store;
 pub use crd::crds;
 pub use higress::{HttpRoute, MatchRule, McpBridge, McpBridgeSpec, Registry, WasmPlugin, WasmPluginSpec};
 pub use quota::{
-    Admin, AiQuota, AiQuotaSpec, CONSUMERS_MAX, Consumer, StoreRef, TARGET_NAME_MAX_LENGTH, TARGET_NAME_PATTERN,
-    TARGETS_MAX, TargetKind, TargetRef,
+    Admin, AiQuota, AiQuotaSpec, CONSUMERS_MAX, Consumer, DeletionPolicy, StoreRef, TARGET_NAME_MAX_LENGTH,
+    TARGET_NAME_PATTERN, TARGETS_MAX, TargetKind, TargetRef,
 };
-pub use status::{AiQuotaStatus, AiQuotaStoreStatus, Condition, NAMES_MAX, Summary, TargetStatus};
+pub use status::{AiQuotaStatus, AiQuotaStoreStatus, Condition, Summary, TargetStatus};
 pub use store::{
     ADDRESS_PATTERN, AiQuotaStore, AiQuotaStoreSpec, Auth, SERVICE_NAME_PATTERN, Service, TIMEOUT_PATTERN,
 };
@@ -22,6 +22,10 @@ pub const GROUP: &str = "quota.higress.io";
 /// The field manager, and the value of the label [`MANAGED_BY`] on what the controller makes.
 pub const MANAGER: &str = "aiquota";
 pub const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
+/// On objects with [`DeletionPolicy::Delete`]: they are not gone before their balances are.
+pub const FINALIZER: &str = "quota.higress.io/balances";
+/// With the value `true` on an object that is being deleted: it goes without its balances.
+pub const ABANDON_BALANCES: &str = "quota.higress.io/abandon-balances";
 
 /// The API server drops `null` before it validates; what reads files of users must not be stricter.
 pub(crate) fn null_is_absent<'de, T, D>(deserializer: D) -> Result<T, D::Error>

@@ -62,8 +62,9 @@ pub struct AiQuotaSpec {
     pub admin: Option<Admin>,
 
     /// Who may spend, each with a quota or unlimited. At most 10,000, each name once. Raising or lowering a quota
-    /// changes the balance by the difference; what was spent stays spent. Who is taken off the list keeps the
-    /// balance that is in Redis, and the condition `Unlisted` names them.
+    /// changes the balance by the difference; what was spent stays spent. The balance of who is taken off the list is
+    /// put aside: the consumer is refused, or starts with `defaultQuota`, but never with more than it had left. Who
+    /// is listed again has what was put aside.
     #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "null_is_absent")]
     #[schemars(length(max = CONSUMERS_MAX))]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
@@ -82,6 +83,23 @@ pub struct AiQuotaSpec {
     #[schemars(length(min = 1, max = PATHS_MAX), extend("x-kubernetes-list-type" = "set"))]
     #[schemars(inner(length(max = PATH_MAX_LENGTH), regex(pattern = PATH_PATTERN)))]
     pub paths: Option<Vec<String>>,
+
+    /// What becomes of the balances in Redis when this object is deleted. `Retain`: they stay as they are, and an
+    /// object that lists the same consumers with the same prefix and store goes on with them; nothing delays the
+    /// deletion. `Delete`: the object's rules go first; after the time in which requests under way may still end
+    /// (5 minutes, unless the administrator chose another) its balances are deleted, also those put aside and those
+    /// made from `defaultQuota`, and only then the object is gone. The condition `Deleting` says how far that is.
+    /// Absent: `Retain`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub deletion_policy: Option<DeletionPolicy>,
+}
+
+// No comments on the variants: they would turn the enum into alternatives, which a structural schema may not have.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum DeletionPolicy {
+    #[default]
+    Retain,
+    Delete,
 }
 
 /// One thing a quota applies to.

@@ -8,9 +8,6 @@ use crate::quota::TargetKind;
 
 pub type Condition = v1::Condition;
 
-/// How many names of consumers a status keeps.
-pub const NAMES_MAX: usize = 1_000;
-
 /// What the controller found and did about an AIQuota.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
@@ -21,7 +18,8 @@ pub struct AiQuotaStatus {
 
     /// `Accepted`: the spec is valid, permitted and its targets exist. `Programmed`: the gateway's plugin has the
     /// rules. `Seeded`: Redis has the balances. `Ready`: all of these. Warnings are there while they last:
-    /// `NoAuthentication`, `IdentityUnguarded`, `Unlisted`.
+    /// `NoAuthentication`, `IdentityUnguarded`. `Deleting`: how far the deletion of an object with `deletionPolicy:
+    /// Delete` is.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
@@ -33,18 +31,6 @@ pub struct AiQuotaStatus {
 
     #[serde(skip_serializing_if = "Option::is_none")]
     pub summary: Option<Summary>,
-
-    /// Listed consumers that have a balance in Redis, in order, at most 1,000 names: by these the controller knows
-    /// who was taken off the list.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    #[schemars(extend("x-kubernetes-list-type" = "atomic"))]
-    pub listed: Vec<String>,
-
-    /// Consumers that were taken off the list, in order, at most 1,000 names. What is left of their balances stays in
-    /// Redis; whether it is still there is not looked up.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    #[schemars(extend("x-kubernetes-list-type" = "atomic"))]
-    pub unlisted: Vec<String>,
 }
 
 /// What became of one target.

@@ -239,7 +239,7 @@ fn json(status: &impl Serialize) -> Value {
 
 #[cfg(test)]
 mod tests {
-    use api::AiQuotaStatus;
+    use api::{AiQuotaStatus, Summary};
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
     use super::*;
@@ -295,12 +295,12 @@ mod tests {
         assert!(told(&waiting, &[condition("Ready", "True", "Ready")]).is_empty());
     }
 
-    fn status(generation: i64, unlisted: &[&str], time: &str) -> AiQuotaStatus {
+    fn status(generation: i64, summary: Option<Summary>, time: &str) -> AiQuotaStatus {
         let time = Time(time.parse().unwrap());
         AiQuotaStatus {
             observed_generation: Some(generation),
             conditions: vec![Condition { last_transition_time: time, ..condition("Ready", "True", "Ready") }],
-            unlisted: unlisted.iter().map(ToString::to_string).collect(),
+            summary,
             ..AiQuotaStatus::default()
         }
     }
@@ -314,7 +314,7 @@ mod tests {
 
     #[test]
     fn an_equal_status_is_not_reported() {
-        let (resource, status) = (ApiResource::erase::<AiQuota>(&()), status(1, &[], THEN));
+        let (resource, status) = (ApiResource::erase::<AiQuota>(&()), status(1, None, THEN));
         assert!(Report::new(&resource, &metadata(), Some(&status), &status, &HashMap::new()).is_none());
         assert!(Report::new(&resource, &metadata(), None, &status, &HashMap::new()).is_some());
     }
@@ -322,22 +322,22 @@ mod tests {
     #[test]
     fn a_patch_removes_what_is_no_longer_said_and_names_the_uid() {
         let (resource, metadata) = (ApiResource::erase::<AiQuota>(&()), metadata());
-        let (before, after) = (status(1, &["a"], THEN), status(2, &[], THEN));
+        let (before, after) = (status(1, Some(Summary::default()), THEN), status(2, None, THEN));
         let report = Report::new(&resource, &metadata, Some(&before), &after, &HashMap::new()).unwrap();
         let patch = report.patch();
         assert_eq!(patch.pointer("/metadata/uid"), Some(&json!("u")));
         assert_eq!(patch.pointer("/status/observedGeneration"), Some(&json!(2)));
-        assert_eq!(patch.pointer("/status/unlisted"), Some(&Value::Null));
+        assert_eq!(patch.pointer("/status/summary"), Some(&Value::Null));
     }
 
     #[test]
     fn times_alone_are_no_difference_while_the_watch_lags_behind_our_patch() {
         let (resource, metadata) = (ApiResource::erase::<AiQuota>(&()), metadata());
-        let (before, after) = (status(1, &[], THEN), status(1, &[], NOW));
+        let (before, after) = (status(1, None, THEN), status(1, None, NOW));
         let own = Written { shown: metadata.resource_version.clone(), status: json(&before) };
         let written = HashMap::from([("u".to_owned(), own)]);
         assert!(Report::new(&resource, &metadata, None, &after, &written).is_none());
-        assert!(Report::new(&resource, &metadata, None, &status(2, &[], NOW), &written).is_some());
+        assert!(Report::new(&resource, &metadata, None, &status(2, None, NOW), &written).is_some());
         let shown = ObjectMeta { resource_version: Some("2".into()), ..metadata };
         assert!(Report::new(&resource, &shown, None, &after, &written).is_some());
     }

@@ -1,12 +1,9 @@
 //! What is reported about each object: verdict, seeds and writes in, the whole status out, which equals the one
 //! before unless something changed. Pure.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fmt::Display,
-};
+use std::{collections::BTreeMap, fmt::Display};
 
-use api::{AiQuotaStatus, AiQuotaStoreStatus, Condition, NAMES_MAX, Summary, TargetStatus};
+use api::{AiQuotaStatus, AiQuotaStoreStatus, Condition, Summary, TargetStatus};
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
 
 use crate::{AI_QUOTA, GUARD, Object, Plan, Program, Reason, Seeded, StorePlan, Verdict};
@@ -42,7 +39,6 @@ pub fn status(
     let verdict = &plan.verdicts[verdict];
     let before = verdict.object.status();
     let seeds = Seeds::of(plan, verdict, seeded);
-    let (listed, unlisted) = names(verdict, &seeds, before);
 
     let accepted = accepted(verdict);
     let lost = |state| match state {
@@ -69,10 +65,7 @@ pub fn status(
     conditions.state("Seeded", balances);
     conditions.state("Ready", ready);
     for warning in &verdict.warnings {
-        conditions.warn(warning.condition(), warning.condition(), warning);
-    }
-    if !unlisted.is_empty() {
-        conditions.warn("Unlisted", "BalanceRemains", &unlisted_message(&unlisted));
+        conditions.warn(warning.condition(), warning);
     }
     let reported = |(target, problem): &(api::TargetRef, Option<Reason>)| TargetStatus {
         kind: target.kind,
@@ -94,8 +87,6 @@ pub fn status(
             }
             Object::Undecodable(_) => before.and_then(|status| status.summary.clone()),
         },
-        listed,
-        unlisted,
     }
 }
 
@@ -233,7 +224,6 @@ fn refused(verdict: &Verdict) -> State {
 #[derive(Default)]
 struct Seeds<'a> {
     applied: usize,
-    applied_consumers: Vec<usize>,
     malformed: Became<'a>,
     unreadable: Became<'a>,
     conflict: Became<'a>,
@@ -252,7 +242,6 @@ impl<'a> Seeds<'a> {
             let count = match became {
                 Seeded::Applied => {
                     seeds.applied += 1;
-                    seeds.applied_consumers.push(plan.seeds[seed].consumer);
                     continue;
                 }
                 Seeded::Malformed { .. } => &mut seeds.malformed,
@@ -267,39 +256,6 @@ impl<'a> Seeds<'a> {
         }
         seeds
     }
-}
-
-/// Who has a balance and is listed, and who has one and is not any more.
-fn names(verdict: &Verdict, seeds: &Seeds<'_>, before: Option<&AiQuotaStatus>) -> (Vec<String>, Vec<String>) {
-    let had = |names: fn(&AiQuotaStatus) -> &Vec<String>| before.map(names).into_iter().flatten();
-    let (was_listed, was_unlisted) = (had(|status| &status.listed), had(|status| &status.unlisted));
-    if let Object::Undecodable(_) = verdict.object {
-        return (was_listed.cloned().collect(), was_unlisted.cloned().collect());
-    }
-    let consumers = verdict.object.consumers();
-    let now: BTreeSet<&str> = consumers.iter().map(|consumer| consumer.name.as_str()).collect();
-    let mut listed: BTreeSet<&str> =
-        seeds.applied_consumers.iter().map(|index| consumers[*index].name.as_str()).collect();
-    let mut unlisted = BTreeSet::new();
-    for name in was_listed.chain(was_unlisted) {
-        if !now.contains(name.as_str()) {
-            unlisted.insert(name.as_str());
-        }
-    }
-    listed.extend(had(|status| &status.listed).map(String::as_str).filter(|name| now.contains(name)));
-    let bounded = |names: BTreeSet<&str>| names.into_iter().take(NAMES_MAX).map(str::to_owned).collect();
-    (bounded(listed), bounded(unlisted))
-}
-
-fn unlisted_message(unlisted: &[String]) -> String {
-    const SHOWN: usize = 10;
-    let names = unlisted.iter().take(SHOWN).map(String::as_str).collect::<Vec<_>>().join(", ");
-    let more = unlisted.len().saturating_sub(SHOWN);
-    let more = if more == 0 { String::new() } else { format!(" and {more} more") };
-    format!(
-        "{names}{more}: no longer listed, and what is left of their balances can still be spent; list them with \
-         quota: 0 to block them"
-    )
 }
 
 struct Conditions<'a> {
@@ -324,8 +280,8 @@ impl<'a> Conditions<'a> {
         }
     }
 
-    fn warn(&mut self, kind: &'static str, reason: &'static str, message: &impl Display) {
-        self.push(kind, "True", reason, cut(message.to_string()));
+    fn warn(&mut self, kind: &'static str, message: &impl Display) {
+        self.push(kind, "True", kind, cut(message.to_string()));
     }
 
     fn push(&mut self, kind: &'static str, status: &'static str, reason: &str, message: String) {

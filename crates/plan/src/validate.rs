@@ -49,7 +49,8 @@ impl fmt::Display for Refusal {
 /// # Errors
 /// Every field that is refused, in the order of the spec.
 pub fn validate(quota: &AiQuota) -> Result<(), Vec<Refusal>> {
-    let AiQuotaSpec { target_refs, store_ref, key_prefix, admin, consumers, default_quota, paths } = &quota.spec;
+    let AiQuotaSpec { target_refs, store_ref, key_prefix, admin, consumers, default_quota, paths, deletion_policy: _ } =
+        &quota.spec;
     let mut check = Check::default();
     check.metadata(&quota.metadata);
     check.targets(target_refs);

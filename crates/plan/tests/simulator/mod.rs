@@ -50,7 +50,7 @@ struct Expect {
     rules: Option<Vec<String>>,
     /// All balances, as in `store chat_quota:user1 = 10000 of team/chat`.
     seeds: Option<Vec<String>>,
-    /// By object: `Ready` holds; `Ready=False Reason` and a part of the message; `!Unlisted` is not there.
+    /// By object: `Ready` holds; `Ready=False Reason` and a part of the message; `!Deleting` is not there.
     #[serde(default)]
     conditions: BTreeMap<String, Vec<String>>,
     #[serde(default)]

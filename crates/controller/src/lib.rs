@@ -11,6 +11,7 @@ mod observe;
 mod programmer;
 mod reporter;
 mod seeder;
+mod took;
 mod watch;
 
 use std::sync::Arc;
@@ -28,6 +29,7 @@ use crate::observe::Observer;
 use crate::programmer::Programmer;
 use crate::reporter::Reporter;
 use crate::seeder::Seeder;
+use crate::took::Took;
 
 /// Why the controller ended though nobody asked it to. It does not go on with half of its tasks: whoever started it
 /// starts it again.
@@ -80,13 +82,20 @@ async fn control(client: Client, settings: Settings, watches: &mut JoinSet<&'sta
             ended = watches.join_next() => return Err(ended_watch(ended)),
         }
         again = None;
+        let mut took = Took::begin();
         let Some(world) = observer.snapshot(programmer.last_written(plan::AI_QUOTA)) else { continue };
+        took.step("snapshot");
         let plan = plan::build(&world);
+        took.step("plan");
         let seeding = seeder.run(&plan).await;
+        took.step("seeding");
         let program = plan::program(&plan, &seeding.seeds);
+        took.step("program");
         let programming = programmer.run(&program, &events).await;
+        took.step("writing");
         let reporting = reporter.run(&plan, &seeding, &program, &programming.writes, Timestamp::now(), &events).await;
-        tracing::debug!(objects = plan.verdicts.len(), balances = plan.seeds.len(), "round done");
+        took.step("reporting");
+        tracing::debug!(objects = plan.verdicts.len(), balances = plan.seeds.len(), %took, "round done");
         again = [seeding.again, programming.again, reporting.again].into_iter().flatten().min();
     }
 }

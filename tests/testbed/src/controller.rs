@@ -70,6 +70,15 @@ impl Controller {
         self.process().as_ref().context("the controller was stopped")?.ensure_running()
     }
 
+    /// The running process, as `/proc` names it.
+    ///
+    /// # Errors
+    /// When it was killed or has ended by itself.
+    pub fn process_id(&self) -> Result<u32> {
+        self.ensure_running()?;
+        Ok(self.process().as_ref().context("the controller was stopped")?.id())
+    }
+
     /// Kills it at once, as a lost node would.
     pub fn kill(&self) {
         drop(self.process().take());

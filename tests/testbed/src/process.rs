@@ -56,9 +56,13 @@ impl Process {
         Ok(self.child().try_wait()?)
     }
 
+    pub(crate) fn id(&self) -> u32 {
+        self.child().id()
+    }
+
     pub(crate) fn signal(&self, signal: Signal) -> Result<()> {
         self.ensure_running()?;
-        let id = i32::try_from(self.child().id())?;
+        let id = i32::try_from(self.id())?;
         kill(Pid::from_raw(id), signal).with_context(|| format!("cannot send {signal} to {}", self.name))
     }
 

@@ -37,7 +37,7 @@ impl Line {
         let mut mode = self.mode.clone();
         let found = mode.wait_for(|mode| matches!(mode, Mode::Pass | Mode::Swallow)).await.map(|mode| *mode);
         if !matches!(found, Ok(Mode::Pass)) {
-            std::future::pending().await;
+            std::future::pending::<()>().await;
         }
     }
 

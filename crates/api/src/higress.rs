@@ -5,6 +5,8 @@ use kube::CustomResource;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::null_is_absent;
+
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, CustomResource)]
 #[kube(
     group = "extensions.higress.io",
@@ -88,7 +90,7 @@ pub struct Registry {
     pub port: u32,
 }
 
-/// Only its metadata is watched: whether it exists.
+/// Whether it exists, and for which hosts.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, CustomResource)]
 #[kube(
     group = "gateway.networking.k8s.io",
@@ -99,4 +101,9 @@ pub struct Registry {
     namespaced,
     schema = "disabled"
 )]
-pub struct HttpRouteSpec {}
+#[serde(default)]
+pub struct HttpRouteSpec {
+    /// None: those of its Gateway's listeners.
+    #[serde(deserialize_with = "null_is_absent")]
+    pub hostnames: Vec<String>,
+}

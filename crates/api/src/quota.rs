@@ -37,12 +37,19 @@ pub const TARGET_NAME_PATTERN: &str = r"^(\*\.)?[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"
     printcolumn = r#"{"name":"Message","type":"string","priority":1,"jsonPath":".status.conditions[?(@.type==\"Ready\")].message"}"#
 )]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-#[schemars(extend("x-kubernetes-validations" = [admin_path_is_not_metered()]))]
+#[schemars(extend("x-kubernetes-validations" = [admin_path_is_not_metered(), only_wide_targets_have_narrower_ones()]))]
 pub struct AiQuotaSpec {
     /// What the quota applies to: a request is under it when any of these matches. 1 to 16, each at most once.
     #[schemars(length(min = 1, max = TARGETS_MAX), extend("x-kubernetes-list-type" = "atomic"))]
     #[schemars(extend("x-kubernetes-validations" = [targets_are_unique()]))]
     pub target_refs: Vec<TargetRef>,
+
+    /// Whether quotas of other namespaces may apply to less than a target of kind `Gateway` or `Domain` of this one:
+    /// to an Ingress, HTTPRoute, Service or narrower Domain in it. Absent or false: none may, whatever its age, and it
+    /// says `Accepted=False` with reason `Overridden`. An Ingress or HTTPRoute lies in a Domain with any of its hosts,
+    /// and in every Domain if it has none. Quotas of this namespace may always. Only together with such a target.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub allow_narrower: Option<bool>,
 
     /// The AIQuotaStore that holds the balances. Absent: the store `default`. Stores live in the gateway's namespace.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -186,6 +193,12 @@ impl TargetKind {
             Self::Gateway => "Gateway",
         }
     }
+
+    /// Whether it may hold other targets.
+    #[must_use]
+    pub const fn is_wide(self) -> bool {
+        matches!(self, Self::Domain | Self::Gateway)
+    }
 }
 
 impl std::fmt::Display for TargetKind {
@@ -204,6 +217,14 @@ fn admin_path_is_not_metered() -> serde_json::Value {
                  (has(self.admin.path) ? self.admin.path : '/quota') + s).endsWith(p)))",
         "message": "the admin API would be taken for a metered path: choose another admin.path or another suffix in paths",
         "fieldPath": ".admin",
+    })
+}
+
+fn only_wide_targets_have_narrower_ones() -> serde_json::Value {
+    serde_json::json!({
+        "rule": "!has(self.allowNarrower) || self.targetRefs.exists(t, t.kind in ['Gateway', 'Domain'])",
+        "message": "only a target of kind Gateway or Domain has narrower ones: leave allowNarrower out",
+        "fieldPath": ".allowNarrower",
     })
 }
 

@@ -8,7 +8,6 @@ use api::{AiQuota, AiQuotaStatus, AiQuotaStore, HttpRoute, McpBridge, WasmPlugin
 use k8s_openapi::api::core::v1::{Namespace, Secret, Service};
 use k8s_openapi::api::networking::v1::Ingress;
 use k8s_openapi::jiff::Timestamp;
-use kube::core::PartialObjectMeta;
 use kube::{Api, Client, Resource, ResourceExt};
 use plan::{Key, Settings, Undecodable, World};
 use serde::Deserialize;
@@ -27,7 +26,7 @@ pub(crate) struct Observer {
     plugins: Watch<Guarded<WasmPlugin>>,
     bridges: Watch<Guarded<McpBridge>>,
     ingresses: Watch<Ingress>,
-    http_routes: Watch<PartialObjectMeta<HttpRoute>>,
+    http_routes: Watch<Guarded<HttpRoute>>,
     services: Watch<Service>,
     secrets: Watch<Secret>,
     /// What was said about objects that are left out.
@@ -82,7 +81,7 @@ impl Observer {
             last_written,
             bridges: readable(&bridges),
             ingresses: self.ingresses.objects()?,
-            http_routes: self.http_routes.objects()?.iter().map(|route| Key::of(route.meta())).collect::<HashSet<_>>(),
+            http_routes: self.http_routes.objects()?.iter().map(|route| hosts(route)).collect(),
             services: self
                 .services
                 .objects()?
@@ -144,6 +143,12 @@ impl Told {
 fn undecodable(object: &crate::guarded::Unreadable) -> Undecodable {
     let status = object.status.as_ref().and_then(|status| AiQuotaStatus::deserialize(status).ok());
     Undecodable { metadata: object.metadata.clone(), error: object.error.clone(), status }
+}
+
+/// One that cannot be read is there all the same, as if it were for every host.
+fn hosts(route: &Guarded<HttpRoute>) -> (Key, Vec<String>) {
+    let hosts = route.readable().map(|route| route.spec.hostnames.clone()).unwrap_or_default();
+    (Key::of(route.meta()), hosts)
 }
 
 fn ports(service: &Service) -> Vec<u16> {

@@ -1,7 +1,10 @@
 //! The world in, the plan out, in steps: stores, then each object by itself (valid, permitted, targets there), then
 //! all together (who decides on what, whose balance it is, what fits), then the warnings. Pure.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use api::AiQuota;
 use enforcement::{
@@ -14,10 +17,11 @@ use crate::{
     AI_QUOTA, GUARD, Guard, Key, Object, Owner, Plan, Reason, Seed, Verdict, Warning, World,
     age::by_age,
     auth::AuthPlugins,
+    ceiling::{Ceilings, Context},
     existing::Existing,
     form::{self, Form},
     gateway::{Gateway, Matcher, Policy},
-    merge::{Claim, Lost, Slot, resolve},
+    merge::{Claim, Lost, Narrower, Slot, Why, ceilings_of, resolve},
     prefix, room,
     stores::{self, Stores},
     targets::Targets,
@@ -40,8 +44,7 @@ pub fn build(world: &World) -> Plan {
 
     let mut draft = Draft::new(world);
     draft.examine(world, &existing, &stores, &targets);
-    let mut slots = draft.decide();
-    draft.fit(form, &existing, &mut slots);
+    let slots = draft.decide(world, form, &existing, &targets);
     let seeds = draft.seed(world, &stores, &slots);
     draft.warn(world, &targets, &auth, &slots);
 
@@ -119,6 +122,7 @@ impl Draft {
                             settings,
                             programmed: true,
                             in_force: true,
+                            narrower: Narrower::AsItIs,
                             kept: true,
                         });
                     }
@@ -158,28 +162,54 @@ impl Draft {
                     verdict: index,
                     unavailable: unavailable(settings.store.as_deref(), stores),
                     settings,
+                    narrower: match quota.spec.allow_narrower {
+                        Some(true) => Narrower::Allowed,
+                        Some(false) | None => Narrower::Refused,
+                    },
                     kept: false,
                 });
             }
         }
     }
 
-    /// Who decides on what: the older, and with it those whose settings are equal.
-    fn decide(&mut self) -> Vec<Slot<Matcher>> {
+    /// Who decides on what: ceilings, then the older, and with it those whose settings are equal. What has no room in
+    /// one WasmPlugin is not accepted; a ceiling without room is none.
+    fn decide(
+        &mut self,
+        world: &World,
+        form: &dyn Form,
+        existing: &Existing,
+        targets: &Targets<'_>,
+    ) -> Vec<Slot<Matcher>> {
         let (named, derived) = (std::mem::take(&mut self.named), std::mem::take(&mut self.derived));
-        let (slots, lost) = resolve(named, derived, &self.policies);
-        for Lost { by, target, winner, field } in lost {
+        let mut full = HashSet::new();
+        let (mut slots, lost, no_room) = loop {
+            let context = Surroundings { world, existing, targets, policies: &self.policies };
+            let mut ceilings = Ceilings::new(&self.policies, &context);
+            let fits = |claim: &&Claim<Matcher>| !full.contains(&(claim.by, claim.target));
+            let (slots, lost) =
+                resolve(named.iter().filter(fits), derived.iter().filter(fits), &self.policies, &mut ceilings);
+            let no_room = room::without_room(&self.policies, form, existing, &slots);
+            let ceilings = ceilings_of(&lost);
+            let before = full.len();
+            let out = no_room.iter().filter(|slot| ceilings.contains(slot));
+            full.extend(out.flat_map(|slot| &slots[*slot].holders).map(|holder| (holder.by, holder.target)));
+            if full.len() == before {
+                break (slots, lost, no_room);
+            }
+        };
+        for Lost { by, target, winner, why } in lost {
             let winner = self.verdicts[self.policies[winner].verdict].key.clone();
-            self.refuse(by, target, |target| Reason::TargetConflicted { target, winner, field });
+            self.refuse(by, target, |target| match why {
+                Why::Differs(field) => Reason::TargetConflicted { target, winner, field },
+                Why::Under(slot) => Reason::Overridden { target, winner, ceiling: slots[slot].what.target() },
+            });
         }
-        slots
-    }
-
-    /// What has no room in one WasmPlugin is not accepted; what is programmed stays.
-    fn fit(&mut self, form: &dyn Form, existing: &Existing, slots: &mut Vec<Slot<Matcher>>) {
-        for (by, target) in room::fit(&self.policies, form, existing, slots) {
+        let out = no_room.into_iter().flat_map(|slot| std::mem::take(&mut slots[slot].holders));
+        for (by, target) in out.map(|holder| (holder.by, holder.target)).chain(full) {
             self.refuse(by, target, |_| Reason::GatewayFull { limit: room::LIMIT });
         }
+        slots
     }
 
     fn refuse(&mut self, policy: usize, target: usize, reason: impl FnOnce(api::TargetRef) -> Reason) {
@@ -260,12 +290,15 @@ impl Draft {
     fn warn<'a>(&mut self, world: &'a World, targets: &Targets<'a>, auth: &AuthPlugins<'a>, slots: &[Slot<Matcher>]) {
         let mut uncovered: HashMap<usize, Vec<usize>> = HashMap::new();
         for slot in slots {
-            let first = slot.holders[0];
+            let Some(first) = slot.holders.first() else { continue };
             let Some((target, _)) = self.verdicts[self.policies[first.by].verdict].targets.get(first.target) else {
                 continue; // kept: its object cannot be read
             };
             let key = &self.verdicts[self.policies[first.by].verdict].key;
-            let hosts = || targets.hosts(&key.namespace, target.name.as_deref().unwrap_or_default());
+            let hosts = || match &slot.what {
+                Matcher::Route(route) => targets.hosts(route).unwrap_or_default(),
+                Matcher::Service(_) | Matcher::Domain(_) | Matcher::Gateway => Vec::new(),
+            };
             if !is_named(targets, key, target, &slot.what) || auth.cover(&slot.what, hosts) {
                 continue;
             }
@@ -287,6 +320,29 @@ impl Draft {
                 verdict.warnings.push(Warning::IdentityUnguarded);
             }
         }
+    }
+}
+
+/// What ceilings ask about.
+struct Surroundings<'a, 'b> {
+    world: &'b World,
+    existing: &'b Existing,
+    targets: &'b Targets<'a>,
+    policies: &'b [Policy],
+}
+
+impl<'a> Context<'a> for Surroundings<'a, '_> {
+    fn hosts(&self, route: &str) -> Option<Vec<&'a str>> {
+        self.targets.hosts(route)
+    }
+
+    fn is_in_force(&self, what: &Matcher, by: usize) -> bool {
+        let policy = &self.policies[by];
+        self.existing.is_under(what, &policy.name) || self.existing.holds(what, &policy.settings)
+    }
+
+    fn trusts(&self, namespace: &str) -> bool {
+        self.world.settings.trusts(namespace)
     }
 }
 

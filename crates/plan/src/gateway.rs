@@ -2,14 +2,14 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use api::WasmPlugin;
+use api::{TargetKind, TargetRef, WasmPlugin};
 use enforcement::wire;
 
 use crate::{
     Settings,
     existing::Existing,
     form::Form,
-    merge::{self, Slot},
+    merge::{self, Narrower, Slot},
 };
 
 pub(crate) struct Gateway {
@@ -44,6 +44,8 @@ pub(crate) struct Policy {
     pub(crate) programmed: bool,
     /// Whether the gateway holds one of its targets to the same settings, on behalf of another object.
     pub(crate) in_force: bool,
+    /// Whether other namespaces may have a part of its Gateway and Domain targets.
+    pub(crate) narrower: Narrower,
     /// Why the store cannot be used, so that what is matched is refused.
     pub(crate) unavailable: Option<String>,
     /// Whether it was read from the gateway's WasmPlugin, because the object cannot be: it needs no balances.
@@ -59,9 +61,30 @@ pub(crate) enum Matcher {
     Gateway,
 }
 
+impl Matcher {
+    /// As an object would name it; a route as if it were an Ingress.
+    pub(crate) fn target(&self) -> TargetRef {
+        let (kind, name) = match self {
+            Self::Route(name) => (TargetKind::Ingress, Some(name)),
+            Self::Service(name) => (TargetKind::Service, Some(name)),
+            Self::Domain(name) => (TargetKind::Domain, Some(name)),
+            Self::Gateway => (TargetKind::Gateway, None),
+        };
+        TargetRef { kind, name: name.cloned() }
+    }
+}
+
 impl merge::Settings for Policy {
     fn difference(&self, other: &Self) -> Option<&'static str> {
         difference(&self.settings, &other.settings)
+    }
+
+    fn namespace(&self) -> &str {
+        self.name.split_once('/').map_or(&self.name, |(namespace, _)| namespace)
+    }
+
+    fn narrower(&self) -> Narrower {
+        self.narrower
     }
 }
 

@@ -12,6 +12,7 @@
 mod age;
 mod auth;
 mod build;
+mod ceiling;
 mod decode;
 mod existing;
 mod form;

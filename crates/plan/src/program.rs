@@ -12,7 +12,7 @@ use crate::{
     Guard, Phase, Plan, Seeded,
     form::{self, Body, Ruled},
     gateway::{Gateway, Matcher, Policy},
-    merge::Holder,
+    merge::{Holder, Loser, Slot},
 };
 
 pub const GUARD: &str = "aiquota-guard";
@@ -99,18 +99,25 @@ pub fn program(plan: &Plan, seeded: &[Seeded]) -> Program {
     let mut keeps = vec![false; plan.verdicts.len()];
     let written = gateway.written();
     let mut decided: Vec<(&Matcher, usize)> = Vec::with_capacity(gateway.slots.len());
-    for slot in &gateway.slots {
-        // All who share a slot have equal settings; the oldest whose balances are there speaks for them. Where none
-        // does and the settings were in force before, they stay, whoever they were written for.
-        let speaks = |holder: &&Holder| ready[holder.by];
-        let stays = |holder: &&Holder| gateway.policies[holder.by].in_force;
+    // All who share a slot have equal settings; the oldest whose balances are there speaks for them. Where none does
+    // and the settings were in force before, they stay, whoever they were written for.
+    let speaker = |slot: &Slot<Matcher>| {
         let holders = || slot.holders.iter();
-        let Some(holder) = holders().find(speaks).or_else(|| holders().find(stays)) else {
-            // A younger object lost it to them and had it until now: nothing becomes free meanwhile.
-            let has = |by: &&usize| gateway.enforces(&gateway.policies[**by], &slot.what);
-            if let Some(by) = slot.losers.iter().find(has) {
-                decided.push((&slot.what, *by));
-                keeps[gateway.policies[*by].verdict] = true;
+        let in_force = |holder: &&Holder| gateway.policies[holder.by].in_force;
+        holders().find(|holder| ready[holder.by]).or_else(|| holders().find(in_force)).copied()
+    };
+    let speakers: Vec<Option<Holder>> = gateway.slots.iter().map(speaker).collect();
+    for (slot, speaker) in gateway.slots.iter().zip(&speakers) {
+        let Some(holder) = speaker else {
+            // Somebody lost it to them, or to a ceiling that has no rule yet, and had it until now: nothing becomes
+            // free meanwhile.
+            let keeps_it = |loser: &&Loser| {
+                loser.ceiling.is_none_or(|ceiling| speakers[ceiling].is_none())
+                    && gateway.enforces(&gateway.policies[loser.by], &slot.what)
+            };
+            if let Some(loser) = slot.losers.iter().find(keeps_it) {
+                decided.push((&slot.what, loser.by));
+                keeps[gateway.policies[loser.by].verdict] = true;
             }
             continue;
         };

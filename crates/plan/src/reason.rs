@@ -27,6 +27,9 @@ pub enum Reason {
     #[error("{} is already under the older AIQuota {winner}, which differs in {field}; make them equal or remove one of the two", Target(.target))]
     TargetConflicted { target: TargetRef, winner: Key, field: &'static str },
 
+    #[error("{} lies in the ceiling {} of AIQuota {winner}; remove it, or let that object say `allowNarrower: true`", Target(.target), Target(.ceiling))]
+    Overridden { target: TargetRef, winner: Key, ceiling: TargetRef },
+
     #[error("the balance of consumer {consumer} already belongs to the older AIQuota {winner}; list it in one of the two, or give one another keyPrefix{}", More(.more))]
     ConsumerConflicted { consumer: String, winner: Key, more: usize },
 
@@ -110,6 +113,7 @@ impl Reason {
             | Self::ConsumerConflicted { .. }
             | Self::StoreConflicted { .. }
             | Self::BalanceOwned { .. } => "Conflicted",
+            Self::Overridden { .. } => "Overridden",
             Self::GatewayFull { .. } => "GatewayFull",
             Self::StoreNotFound(_) => "StoreNotFound",
             Self::NotInGatewayNamespace(_) => "NotInGatewayNamespace",
@@ -136,6 +140,7 @@ impl Reason {
             }
             Self::TargetNotFound { .. }
             | Self::TargetConflicted { .. }
+            | Self::Overridden { .. }
             | Self::ConsumerConflicted { .. }
             | Self::StoreConflicted { .. }
             | Self::GatewayFull { .. }

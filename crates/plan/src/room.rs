@@ -1,4 +1,4 @@
-//! What fits into one WasmPlugin. Policies and what they match in, claims that have no room out. Pure.
+//! What fits into one WasmPlugin. Policies and what they match in, slots that have no room out. Pure.
 
 use std::collections::HashSet;
 
@@ -14,20 +14,21 @@ pub(crate) const LIMIT: usize = 1 << 20;
 /// Around a matcher: `"",`.
 const ENTRY: usize = 4;
 
-/// Takes out of the slots what does not fit, and returns who loses which target by that. What is programmed goes
-/// first, also before what older objects want in addition, then the oldest.
-pub(crate) fn fit(
+/// The slots that do not fit. What is programmed goes first, also before what older objects want in addition, then
+/// the oldest.
+pub(crate) fn without_room(
     policies: &[Policy],
     form: &dyn Form,
     existing: &Existing,
-    slots: &mut Vec<Slot<Matcher>>,
-) -> Vec<(usize, usize)> {
+    slots: &[Slot<Matcher>],
+) -> Vec<usize> {
     let rules: Vec<usize> = policies.iter().map(|policy| form.rule_size(&policy.name, &policy.settings)).collect();
     // Of each policy, what it has of the gateway already, and what it wants in addition.
     let mut sizes = vec![[0; 2]; policies.len()];
     let part = |slot: &Slot<Matcher>| usize::from(!existing.covers(&slot.what));
-    for slot in slots.iter() {
-        let (by, part) = (slot.holders[0].by, part(slot));
+    let held = || slots.iter().enumerate().filter_map(|(at, slot)| Some((at, slot, slot.holders.first()?.by)));
+    for (_, slot, by) in held() {
+        let part = part(slot);
         let (rule, name) = match &slot.what {
             Matcher::Route(name) | Matcher::Service(name) => (0, name.len()),
             Matcher::Domain(name) => (rules[by], name.len()),
@@ -56,13 +57,5 @@ pub(crate) fn fit(
             None => drop(out.insert((policy, part))),
         }
     }
-    let mut lost = Vec::new();
-    slots.retain(|slot| {
-        let fits = !out.contains(&(slot.holders[0].by, part(slot)));
-        if !fits {
-            lost.extend(slot.holders.iter().map(|holder| (holder.by, holder.target)));
-        }
-        fits
-    });
-    lost
+    held().filter(|(_, slot, by)| out.contains(&(*by, part(slot)))).map(|(at, ..)| at).collect()
 }

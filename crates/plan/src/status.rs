@@ -44,7 +44,8 @@ pub fn status(
     let lost = |state| match state {
         State::Not(reason, _) if keeps && rejected(verdict) => State::Not(
             reason,
-            "no target is accepted, but the rule stays until that of the older object is ready".to_owned(),
+            "no target is accepted, but the rule stays until that of the object that has its target is ready"
+                .to_owned(),
         ),
         other => other,
     };

@@ -69,7 +69,7 @@ impl<'a> Targets<'a> {
                 Ok(self.ingress(namespace, name, ingress))
             }
             TargetKind::HttpRoute => {
-                let exists = world.http_routes.contains(&Key::new(namespace, name));
+                let exists = world.http_routes.contains_key(&Key::new(namespace, name));
                 if exists { only(self.route(namespace, name)) } else { Err(missing()) }
             }
             TargetKind::Service => {
@@ -87,14 +87,22 @@ impl<'a> Targets<'a> {
         }
     }
 
-    /// The hosts of an Ingress, `*` for a rule without one; none for other routes.
-    pub(crate) fn hosts(&self, namespace: &str, name: &str) -> Vec<&'a str> {
+    /// The hosts of the Ingress and the HTTPRoute of this name, `*` for one that is for all; nothing where neither
+    /// exists.
+    pub(crate) fn hosts(&self, route: &str) -> Option<Vec<&'a str>> {
+        let (namespace, name) = route.split_once('/').unwrap_or((&self.world.settings.gateway_namespace, route));
+        let http_route = self.world.http_routes.get(&Key::new(namespace, name));
         let ingress = self.ingresses.get(&(namespace, name));
-        ingress
-            .and_then(|ingress| ingress.spec.as_ref())
-            .and_then(|spec| spec.rules.as_ref())
-            .map(|rules| rules.iter().map(|rule| rule.host.as_deref().unwrap_or("*")).collect())
-            .unwrap_or_default()
+        if http_route.is_none() && ingress.is_none() {
+            return None;
+        }
+        let rules = ingress.and_then(|ingress| ingress.spec.as_ref()?.rules.as_ref()).into_iter().flatten();
+        let mut hosts: Vec<&str> = rules.map(|rule| rule.host.as_deref().unwrap_or("*")).collect();
+        hosts.extend(http_route.into_iter().flatten().map(String::as_str));
+        if hosts.is_empty() {
+            hosts.push("*");
+        }
+        Some(hosts)
     }
 
     /// A refusal by the gateway can be redirected to a fallback route: none may be left unmetered.

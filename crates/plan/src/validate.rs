@@ -49,11 +49,27 @@ impl fmt::Display for Refusal {
 /// # Errors
 /// Every field that is refused, in the order of the spec.
 pub fn validate(quota: &AiQuota) -> Result<(), Vec<Refusal>> {
-    let AiQuotaSpec { target_refs, store_ref, key_prefix, admin, consumers, default_quota, paths, deletion_policy: _ } =
-        &quota.spec;
+    let AiQuotaSpec {
+        target_refs,
+        allow_narrower,
+        store_ref,
+        key_prefix,
+        admin,
+        consumers,
+        default_quota,
+        paths,
+        deletion_policy: _,
+    } = &quota.spec;
     let mut check = Check::default();
     check.metadata(&quota.metadata);
     check.targets(target_refs);
+    if allow_narrower.is_some() && !target_refs.iter().any(|target| target.kind.is_wide()) {
+        check.refuse(
+            "spec.allowNarrower",
+            Refused::Excluded,
+            "only a target of kind Gateway or Domain has narrower ones: leave it out",
+        );
+    }
     if let Some(store) = store_ref {
         check.name("spec.storeRef.name", &store.name);
     }

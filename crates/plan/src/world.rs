@@ -31,7 +31,8 @@ pub struct World {
     /// them stays.
     pub undecodable_stores: HashSet<String>,
     pub ingresses: Vec<Arc<Ingress>>,
-    pub http_routes: HashSet<Key>,
+    /// The HTTPRoutes and their hosts, none where a Gateway's listeners say them.
+    pub http_routes: HashMap<Key, Vec<String>>,
     /// The Services and their ports.
     pub services: HashMap<Key, Vec<u16>>,
     /// The secrets of the gateway's namespace.

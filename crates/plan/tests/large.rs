@@ -118,6 +118,23 @@ fn what_has_no_room_in_the_gateway_is_the_youngest_and_says_so() {
 }
 
 #[test]
+fn a_ceiling_that_has_no_room_is_none() {
+    let mut world = world::world(8_000, 1, 8_000);
+    world.settings.trusted_namespaces.insert("team-0".to_owned());
+    std::sync::Arc::make_mut(&mut world.quotas[0]).metadata.namespace = Some("team-1".to_owned());
+    std::sync::Arc::make_mut(&mut world.ingresses[0]).metadata.namespace = Some("team-1".to_owned());
+    let domain = api::TargetRef { kind: api::TargetKind::Domain, name: Some("0.example.com".to_owned()) };
+    std::sync::Arc::make_mut(&mut world.quotas[7_999]).spec.target_refs = vec![domain];
+    let oldest_and_youngest = |world: &plan::World| {
+        let verdicts = plan::build(world).verdicts;
+        [0, verdicts.len() - 1].map(|at| verdicts[at].targets[0].1.as_ref().map(plan::Reason::reason))
+    };
+    assert_eq!(oldest_and_youngest(&world), [None, Some("GatewayFull")]);
+    world.quotas.drain(1..7_000);
+    assert_eq!(oldest_and_youngest(&world), [Some("Overridden"), None], "with room it is one");
+}
+
+#[test]
 fn what_an_older_object_wants_in_addition_takes_no_room_from_what_is_programmed() {
     let mut world = world::world(8_000, 1, 8_000);
     let plan = plan::build(&world);

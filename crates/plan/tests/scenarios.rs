@@ -30,6 +30,11 @@ fn objects_on_one_target_merge_or_the_older_wins() {
 }
 
 #[test]
+fn a_ceiling_takes_what_lies_in_it_from_other_namespaces() {
+    all(include_str!("scenarios/ceilings.yaml"));
+}
+
+#[test]
 fn what_is_in_force_stays_and_what_is_new_waits() {
     all(include_str!("scenarios/keeping.yaml"));
 }

@@ -48,7 +48,7 @@ fn of(quotas: impl Iterator<Item = Value>, routes: usize) -> World {
         }))],
         undecodable_stores: HashSet::new(),
         ingresses: (0..routes).map(|n| read(ingress(n))).collect(),
-        http_routes: HashSet::new(),
+        http_routes: HashMap::new(),
         services: HashMap::new(),
         secrets: Vec::new(),
         last_written: None,

@@ -261,7 +261,7 @@ fn world(scenario: &Scenario) -> World {
         stores: Vec::new(),
         undecodable_stores: std::collections::HashSet::new(),
         ingresses: Vec::new(),
-        http_routes: std::collections::HashSet::new(),
+        http_routes: std::collections::HashMap::new(),
         services: std::collections::HashMap::new(),
         secrets: Vec::new(),
         plugins: Vec::new(),
@@ -327,7 +327,10 @@ fn put(world: &mut World, mut object: Value, at: &str) {
         "Secret" => drop(keep::<Secret>(&mut world.secrets, &key, object, at)),
         "WasmPlugin" => drop(keep::<WasmPlugin>(&mut world.plugins, &key, object, at)),
         "McpBridge" => drop(keep::<McpBridge>(&mut world.bridges, &key, object, at)),
-        "HTTPRoute" => drop(world.http_routes.insert(key)),
+        "HTTPRoute" => {
+            let hosts = object.pointer("/spec/hostnames").cloned().unwrap_or_else(|| Value::Array(Vec::new()));
+            world.http_routes.insert(key, serde_json::from_value(hosts).expect(at));
+        }
         "Service" => {
             let ports = object["spec"]["ports"].as_array().expect(at);
             let ports = ports.iter().map(|port| u16::try_from(port["port"].as_u64().unwrap()).unwrap()).collect();

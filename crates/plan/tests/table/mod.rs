@@ -85,6 +85,9 @@ pub(crate) fn accepted() -> Vec<(Kind, Value)> {
         ),
         quota("/spec/targetRefs/1/name", json!("*.example.com")),
         quota("/spec/targetRefs/0/name", json!("n".repeat(253))),
+        quota("/spec/allowNarrower", json!(true)),
+        quota("/spec/allowNarrower", json!(false)),
+        quota("/spec", json!({"targetRefs": [{"kind": "Gateway"}], "allowNarrower": true})),
         quota("/spec/keyPrefix", json!("!\"#$%&'()*+,-./09:;<=>?@AZ[\\]^_`az|~")),
         quota("/spec/keyPrefix", json!("p".repeat(128))),
         quota("/spec/keyPrefix", json!("aiquotas")),
@@ -167,6 +170,13 @@ pub(crate) fn refused() -> Vec<Case> {
         quota("/spec/targetRefs/1/name", json!("*"), "spec.targetRefs[1].name", Characters),
         quota("/spec/targetRefs/1/name", json!("ai.*.com"), "spec.targetRefs[1].name", Characters),
         quota("/spec/targetRefs/0/name", long(), "spec.targetRefs[0].name", TooLong),
+        quota(
+            "/spec",
+            json!({"targetRefs": [{"kind": "Ingress", "name": "qwen"}], "allowNarrower": true}),
+            "spec.allowNarrower",
+            Excluded,
+        ),
+        quota("/spec/allowNarrower", json!("true"), "spec.allowNarrower", Unreadable),
         // prefix, store, admin, paths
         quota("/spec/keyPrefix", json!("aiquota:other/Ingress/x:"), "spec.keyPrefix", Excluded),
         quota("/spec/keyPrefix", json!("aiquota"), "spec.keyPrefix", Excluded),

@@ -64,12 +64,13 @@ fn told(error: &anyhow::Error) -> String {
 
 fn control(run: run::Run) -> anyhow::Result<()> {
     run.log.start();
+    let election = run.election();
     let settings = match run.settings() {
         Ok(settings) => settings,
         Err(error) => Aiquota::command().error(ErrorKind::ValueValidation, error).exit(),
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("no runtime")?;
-    runtime.block_on(controller::run(settings))?;
+    runtime.block_on(controller::run(settings, election))?;
     Ok(())
 }
 

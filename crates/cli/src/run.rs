@@ -1,9 +1,12 @@
 //! `aiquota run`: flags and environment in, the controller's settings out; what would start and then do something
 //! else than was meant is refused. No I/O.
 
+use std::time::Duration;
+
 use anyhow::{Result, ensure};
-use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::{ArgAction, Args};
+use controller::Election;
 use plan::{FailStrategy, Guard, Module, Phase, PullPolicy, Settings};
 
 use crate::module_url::{ModuleUrl, is_sha256};
@@ -71,11 +74,27 @@ pub(crate) struct Run {
     #[arg(value_delimiter = ',', value_parser = object_name)]
     auth_plugins: Vec<String>,
 
+    /// Whether several controllers may run, of which the holder of the Lease `aiquota` in the gateway's namespace acts
+    /// and the others stand by; off only where there is never a second one
+    #[arg(long, env = "AIQUOTA_LEADER_ELECTION", value_name = "ON|OFF", default_value = "on")]
+    #[arg(action = ArgAction::Set, value_parser = one_of(&[("on", true), ("off", false)]))]
+    leader_election: bool,
+
+    /// After how long another controller takes over from one that died, in seconds (15s) or minutes (2m), 3s to 5m; a
+    /// controller that cannot renew the Lease for four fifths of it ends itself
+    #[arg(long, env = "AIQUOTA_LEASE_DURATION", value_name = "TIME", default_value = "15s", value_parser = lease_duration)]
+    lease_duration: Duration,
+
     #[command(flatten)]
     pub(crate) log: crate::log::Log,
 }
 
 impl Run {
+    /// Who may act.
+    pub(crate) const fn election(&self) -> Election {
+        if self.leader_election { Election::On { duration: self.lease_duration } } else { Election::Off }
+    }
+
     /// What the controller is told.
     pub(crate) fn settings(self) -> Result<Settings> {
         ensure!(
@@ -127,6 +146,17 @@ fn object_name(text: &str) -> Result<String, &'static str> {
     } else {
         Err("a name is 1 to 253 of a-z, 0-9, - and ., and each part begins and ends with a letter or digit")
     }
+}
+
+fn lease_duration(text: &str) -> Result<Duration, &'static str> {
+    let seconds = |digits: &str, unit: u64| digits.parse::<u16>().ok().map(|number| u64::from(number) * unit);
+    let written = match (text.strip_suffix('s'), text.strip_suffix('m')) {
+        (Some(digits), _) => seconds(digits, 1),
+        (_, Some(digits)) => seconds(digits, 60),
+        (None, None) => None,
+    };
+    let fits = written.filter(|seconds| (3..=300).contains(seconds)).map(Duration::from_secs);
+    fits.ok_or("a lease lasts 3s to 300s, or 1m to 5m")
 }
 
 fn sha256(text: &str) -> Result<String, &'static str> {
@@ -202,6 +232,19 @@ mod tests {
     }
 
     #[test]
+    fn one_of_several_controllers_acts_unless_the_administrator_says_that_there_is_one() {
+        let election = |flags: &[&str]| {
+            let flags = ["aiquota", MODULE].iter().chain(flags);
+            Command::try_parse_from(flags).map(|command| command.run.election()).unwrap()
+        };
+        let on = |seconds| Election::On { duration: Duration::from_secs(seconds) };
+        assert_eq!(election(&[]), on(15));
+        assert_eq!(election(&["--lease-duration=3s"]), on(3));
+        assert_eq!(election(&["--lease-duration=5m"]), on(300));
+        assert_eq!(election(&["--leader-election=off", "--lease-duration=5s"]), Election::Off);
+    }
+
+    #[test]
     fn what_is_refused_names_the_flag_and_the_remedy() {
         for (flags, flag, remedy) in [
             (&["--module-url=oci://registry.example/ai-quota:latest"][..], "--module-url", "name a version"),
@@ -212,6 +255,10 @@ mod tests {
             (&[MODULE, "--trusted-namespace=${x}"], "--trusted-namespace", "a-z"),
             (&[MODULE, "--guard=maybe"], "--guard", "off"),
             (&[MODULE, "--priority=0"], "--priority", "1..=1000"),
+            (&[MODULE, "--leader-election=maybe"], "--leader-election", "off"),
+            (&[MODULE, "--lease-duration=2s"], "--lease-duration", "3s to 300s"),
+            (&[MODULE, "--lease-duration=6m"], "--lease-duration", "1m to 5m"),
+            (&[MODULE, "--lease-duration=15"], "--lease-duration", "3s to 300s"),
             (&[], "--module-url", "required"),
         ] {
             let error = settings(flags).unwrap_err();

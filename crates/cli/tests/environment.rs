@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-const VARIABLES: [&str; 13] = [
+const VARIABLES: [&str; 15] = [
     "AIQUOTA_GATEWAY_NAMESPACE",
     "AIQUOTA_TRUSTED_NAMESPACES",
     "AIQUOTA_MODULE_URL",
@@ -14,6 +14,8 @@ const VARIABLES: [&str; 13] = [
     "AIQUOTA_PRIORITY",
     "AIQUOTA_GUARD",
     "AIQUOTA_AUTH_PLUGINS",
+    "AIQUOTA_LEADER_ELECTION",
+    "AIQUOTA_LEASE_DURATION",
     "AIQUOTA_LOG_FORMAT",
     "AIQUOTA_LOG",
 ];

@@ -7,13 +7,16 @@ mod connection;
 mod drift;
 mod events;
 mod guarded;
+mod lease;
 mod observe;
 mod programmer;
 mod reporter;
 mod seeder;
+mod tenure;
 mod took;
 mod watch;
 
+use std::convert::Infallible;
 use std::sync::Arc;
 
 use k8s_openapi::jiff::Timestamp;
@@ -25,11 +28,14 @@ use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, sleep_until};
 
 use crate::events::Events;
+use crate::lease::Lease;
 use crate::observe::Observer;
 use crate::programmer::Programmer;
 use crate::reporter::Reporter;
 use crate::seeder::Seeder;
 use crate::took::Took;
+
+pub use crate::lease::{Election, Lost};
 
 /// Why the controller ended though nobody asked it to. It does not go on with half of its tasks: whoever started it
 /// starts it again.
@@ -43,6 +49,8 @@ pub enum Error {
     WatchEnded(&'static str),
     #[error("a task failed: {0}")]
     Task(#[source] JoinError),
+    #[error("another controller may act now: {0}")]
+    Lost(#[from] Lost),
 }
 
 impl From<kube::Error> for Error {
@@ -54,36 +62,56 @@ impl From<kube::Error> for Error {
 /// Runs until SIGTERM or SIGINT. The cluster is the one of `KUBECONFIG`, or the one this process is in.
 ///
 /// # Errors
-/// When the cluster cannot be reached at the start, and when a task ends or panics.
-pub async fn run(settings: Settings) -> Result<(), Error> {
+/// When the cluster cannot be reached at the start, when a task ends or panics, and when another controller may act.
+pub async fn run(settings: Settings, election: Election) -> Result<(), Error> {
     let mut stop = Stop::new().map_err(Error::Signals)?;
     let client = Client::try_default().await?;
-    let mut watches = JoinSet::new();
-    tokio::select! {
+    let lease = Lease::new(client.clone(), &settings.gateway_namespace, election);
+    let ended = tokio::select! {
         () = stop.requested() => Ok(()),
-        ended = control(client, settings, &mut watches) => ended,
+        ended = lease.guard(control(client, settings, &lease)) => ended?,
+    };
+    // Nothing is written any more.
+    lease.release().await;
+    ended
+}
+
+async fn control(client: Client, settings: Settings, lease: &Lease) -> Result<(), Error> {
+    let changes = Arc::new(Notify::new());
+    let gateway = settings.gateway_namespace.clone();
+    let leads = lease.is_leading().await;
+    let mut watches = JoinSet::new();
+    let observer = Observer::start(&client, settings, &changes, &mut watches).await?;
+    tracing::info!("watching");
+    let rounds = async {
+        if !leads {
+            lease.leading().await;
+            observer.take_over();
+        }
+        rounds(client, &gateway, observer, &changes, lease).await
+    };
+    tokio::select! {
+        ended = watches.join_next() => Err(ended_watch(ended)),
+        never = rounds => match never {},
     }
 }
 
-async fn control(client: Client, settings: Settings, watches: &mut JoinSet<&'static str>) -> Result<(), Error> {
-    let changes = Arc::new(Notify::new());
+/// From snapshots to reports, for as long as this process leads.
+async fn rounds(client: Client, gateway: &str, mut observer: Observer, changes: &Notify, lease: &Lease) -> Infallible {
     let events = Events::new(client.clone());
     let mut seeder = Seeder::default();
-    let mut programmer = Programmer::new(client.clone(), &settings.gateway_namespace);
-    let mut reporter = Reporter::new(client.clone());
-    let mut observer = Observer::start(&client, settings, &changes, watches).await?;
-    tracing::info!("watching");
-
+    let mut programmer = Programmer::new(client.clone(), gateway);
+    let mut reporter = Reporter::new(client);
     let mut again = None;
     loop {
         tokio::select! {
-            () = coalesce::settled(&changes) => {}
+            () = coalesce::settled(changes) => {}
             () = due(again) => {}
-            ended = watches.join_next() => return Err(ended_watch(ended)),
         }
         again = None;
+        let Some(term) = lease.term() else { continue };
         let mut took = Took::begin();
-        let Some(world) = observer.snapshot(programmer.last_written(plan::AI_QUOTA)) else { continue };
+        let Some(world) = observer.snapshot(term, programmer.last_written(plan::AI_QUOTA)) else { continue };
         took.step("snapshot");
         let plan = plan::build(&world);
         took.step("plan");
@@ -133,5 +161,24 @@ impl Stop {
             _ = self.interrupt.recv() => {}
         }
         tracing::info!("stopping");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn ended(task: impl Future<Output = &'static str> + Send + 'static) -> String {
+        let mut watches = JoinSet::new();
+        watches.spawn(std::future::pending());
+        watches.spawn(task);
+        ended_watch(watches.join_next().await).to_string()
+    }
+
+    #[tokio::test]
+    async fn one_watch_that_ends_or_panics_is_an_error_of_the_whole() {
+        assert_eq!(ended(async { "AIQuota" }).await, "the watch of AIQuota ended");
+        let panicked = ended(async { panic!("at the worst time") }).await;
+        assert!(panicked.starts_with("a task failed") && panicked.contains("at the worst time"), "{panicked}");
     }
 }

@@ -33,9 +33,6 @@ pub(crate) struct Observer {
     told: Told,
 }
 
-/// Without a lease there is one term.
-const TERM: i64 = 1;
-
 impl Observer {
     /// Begins to watch; the tasks go into `tasks` and never end, `changes` is told what may change a plan.
     pub(crate) async fn start(
@@ -62,9 +59,14 @@ impl Observer {
         })
     }
 
+    /// Looks at what a term before ours may have seen already: a new term is obeyed with an older generation too.
+    pub(crate) fn take_over(&self) {
+        self.quotas.list_anew();
+    }
+
     /// What all watches hold; nothing before each of them is complete.
-    /// `last_written`: our ai-quota WasmPlugin as it was last stored.
-    pub(crate) fn snapshot(&mut self, last_written: Option<Arc<WasmPlugin>>) -> Option<World> {
+    /// `term`: the lease's. `last_written`: our ai-quota WasmPlugin as it was last stored.
+    pub(crate) fn snapshot(&mut self, term: i64, last_written: Option<Arc<WasmPlugin>>) -> Option<World> {
         let quotas = self.quotas.objects()?;
         let (stores, plugins, bridges) = (self.stores.objects()?, self.plugins.objects()?, self.bridges.objects()?);
         self.told.tell(left_out(&stores).chain(left_out(&plugins)).chain(left_out(&bridges)));
@@ -72,7 +74,7 @@ impl Observer {
             settings: self.settings.clone(),
             now: Timestamp::now(),
             cluster: self.cluster.clone(),
-            term: TERM,
+            term,
             undecodable: quotas.iter().filter_map(|quota| quota.unreadable()).map(undecodable).map(Arc::new).collect(),
             quotas: quotas.iter().filter_map(|quota| quota.readable()).collect(),
             undecodable_stores: self.names_of_unreadable(&stores),

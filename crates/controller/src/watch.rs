@@ -4,6 +4,7 @@
 use std::fmt::Debug;
 use std::hash::Hash;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures::{FutureExt, StreamExt};
@@ -12,7 +13,7 @@ use kube_runtime::WatchStreamExt;
 use kube_runtime::reflector::{Lookup, ObjectRef, Store, store};
 use kube_runtime::watcher::{self, Event, watcher};
 use serde::de::DeserializeOwned;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 /// What it means when the API server does not serve a kind at all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +40,9 @@ where
     K::DynamicType: Eq + Hash,
 {
     store: Store<K>,
+    /// How often a new list was asked for, and which of them is complete.
+    asked: watch::Sender<u64>,
+    complete: Arc<AtomicU64>,
 }
 
 impl<K> Watch<K>
@@ -52,12 +56,20 @@ where
         changes: Arc<Notify>,
     ) -> (Self, impl Future<Output = ()> + Send) {
         let (reader, writer) = store();
-        (Self { store: reader.clone() }, follow(api, unserved, reader, writer, changes))
+        let watch = Self { store: reader.clone(), asked: watch::Sender::new(0), complete: Arc::default() };
+        let lists = Lists { asked: watch.asked.subscribe(), complete: watch.complete.clone() };
+        (watch, follow(api, unserved, reader, writer, changes, lists))
     }
 
-    /// All objects, ordered by namespace and name, so that equal worlds are equal; nothing before the first list is complete.
+    /// Lists the objects anew: a watch may lag behind what the API server has, a list does not.
+    pub(crate) fn list_anew(&self) {
+        self.asked.send_modify(|asked| *asked += 1);
+    }
+
+    /// All objects, ordered by namespace and name, so that equal worlds are equal; nothing before the list that was
+    /// last asked for is complete.
     pub(crate) fn objects(&self) -> Option<Vec<Arc<K>>> {
-        if !is_ready(&self.store) {
+        if !is_ready(&self.store) || self.complete.load(Ordering::Acquire) < *self.asked.borrow() {
             return None;
         }
         let mut objects = self.store.state();
@@ -66,24 +78,40 @@ where
     }
 }
 
+/// The task's side of the lists that are asked for.
+struct Lists {
+    asked: watch::Receiver<u64>,
+    complete: Arc<AtomicU64>,
+}
+
 async fn follow<K>(
     api: Api<K>,
     unserved: Unserved,
     reader: Store<K>,
     mut writer: kube_runtime::reflector::store::Writer<K>,
     changes: Arc<Notify>,
+    mut lists: Lists,
 ) where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
 {
     let kind = K::kind(&());
-    loop {
+    'list: loop {
+        let asked = *lists.asked.borrow_and_update();
         let mut events = watcher(api.clone(), watcher::Config::default()).default_backoff().boxed();
-        while let Some(event) = events.next().await {
+        loop {
+            let event = tokio::select! {
+                event = events.next() => event,
+                Ok(()) = lists.asked.changed() => continue 'list,
+            };
+            let Some(event) = event else { break };
             match event {
                 Ok(event) => {
                     let event = event.modify(|object| object.managed_fields_mut().clear());
                     let tells = says_something_new(&reader, &event);
                     writer.apply_watcher_event(&event);
+                    if matches!(event, Event::InitDone) {
+                        lists.complete.store(asked, Ordering::Release);
+                    }
                     if tells {
                         changes.notify_one();
                     }

@@ -19,6 +19,9 @@ use crate::wait::eventually;
 pub struct ControllerOptions {
     /// Where the gateway is to load the module from; without it, the built module as a file with its checksum.
     pub module_url: Option<String>,
+    /// Whether it takes part in an election, which costs a restart the time of the lease. Without it, it is told that
+    /// it is the only one.
+    pub elected: bool,
     /// More arguments of `aiquota run`, such as `--guard=off`.
     pub args: Vec<String>,
     /// Which kubeconfig it gets, such as that of an [`crate::ApiProxy`]; without it, the API server's own.
@@ -44,6 +47,9 @@ impl Controller {
         match options.module_url {
             Some(url) => arguments.push(format!("--module-url={url}")),
             None => arguments.extend(built_module()?),
+        }
+        if !options.elected {
+            arguments.push("--leader-election=off".to_owned());
         }
         arguments.extend(options.args);
         let controller = Self {
@@ -106,6 +112,34 @@ impl Controller {
         running.signal(Signal::SIGTERM)?;
         eventually("the controller ends when it is asked to", async || running.exit_status()?.context("it still runs"))
             .await
+    }
+
+    /// Stops it where it is (SIGSTOP), until it is resumed.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn pause(&self) -> Result<()> {
+        self.process().as_ref().context("the controller was stopped")?.signal(Signal::SIGSTOP)
+    }
+
+    /// Lets it go on where it was paused.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn resume(&self) -> Result<()> {
+        self.process().as_ref().context("the controller was stopped")?.signal(Signal::SIGCONT)
+    }
+
+    /// Waits until it has ended by itself.
+    ///
+    /// # Errors
+    /// When it was killed before, or does not end.
+    pub async fn ended(&self) -> Result<ExitStatus> {
+        eventually("the controller ends by itself", async || {
+            let process = self.process();
+            process.as_ref().context("the controller was stopped")?.exit_status()?.context("it still runs")
+        })
+        .await
     }
 
     fn log_file(&self) -> PathBuf {

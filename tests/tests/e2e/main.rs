@@ -12,3 +12,4 @@ mod refusals;
 mod scenario_a;
 mod scenario_b;
 mod stage;
+mod two_controllers;

@@ -77,7 +77,7 @@ impl System {
         let source = Source::Cluster(api.client(), NAMESPACE.to_owned());
         let gateway = Gateway::start(GatewayOptions { source, ..GatewayOptions::default() }).await?;
         story.fact("gateway", &format!("{}, two worker threads", gateway.url()));
-        let controller = Controller::start(&api, ControllerOptions::default())?;
+        let controller = Controller::start(&api, ControllerOptions { elected: true, ..ControllerOptions::default() })?;
         story.fact("controller", "aiquota run");
         Ok(Self { api, redis, model, gateway, controller })
     }

@@ -1,17 +1,23 @@
-//! Who tells the gateway which consumer calls: WasmPlugins in, whether one runs before ours on a target out. Pure.
+//! Who tells the gateway which consumer calls: WasmPlugins in, whether one runs before ours on a target and which
+//! consumers it lets through out. Pure.
 
 use std::{collections::HashSet, fmt::Write};
 
 use api::WasmPlugin;
 use serde_json::Value;
 
-use crate::{AI_QUOTA, GUARD, World, gateway::Matcher, settings::Phase};
+use crate::{
+    World,
+    foreign::{Rules, is_ours, is_plugin},
+    gateway::Matcher,
+    settings::Phase,
+};
 
-/// WasmPlugins that authenticate consumers, by their object, their plugin name or their image.
+/// WasmPlugins that authenticate consumers.
 const KNOWN: [&str; 8] =
     ["key-auth", "jwt-auth", "basic-auth", "hmac-auth", "simple-jwt-auth", "oidc", "oauth", "ext-auth"];
-/// Of these, those that enforce where a rule has `allow`, or everywhere by `global_auth`.
-const WITH_ALLOW: [&str; 4] = ["key-auth", "jwt-auth", "basic-auth", "hmac-auth"];
+/// Of these, those that list their consumers, and enforce where a rule has `allow`, or everywhere by `global_auth`.
+const LISTING: [&str; 4] = ["key-auth", "jwt-auth", "basic-auth", "hmac-auth"];
 /// The guard's priority unless an auth plugin has as high a one.
 const GUARD_PRIORITY: i64 = 1_000;
 
@@ -25,10 +31,28 @@ struct AuthPlugin<'a> {
     priority: i64,
     /// Whether it runs before ai-quota.
     ahead: bool,
+    /// Whether it enforces where none of its rules does.
     everywhere: bool,
-    routes: HashSet<&'a str>,
-    domains: Vec<&'a str>,
-    services: HashSet<&'a str>,
+    rules: Rules<'a>,
+    /// For each rule, who is let through, if it says so.
+    allowed: Vec<Option<HashSet<&'a str>>>,
+    listing: bool,
+    /// Those it knows, if it lists them.
+    consumers: Option<HashSet<&'a str>>,
+}
+
+/// The auth plugins in front of ai-quota on one target.
+pub(crate) struct Covering<'a, 'b>(Vec<(&'b AuthPlugin<'a>, Option<usize>)>);
+
+/// What becomes of a consumer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Passes {
+    /// Or it cannot be told.
+    Yes,
+    /// No plugin knows it.
+    Unknown,
+    /// This plugin knows it, and does not let it through on this target.
+    NotAllowed,
 }
 
 impl<'a> AuthPlugins<'a> {
@@ -43,9 +67,10 @@ impl<'a> AuthPlugins<'a> {
         highest.max().map_or(GUARD_PRIORITY, |highest| GUARD_PRIORITY.max(highest.saturating_add(1)))
     }
 
-    /// Whether one runs before ai-quota on what is matched. `hosts` are a route's, none if they are not known.
-    pub(crate) fn cover(&self, matcher: &Matcher, hosts: impl Fn() -> Vec<&'a str>) -> bool {
-        self.plugins.iter().any(|plugin| plugin.ahead && plugin.covers(matcher, &hosts))
+    /// Those that run before ai-quota on what is matched. `hosts` are a route's, none if they are not known.
+    pub(crate) fn covering(&self, matcher: &Matcher, hosts: impl Fn() -> Vec<&'a str>) -> Covering<'a, '_> {
+        let ahead = self.plugins.iter().filter(|plugin| plugin.ahead);
+        Covering(ahead.filter_map(|plugin| Some((plugin, plugin.covers(matcher, &hosts)?))).collect())
     }
 
     /// What was seen, for the author of a quota whose target is not covered.
@@ -71,75 +96,67 @@ impl<'a> AuthPlugin<'a> {
     fn new(world: &World, plugin: &'a WasmPlugin) -> Option<Self> {
         let name = plugin.metadata.name.as_deref()?;
         let spec = &plugin.spec;
-        let image = spec.url.as_deref().and_then(|url| url.rsplit('/').next()).unwrap_or_default();
-        let names = [name, spec.plugin_name.as_deref().unwrap_or_default(), image];
-        let is = |known: &str| names.iter().any(|name| is_named(name, known));
-        let ours = name == GUARD || name == AI_QUOTA;
+        let is = |known: &str| is_plugin(plugin, known);
         let known = KNOWN.iter().any(|known| is(known)) || world.settings.auth_plugins.iter().any(|extra| is(extra));
-        if ours || !known {
+        if is_ours(plugin) || !known {
             return None;
         }
         let module = &world.settings.module;
         let (phase, priority) = (Phase::of(spec.phase.as_deref()), spec.priority.unwrap_or(0));
-        let ahead = phase < module.phase || (phase == module.phase && priority > i64::from(module.priority));
-        let default = spec
-            .default_config
-            .as_ref()
-            .and_then(Value::as_object)
-            .filter(|config| !config.is_empty() && spec.default_config_disable != Some(true));
-        let rules: Vec<_> =
-            spec.match_rules.iter().flatten().filter(|rule| rule.config_disable != Some(true)).collect();
-        let with_allow = WITH_ALLOW.iter().any(|known| is(known));
-        let global = default.and_then(|config| config.get("global_auth")).and_then(Value::as_bool);
-        let everywhere = default.is_some() && (!with_allow || global.unwrap_or(rules.is_empty()));
-        let enforcing = rules
-            .into_iter()
-            .filter(|rule| !with_allow || rule.config.as_ref().is_some_and(|config| config.get("allow").is_some()));
-        let mut found = Self {
+        let rules = Rules::of(spec);
+        let listing = LISTING.iter().any(|known| is(known));
+        let global = rules.default.and_then(|config| config.get("global_auth")).and_then(Value::as_bool);
+        let allow = |config: &Option<&'a Value>| Some(config.as_ref()?.get("allow")?.as_array()?.iter());
+        let allowed = |config| allow(config).map(|names| names.filter_map(Value::as_str).collect());
+        let listed = rules.default.and_then(|config| config.get("consumers")?.as_array()).filter(|_| listing);
+        let name_of = |consumer: &'a Value| consumer.get("name")?.as_str();
+        Some(Self {
             name,
             phase,
             priority,
-            ahead,
-            everywhere,
-            routes: HashSet::new(),
-            domains: Vec::new(),
-            services: HashSet::new(),
-        };
-        for rule in enforcing {
-            found.routes.extend(rule.ingress.iter().flatten().map(String::as_str));
-            found.domains.extend(rule.domain.iter().flatten().map(String::as_str));
-            found.services.extend(rule.service.iter().flatten().map(String::as_str));
-        }
-        Some(found)
+            ahead: phase < module.phase || (phase == module.phase && priority > i64::from(module.priority)),
+            everywhere: rules.default.is_some() && (!listing || global.unwrap_or(rules.configs.is_empty())),
+            allowed: rules.configs.iter().map(allowed).collect(),
+            rules,
+            listing,
+            consumers: listed.map(|consumers| consumers.iter().filter_map(name_of).collect()),
+        })
     }
 
-    fn covers(&self, matcher: &Matcher, hosts: impl Fn() -> Vec<&'a str>) -> bool {
-        let domain = |host: &str| self.domains.iter().any(|pattern| domain_covers(pattern, host));
-        self.everywhere
-            || match matcher {
-                Matcher::Route(name) => {
-                    self.routes.contains(name.as_str())
-                        || (!self.domains.is_empty() && {
-                            let hosts = hosts();
-                            !hosts.is_empty() && hosts.into_iter().all(domain)
-                        })
-                }
-                Matcher::Service(name) => self.services.contains(name.as_str()),
-                Matcher::Domain(name) => domain(name),
-                Matcher::Gateway => domain("*"),
+    /// The rule by which it enforces, none where it does so everywhere; nothing where it does not.
+    fn covers(&self, matcher: &Matcher, hosts: impl Fn() -> Vec<&'a str>) -> Option<Option<usize>> {
+        let rule = self.rules.on(matcher, hosts);
+        let enforces = rule.is_some_and(|rule| !self.listing || self.allowed[rule].is_some());
+        (self.everywhere || enforces).then_some(rule)
+    }
+}
+
+impl<'a> Covering<'a, '_> {
+    pub(crate) const fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Whether it is known of all of them who they let through.
+    pub(crate) fn can_tell(&self) -> bool {
+        !self.is_empty() && self.0.iter().all(|(plugin, _)| plugin.consumers.is_some())
+    }
+
+    /// Whether a consumer comes through.
+    pub(crate) fn passes(&self, consumer: &str) -> Passes {
+        let knows = |plugin: &AuthPlugin<'_>| plugin.consumers.as_ref().is_some_and(|known| known.contains(consumer));
+        let mut known = false;
+        for (plugin, rule) in self.0.iter().filter(|(plugin, _)| knows(plugin)) {
+            known = true;
+            let allowed = rule.and_then(|rule| plugin.allowed[rule].as_ref());
+            if allowed.is_none_or(|allowed| allowed.contains(consumer)) {
+                return Passes::Yes;
             }
+        }
+        if known { Passes::NotAllowed } else { Passes::Unknown }
     }
-}
 
-/// Whether it is that plugin: `key-auth`, `key-auth.internal`, `key-auth-2`, `key-auth:1.0.0`, `key-auth@sha256:..`.
-fn is_named(name: &str, known: &str) -> bool {
-    name.strip_prefix(known).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '-', ':', '@']))
-}
-
-/// Higress' domain rules: `*.x` is a suffix, `x*` a prefix, all else exact.
-fn domain_covers(pattern: &str, host: &str) -> bool {
-    if let Some(suffix) = pattern.strip_prefix('*') {
-        return host.ends_with(suffix);
+    /// Their names.
+    pub(crate) fn names(&self) -> String {
+        self.0.iter().map(|(plugin, _)| plugin.name).collect::<Vec<_>>().join(", ")
     }
-    pattern.strip_suffix('*').map_or(pattern == host, |prefix| host.starts_with(prefix))
 }

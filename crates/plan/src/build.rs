@@ -14,11 +14,12 @@ use enforcement::{
 };
 
 use crate::{
-    AI_QUOTA, GUARD, Guard, Key, Object, Owner, Plan, Reason, Seed, Verdict, Warning, World,
+    AI_QUOTA, GUARD, Key, Object, Owner, Plan, Reason, Seed, Verdict, World,
     age::by_age,
     auth::AuthPlugins,
     ceiling::{Ceilings, Context},
     existing::Existing,
+    foreign::Twins,
     form::{self, Form},
     gateway::{Gateway, Matcher, Policy},
     merge::{Claim, Lost, Narrower, Slot, Why, ceilings_of, resolve},
@@ -26,6 +27,7 @@ use crate::{
     stores::{self, Stores},
     targets::Targets,
     validate::validate,
+    warn::Beside,
 };
 
 /// Everything as it should be, for a world that is known completely.
@@ -40,15 +42,16 @@ pub fn build(world: &World) -> Plan {
     let existing = changed.map_or_else(|| found.clone(), |last| Arc::new(Existing::of(Some(last), form)));
     let stores = stores::resolve(world, &existing.stores);
     let targets = Targets::new(world);
-    let auth = AuthPlugins::new(world);
 
     let mut draft = Draft::new(world);
     draft.examine(world, &existing, &stores, &targets);
     let slots = draft.decide(world, form, &existing, &targets);
     let seeds = draft.seed(world, &stores, &slots);
-    draft.warn(world, &targets, &auth, &slots);
 
-    let Draft { verdicts, policies, .. } = draft;
+    let Draft { mut verdicts, policies, .. } = draft;
+    let (auth, twins) = (AuthPlugins::new(world), Twins::new(world, "ai-quota"));
+    let beside = Beside { world, targets: &targets, auth: &auth, twins: &twins, existing: &existing };
+    let waiting = beside.look(&policies, &slots, &mut verdicts);
     Plan {
         seeds,
         verdicts,
@@ -59,6 +62,7 @@ pub fn build(world: &World) -> Plan {
             stores: stores.wire,
             policies,
             slots,
+            waiting,
             guard: plugin(GUARD),
             ai_quota,
             existing,
@@ -88,6 +92,7 @@ impl Draft {
             targets: Vec::new(),
             refused: Vec::new(),
             withheld: None,
+            waits: Vec::new(),
             seeds: 0..0,
             warnings: Vec::new(),
         });
@@ -286,41 +291,6 @@ impl Draft {
         }
         kept
     }
-
-    fn warn<'a>(&mut self, world: &'a World, targets: &Targets<'a>, auth: &AuthPlugins<'a>, slots: &[Slot<Matcher>]) {
-        let mut uncovered: HashMap<usize, Vec<usize>> = HashMap::new();
-        for slot in slots {
-            let Some(first) = slot.holders.first() else { continue };
-            let Some((target, _)) = self.verdicts[self.policies[first.by].verdict].targets.get(first.target) else {
-                continue; // kept: its object cannot be read
-            };
-            let key = &self.verdicts[self.policies[first.by].verdict].key;
-            let hosts = || match &slot.what {
-                Matcher::Route(route) => targets.hosts(route).unwrap_or_default(),
-                Matcher::Service(_) | Matcher::Domain(_) | Matcher::Gateway => Vec::new(),
-            };
-            if !is_named(targets, key, target, &slot.what) || auth.cover(&slot.what, hosts) {
-                continue;
-            }
-            for holder in &slot.holders {
-                uncovered.entry(self.policies[holder.by].verdict).or_default().push(holder.target);
-            }
-        }
-        let seen = if uncovered.is_empty() { String::new() } else { auth.seen() };
-        for policy in &self.policies {
-            let verdict = &mut self.verdicts[policy.verdict];
-            if let Some(mut missing) = uncovered.remove(&policy.verdict) {
-                missing.sort_unstable();
-                missing.dedup();
-                let names = missing.iter().filter_map(|target| verdict.targets.get(*target));
-                let names: Vec<String> = names.map(|(target, _)| crate::reason::Target(target).to_string()).collect();
-                verdict.warnings.push(Warning::NoAuthentication { targets: names.join(", "), seen: seen.clone() });
-            }
-            if world.settings.guard == Guard::Off {
-                verdict.warnings.push(Warning::IdentityUnguarded);
-            }
-        }
-    }
 }
 
 /// What ceilings ask about.
@@ -372,14 +342,6 @@ fn kept(verdict: &Verdict, name: &str, existing: &Existing, targets: &Targets<'_
         derived.extend(matched.derived);
     }
     Some(Kept { settings, named, derived })
-}
-
-/// Whether the slot is what the target names, not a route derived from it.
-fn is_named(targets: &Targets<'_>, key: &Key, target: &api::TargetRef, what: &Matcher) -> bool {
-    match what {
-        Matcher::Route(_) => targets.route(&key.namespace, target.name.as_deref().unwrap_or_default()) == *what,
-        Matcher::Service(_) | Matcher::Domain(_) | Matcher::Gateway => true,
-    }
 }
 
 /// Why requests are refused though the rule is there. It names nothing that users choose freely and no detail that

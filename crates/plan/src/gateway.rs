@@ -1,6 +1,9 @@
 //! What the WasmPlugins are made of, before it is known which balances are in Redis. Data only.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+};
 
 use api::{TargetKind, TargetRef, WasmPlugin};
 use enforcement::wire;
@@ -24,6 +27,8 @@ pub(crate) struct Gateway {
     pub(crate) policies: Vec<Policy>,
     /// What is matched, each with the policies that have a claim to it, the oldest first.
     pub(crate) slots: Vec<Slot<Matcher>>,
+    /// The targets, by policy and index, that wait until another plugin no longer charges for them.
+    pub(crate) waiting: HashSet<(usize, usize)>,
     /// The WasmPlugins as found.
     pub(crate) guard: Option<Arc<WasmPlugin>>,
     pub(crate) ai_quota: Option<Arc<WasmPlugin>>,

@@ -15,6 +15,7 @@ mod build;
 mod ceiling;
 mod decode;
 mod existing;
+mod foreign;
 mod form;
 mod gateway;
 mod merge;
@@ -28,6 +29,7 @@ mod status;
 mod stores;
 mod targets;
 mod validate;
+mod warn;
 mod world;
 
 pub use build::build;

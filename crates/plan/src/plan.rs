@@ -150,6 +150,8 @@ pub struct Verdict {
     pub refused: Vec<Reason>,
     /// Why its store cannot be used: rules that were never programmed are withheld, others refuse.
     pub withheld: Option<Reason>,
+    /// Targets, by their index, that have no rule yet, and why that waits.
+    pub waits: Vec<(usize, Reason)>,
     /// The object's seeds in [`Plan::seeds`].
     pub seeds: Range<usize>,
     pub warnings: Vec<Warning>,
@@ -197,6 +199,18 @@ pub enum Warning {
     )]
     NoAuthentication { targets: String, seen: String },
     #[error(
+        "{plugins} before ai-quota on {target} knows no consumer {consumers}, and lets only those it lists come through; add them to the consumers of the plugin, or correct the names"
+    )]
+    ConsumerUnknown { consumers: String, target: String, plugins: String },
+    #[error(
+        "{plugins} before ai-quota does not allow consumer {consumers} on {target}, so that its requests are refused there with 403; add it to `allow` of the plugin's rule"
+    )]
+    ConsumerNotAllowed { consumers: String, target: String, plugins: String },
+    #[error(
+        "WasmPlugin {plugin} is ai-quota too and has a rule over {target}: tokens are charged twice; remove that rule"
+    )]
+    ForeignRule { target: String, plugin: String },
+    #[error(
         "the identity guard is off (--guard=off): a client that sends x-mse-consumer past the auth plugins spends another's quota"
     )]
     IdentityUnguarded,
@@ -208,6 +222,9 @@ impl Warning {
     pub const fn condition(&self) -> &'static str {
         match self {
             Self::NoAuthentication { .. } => "NoAuthentication",
+            Self::ConsumerUnknown { .. } => "ConsumerUnknown",
+            Self::ConsumerNotAllowed { .. } => "ConsumerNotAllowed",
+            Self::ForeignRule { .. } => "ForeignRule",
             Self::IdentityUnguarded => "IdentityUnguarded",
         }
     }

@@ -102,7 +102,8 @@ pub fn program(plan: &Plan, seeded: &[Seeded]) -> Program {
     // All who share a slot have equal settings; the oldest whose balances are there speaks for them. Where none does
     // and the settings were in force before, they stay, whoever they were written for.
     let speaker = |slot: &Slot<Matcher>| {
-        let holders = || slot.holders.iter();
+        let waits = |holder: &&Holder| gateway.waiting.contains(&(holder.by, holder.target));
+        let holders = || slot.holders.iter().filter(|holder| !waits(holder));
         let in_force = |holder: &&Holder| gateway.policies[holder.by].in_force;
         holders().find(|holder| ready[holder.by]).or_else(|| holders().find(in_force)).copied()
     };

@@ -82,6 +82,12 @@ pub enum Reason {
     #[error("the rule waits for its balances")]
     WaitsForSeeds,
 
+    #[error(
+        "{} waits, because WasmPlugin {plugin} is ai-quota too and has a rule over it, so that tokens would be charged twice; remove that rule",
+        Target(.target)
+    )]
+    ForeignRule { target: TargetRef, plugin: String },
+
     #[error("the WasmPlugin is about to be written")]
     WaitsForWrite,
 
@@ -127,6 +133,7 @@ impl Reason {
             Self::Superseded => "Superseded",
             Self::Seeding { .. } => "Seeding",
             Self::WaitsForSeeds => "WaitsForSeeds",
+            Self::ForeignRule { .. } => "ForeignRule",
             Self::WaitsForWrite => "WaitsForWrite",
             Self::WriteFailed(_) => "WriteFailed",
         }
@@ -141,6 +148,7 @@ impl Reason {
             Self::TargetNotFound { .. }
             | Self::TargetConflicted { .. }
             | Self::Overridden { .. }
+            | Self::ForeignRule { .. }
             | Self::ConsumerConflicted { .. }
             | Self::StoreConflicted { .. }
             | Self::GatewayFull { .. }

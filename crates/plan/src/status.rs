@@ -163,7 +163,9 @@ fn programmed(verdict: &Verdict, rules: &[bool], write: &Write) -> State {
             reason.reason(),
             cut(format!("this object does not limit every target yet, because the store cannot be used: {reason}")),
         ),
-        (None, _) if !complete => State::not(&Reason::WaitsForSeeds),
+        (None, _) if !complete => {
+            State::not(verdict.waits.first().map_or(&Reason::WaitsForSeeds, |(_, reason)| reason))
+        }
         (None, Write::Done) => State::Is,
         (None, Write::Waiting) => State::not(&Reason::WaitsForWrite),
         (None, Write::Failed { error }) => State::not(&Reason::WriteFailed(error.clone())),

@@ -124,7 +124,15 @@ impl<'a> Targets<'a> {
         Matched { named: self.route(namespace, name), derived }
     }
 
-    pub(crate) fn route(&self, namespace: &str, name: &str) -> Matcher {
+    /// Whether this is what the target names, not a route derived from it.
+    pub(crate) fn names(&self, namespace: &str, target: &TargetRef, what: &Matcher) -> bool {
+        match what {
+            Matcher::Route(_) => self.route(namespace, target.name.as_deref().unwrap_or_default()) == *what,
+            Matcher::Service(_) | Matcher::Domain(_) | Matcher::Gateway => true,
+        }
+    }
+
+    fn route(&self, namespace: &str, name: &str) -> Matcher {
         self.named(namespace, name, "")
     }
 

@@ -45,6 +45,11 @@ fn a_target_without_an_auth_plugin_ahead_is_warned_about() {
 }
 
 #[test]
+fn another_plugin_that_charges_as_well_is_waited_for_or_warned_about() {
+    all(include_str!("scenarios/foreign.yaml"));
+}
+
+#[test]
 fn consumers_come_and_go_and_are_reported() {
     all(include_str!("scenarios/consumers.yaml"));
 }

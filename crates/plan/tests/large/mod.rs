@@ -54,7 +54,7 @@ fn of(quotas: impl Iterator<Item = Value>, routes: usize) -> World {
         last_written: None,
         plugins: vec![read(json!({
             "metadata": {"name": "key-auth", "namespace": gateway},
-            "spec": {"phase": "AUTHN", "priority": 310, "defaultConfig": {"global_auth": true, "consumers": []}},
+            "spec": {"phase": "AUTHN", "priority": 310, "defaultConfig": {"global_auth": true}},
         }))],
         bridges: vec![read(json!({
             "metadata": {"name": "default", "namespace": gateway},

@@ -76,7 +76,7 @@ fn became(reply: Result<ApplyOutcome, ReplyError>, access: &Access) -> Result<Se
     Ok(match reply {
         Ok(ApplyOutcome::Applied { .. }) => Seeded::Applied,
         Ok(ApplyOutcome::Conflict { owner, lazy: _ }) => Seeded::Conflict { owner },
-        Ok(ApplyOutcome::Stale { term: _ }) => Seeded::Stale,
+        Ok(ApplyOutcome::Stale { term }) => Seeded::Stale { term },
         Ok(ApplyOutcome::Malformed { value }) => Seeded::Malformed { found: described(&value) },
         Err(ReplyError::Layout(version)) => {
             let layout = version.parse::<u32>();

@@ -132,6 +132,31 @@ impl Lease {
         }
     }
 
+    /// Somebody acted with a higher term though this process leads: the Lease was deleted, reset or restored. Makes
+    /// the term higher than that, which only the holder of the Lease can; without an election, equal to it.
+    pub(crate) async fn raise(&self, above: i64) -> bool {
+        let Some(before) = self.term() else { return false };
+        if let Some(claim) = &self.claim {
+            let mut known = claim.known.lock().await;
+            if !known.tenure.rise_above(above) {
+                tracing::error!(found = above, "Redis knows a term above which there is none");
+                return false;
+            }
+            // A renewal. When it fails, the next one writes the same.
+            if let Ok(Attempt::Again) = self.attempt(claim, &mut known).await {
+                let _ = self.attempt(claim, &mut known).await;
+            }
+        } else {
+            self.state.send_replace(State::Leading { term: above.max(before), until: None });
+        }
+        let after = self.term();
+        let raised = after > Some(before);
+        if raised {
+            tracing::warn!(before, found = above, after, "Redis knows a higher term: it is gone on above it");
+        }
+        raised
+    }
+
     /// Gives the Lease away, so that another process need not wait for its end.
     pub(crate) async fn release(&self) {
         let Some(claim) = self.claim.as_ref().filter(|_| self.term().is_some() && !self.is_overdue()) else { return };

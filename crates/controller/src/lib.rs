@@ -117,6 +117,13 @@ async fn rounds(client: Client, gateway: &str, mut observer: Observer, changes: 
         took.step("plan");
         let seeding = seeder.run(&plan).await;
         took.step("seeding");
+        if let Some(newer) = seeding.newer_term(term)
+            && lease.raise(newer).await
+        {
+            // With this term nothing was obeyed.
+            again = Some(Instant::now());
+            continue;
+        }
         let program = plan::program(&plan, &seeding.seeds);
         took.step("program");
         let programming = programmer.run(&program, &events).await;

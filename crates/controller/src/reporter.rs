@@ -23,6 +23,8 @@ use crate::seeder::Seeding;
 const IN_FLIGHT: usize = 16;
 /// How long after a failed patch it is tried again.
 const TRY_AGAIN: Duration = Duration::from_secs(5);
+/// How long the watch is given to show what another wrote in between.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// What one round came to.
 pub(crate) struct Reporting {
@@ -40,8 +42,9 @@ pub(crate) struct Reporter {
 }
 
 struct Written {
-    /// The version the watch showed then; while it shows that, `status` is what stands there.
+    /// The version the watch showed then; while it shows that, `status` is what stands there, as `version`.
     shown: Option<String>,
+    version: Option<String>,
     status: Value,
 }
 
@@ -49,6 +52,8 @@ struct Written {
 struct Report<'a> {
     resource: &'a ApiResource,
     metadata: &'a ObjectMeta,
+    /// The version it was made for: another one may say what is not known here, or be written by who knows better.
+    version: Option<String>,
     before: Value,
     after: Value,
 }
@@ -92,21 +97,23 @@ impl Reporter {
             }
             Ok::<_, kube::Error>((report, version))
         });
-        let mut failed = false;
+        let mut again = None;
         let mut new = Vec::new();
         let mut patches = stream::iter(patches).buffer_unordered(IN_FLIGHT);
         while let Some(patched) = patches.next().await {
             match patched {
                 Ok((report, version)) if version != report.metadata.resource_version => {
                     let shown = report.metadata.resource_version.clone();
-                    new.push((uid(report.metadata), Written { shown, status: report.after.clone() }));
+                    new.push((uid(report.metadata), Written { shown, version, status: report.after.clone() }));
                 }
                 Ok(_) => {}
                 // Deleted meanwhile: there is nothing to report to.
-                Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => {}
+                Err(kube::Error::Api(status)) if status.is_not_found() => {}
+                // Changed meanwhile: the watch will show it, though a status alone wakes nobody.
+                Err(kube::Error::Api(status)) if status.is_conflict() => again = Some(LOOK_AGAIN),
                 Err(error) => {
                     tracing::warn!(%error, "status not written");
-                    failed = true;
+                    again = again.or(Some(TRY_AGAIN));
                 }
             }
         }
@@ -121,7 +128,7 @@ impl Reporter {
             .collect();
         written.retain(|uid, written| shown.contains(&(uid.as_str(), written.shown.as_deref())));
         written.extend(new);
-        Reporting { again: failed.then(|| Instant::now() + TRY_AGAIN) }
+        Reporting { again: again.map(|wait| Instant::now() + wait) }
     }
 }
 
@@ -135,13 +142,13 @@ impl<'a> Report<'a> {
         written: &HashMap<String, Written>,
     ) -> Option<Self> {
         let own = written.get(&uid(metadata)).filter(|written| written.shown == metadata.resource_version);
-        let (before, differs) = match own {
+        let (version, before, differs) = match own {
             None if before == Some(after) => return None,
-            None => (json(&before), true),
+            None => (&metadata.resource_version, json(&before), true),
             // Our own patch, which the watch does not show: its times were not known to who made `after`.
-            Some(own) => (own.status.clone(), without_times(&own.status) != without_times(&json(after))),
+            Some(own) => (&own.version, own.status.clone(), without_times(&own.status) != without_times(&json(after))),
         };
-        differs.then(|| Self { resource, metadata, before, after: json(after) })
+        differs.then(|| Self { resource, metadata, version: version.clone(), before, after: json(after) })
     }
 }
 
@@ -155,7 +162,8 @@ impl Report<'_> {
         Ok(api.patch_status(name, &parameters, &Patch::Merge(self.patch())).await?.resource_version())
     }
 
-    /// With the uid, so that it does not hit another object of the same name.
+    /// With the uid and the version, so that it hits neither another object of the same name nor what somebody wrote
+    /// who knows better.
     fn patch(&self) -> Value {
         let mut status = match &self.after {
             Value::Object(status) => status.clone(),
@@ -164,7 +172,7 @@ impl Report<'_> {
         for gone in self.before.as_object().into_iter().flat_map(Map::keys) {
             status.entry(gone).or_insert(Value::Null);
         }
-        json!({"metadata": {"uid": self.metadata.uid}, "status": status})
+        json!({"metadata": {"uid": self.metadata.uid, "resourceVersion": self.version}, "status": status})
     }
 
     fn reference(&self) -> ObjectReference {
@@ -320,12 +328,12 @@ mod tests {
     }
 
     #[test]
-    fn a_patch_removes_what_is_no_longer_said_and_names_the_uid() {
+    fn a_patch_removes_what_is_no_longer_said_and_names_uid_and_version() {
         let (resource, metadata) = (ApiResource::erase::<AiQuota>(&()), metadata());
         let (before, after) = (status(1, Some(Summary::default()), THEN), status(2, None, THEN));
         let report = Report::new(&resource, &metadata, Some(&before), &after, &HashMap::new()).unwrap();
         let patch = report.patch();
-        assert_eq!(patch.pointer("/metadata/uid"), Some(&json!("u")));
+        assert_eq!(patch.pointer("/metadata"), Some(&json!({"uid": "u", "resourceVersion": "1"})));
         assert_eq!(patch.pointer("/status/observedGeneration"), Some(&json!(2)));
         assert_eq!(patch.pointer("/status/summary"), Some(&Value::Null));
     }
@@ -334,10 +342,12 @@ mod tests {
     fn times_alone_are_no_difference_while_the_watch_lags_behind_our_patch() {
         let (resource, metadata) = (ApiResource::erase::<AiQuota>(&()), metadata());
         let (before, after) = (status(1, None, THEN), status(1, None, NOW));
-        let own = Written { shown: metadata.resource_version.clone(), status: json(&before) };
+        let shown = metadata.resource_version.clone();
+        let own = Written { shown, version: Some("2".into()), status: json(&before) };
         let written = HashMap::from([("u".to_owned(), own)]);
         assert!(Report::new(&resource, &metadata, None, &after, &written).is_none());
-        assert!(Report::new(&resource, &metadata, None, &status(2, None, NOW), &written).is_some());
+        let report = Report::new(&resource, &metadata, None, &status(2, None, NOW), &written).unwrap();
+        assert_eq!(report.version.as_deref(), Some("2"), "it replaces our own patch");
         let shown = ObjectMeta { resource_version: Some("2".into()), ..metadata };
         assert!(Report::new(&resource, &shown, None, &after, &written).is_some());
     }

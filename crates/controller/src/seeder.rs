@@ -29,6 +29,17 @@ pub(crate) struct Seeding {
     pub(crate) again: Option<Instant>,
 }
 
+impl Seeding {
+    /// The highest term above `term` that somebody acted with.
+    pub(crate) fn newer_term(&self, term: i64) -> Option<i64> {
+        let terms = self.seeds.iter().filter_map(|seeded| match seeded {
+            Seeded::Stale { term } => Some(*term),
+            _ => None,
+        });
+        terms.filter(|newer| *newer > term).max()
+    }
+}
+
 /// The controller's side of all stores.
 #[derive(Default)]
 pub(crate) struct Seeder {

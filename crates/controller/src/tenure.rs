@@ -85,6 +85,13 @@ impl Tenure {
         Step::StandBy { holder }
     }
 
+    /// From now on the term is above this one; whether there is such a term.
+    pub(crate) fn rise_above(&mut self, term: i64) -> bool {
+        let wanted = i32::try_from(term.saturating_add(1).saturating_sub(FIRST_TERM));
+        self.transitions = self.transitions.max(wanted.unwrap_or_default());
+        i64::from(self.transitions) + FIRST_TERM > term
+    }
+
     /// The term a stored Lease stands for.
     pub(crate) fn term(stored: &Lease) -> i64 {
         let transitions = stored.spec.as_ref().and_then(|spec| spec.lease_transitions).unwrap_or_default();
@@ -205,6 +212,22 @@ mod tests {
         let mut reset = anew.clone();
         reset.spec.as_mut().unwrap().lease_transitions = Some(0);
         assert_eq!(Tenure::term(&stored(b.step(Some(&reset), now, wall()), "3")), 9);
+    }
+
+    #[test]
+    fn a_term_rises_above_another_and_never_falls() {
+        let (mut a, now) = (tenure("a"), Instant::now());
+        for (term, possible, then) in [
+            (2, true, 3),
+            (9, true, 10),
+            (4, true, 10),
+            (i64::from(i32::MAX) + 1, true, i64::from(i32::MAX) + 2),
+            (i64::from(i32::MAX) + 2, false, i64::from(i32::MAX) + 2),
+            (i64::MAX, false, i64::from(i32::MAX) + 2),
+        ] {
+            assert_eq!(a.rise_above(term), possible, "{term}");
+            assert_eq!(Tenure::term(&stored(a.step(None, now, wall()), "1")), then, "{term}");
+        }
     }
 
     #[test]

@@ -122,7 +122,10 @@ pub enum Seeded {
         problem: String,
     },
     /// A newer controller or generation was there first: what this plan knows is old.
-    Stale,
+    Stale {
+        /// The term of who was there first.
+        term: i64,
+    },
     Unreachable {
         error: String,
     },
@@ -134,7 +137,7 @@ impl Seeded {
     pub const fn is_final(&self) -> bool {
         match self {
             Self::Applied | Self::Conflict { .. } | Self::Malformed { .. } | Self::Unreadable { .. } => true,
-            Self::Pending | Self::Stale | Self::Unreachable { .. } => false,
+            Self::Pending | Self::Stale { .. } | Self::Unreachable { .. } => false,
         }
     }
 }

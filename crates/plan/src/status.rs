@@ -202,7 +202,7 @@ fn balances(plan: &Plan, verdict: &Verdict, seeds: &Seeds) -> State {
             let store = crate::Key::of(&plan.stores[plan.seeds[seed].store].object.metadata).name;
             State::not(&Reason::StoreUnreachable { store, error: error.clone() })
         }
-        Seeded::Stale => State::not(&Reason::Superseded),
+        Seeded::Stale { .. } => State::not(&Reason::Superseded),
         Seeded::Pending | Seeded::Applied => {
             State::not(&Reason::Seeding { done: seeds.applied, all: verdict.seeds.len() })
         }
@@ -251,7 +251,7 @@ impl<'a> Seeds<'a> {
                 Seeded::Unreadable { .. } => &mut seeds.unreadable,
                 Seeded::Conflict { .. } => &mut seeds.conflict,
                 Seeded::Unreachable { .. } => &mut seeds.unreachable,
-                Seeded::Stale => &mut seeds.stale,
+                Seeded::Stale { .. } => &mut seeds.stale,
                 Seeded::Pending => &mut seeds.pending,
             };
             count.0 += 1;

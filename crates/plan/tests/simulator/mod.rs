@@ -143,7 +143,7 @@ fn answer(redis: &BTreeMap<String, String>, balance: &str) -> Seeded {
     match redis.get(balance).or_else(|| redis.get("all")).map_or("applied", String::as_str) {
         "applied" => Seeded::Applied,
         "pending" => Seeded::Pending,
-        "stale" => Seeded::Stale,
+        "stale" => Seeded::Stale { term: 1 },
         "unreachable" => Seeded::Unreachable { error: "connection refused".to_owned() },
         "malformed" => Seeded::Malformed { found: "text of 4 characters".to_owned() },
         "unreadable" => Seeded::Unreadable { problem: "its ledger has layout version 2".to_owned() },

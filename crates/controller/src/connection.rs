@@ -53,6 +53,7 @@ impl Failure {
 pub(crate) struct Connection {
     inner: MultiplexedConnection,
     run_id: Option<String>,
+    evicts: Option<String>,
 }
 
 impl Connection {
@@ -70,9 +71,10 @@ impl Connection {
         let timeout = Some(access.timeout.clamp(SHORTEST_TIMEOUT, LONGEST_WAIT));
         let config = AsyncConnectionConfig::new().set_connection_timeout(timeout).set_response_timeout(timeout);
         let inner = client.get_multiplexed_async_connection_with_config(&config).await?;
-        let mut connection = Self { inner, run_id: None };
+        let mut connection = Self { inner, run_id: None, evicts: None };
         connection.ping().await?;
-        connection.run_id = connection.server_run().await;
+        connection.run_id = connection.info("server", "run_id").await;
+        connection.look_at_memory().await;
         Ok(connection)
     }
 
@@ -88,9 +90,19 @@ impl Connection {
         }
     }
 
-    async fn server_run(&self) -> Option<String> {
-        let info: String = redis::cmd("INFO").arg("server").query_async(&mut self.inner.clone()).await.ok()?;
-        info.lines().find_map(|line| line.strip_prefix("run_id:")).map(|id| id.trim().to_owned())
+    /// Its maxmemory-policy as last looked at, where that lets keys go. Unknown where `INFO` is not allowed.
+    pub(crate) fn evicts(&self) -> Option<&str> {
+        self.evicts.as_deref()
+    }
+
+    pub(crate) async fn look_at_memory(&mut self) {
+        self.evicts = self.info("memory", "maxmemory_policy").await.filter(|policy| policy != "noeviction");
+    }
+
+    async fn info(&self, section: &str, field: &str) -> Option<String> {
+        let info: String = redis::cmd("INFO").arg(section).query_async(&mut self.inner.clone()).await.ok()?;
+        let value = |line: &str| Some(line.strip_prefix(field)?.strip_prefix(':')?.trim().to_owned());
+        info.lines().find_map(value)
     }
 
     /// Calls the script once for each of `calls`, in one round trip where Redis knows the script already, and gives

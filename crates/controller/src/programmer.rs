@@ -88,6 +88,10 @@ impl Programmer {
     }
 
     async fn one(&mut self, plugin: &PluginWrite, events: &Events) -> (Write, Option<Instant>) {
+        if let Some(error) = &plugin.refused {
+            tracing::error!(name = plugin.name, error, "WasmPlugin not written");
+            return (Write::Failed { error: error.clone() }, None);
+        }
         let now = Instant::now();
         let step = step(plugin, self.last.get(plugin.name), now);
         let result = match (&step, &plugin.wanted) {
@@ -236,7 +240,7 @@ mod tests {
     }
 
     fn write(found: Option<WasmPlugin>, wanted: Option<WasmPlugin>) -> PluginWrite {
-        PluginWrite { name: "aiquota-guard", found: found.map(Arc::new), wanted }
+        PluginWrite { name: "aiquota-guard", found: found.map(Arc::new), wanted, refused: None }
     }
 
     fn last(at: Instant, replaced: Replaced, wanted: i64, stored: WasmPlugin) -> Last {

@@ -11,7 +11,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{ApiResource, DynamicObject, Patch, PatchParams};
 use kube::{Api, Client, ResourceExt};
-use plan::{Plan, Program, Writes};
+use plan::{Plan, Program, Seen, Writes};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use tokio::time::Instant;
@@ -83,9 +83,13 @@ impl Reporter {
             let status = plan::status(plan, index, &seeding.seeds, program, writes, now);
             Report::new(quotas, verdict.object.metadata(), verdict.object.status(), &status, written)
         });
-        let stores = plan.stores.iter().zip(&seeding.stores).filter_map(|(store, answers)| {
-            let answers = answers.as_ref().map(|answers| answers.as_ref().copied().map_err(String::as_str));
-            let status = plan::store_status(store, answers, now);
+        let answers = seeding.stores.iter().zip(&seeding.evicts);
+        let stores = plan.stores.iter().zip(answers).filter_map(|(store, (answers, evicts))| {
+            let seen = answers.as_ref().map(|answers| Seen {
+                answers: answers.as_ref().copied().map_err(String::as_str),
+                evicts: evicts.as_deref(),
+            });
+            let status = plan::store_status(store, seen, now);
             Report::new(stores, &store.object.metadata, store.object.status.as_ref(), &status, written)
         });
         let reports: Vec<Report<'_>> = stores.chain(quotas).collect();

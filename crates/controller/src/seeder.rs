@@ -23,6 +23,8 @@ const LONGEST_BACKOFF: Duration = Duration::from_secs(30);
 pub(crate) struct Seeding {
     /// As [`Plan::stores`]: whether each store answers; nothing for a store that cannot be used anyway.
     pub(crate) stores: Vec<Option<Result<(), String>>>,
+    /// As [`Plan::stores`]: the maxmemory-policy of those that may let keys go.
+    pub(crate) evicts: Vec<Option<String>>,
     /// As [`Plan::seeds`].
     pub(crate) seeds: Vec<Seeded>,
     /// When to come again without a change of the world.
@@ -69,18 +71,21 @@ impl Seeder {
         let rounds = futures::future::join_all(rounds).await;
         let mut outcome = Seeding {
             stores: Vec::with_capacity(rounds.len()),
+            evicts: Vec::with_capacity(rounds.len()),
             seeds: vec![Seeded::Pending; plan.seeds.len()],
             again: None,
         };
         for round in rounds {
             let Some((name, store, seeds, seeded)) = round else {
                 outcome.stores.push(None);
+                outcome.evicts.push(None);
                 continue;
             };
             for (index, seeded) in seeds.into_iter().zip(seeded) {
                 outcome.seeds[index] = seeded;
             }
             outcome.stores.push(Some(store.answers()));
+            outcome.evicts.push(store.evicts.clone());
             outcome.again = outcome.again.into_iter().chain([store.again()]).min();
             self.stores.insert(name, store);
         }
@@ -95,6 +100,8 @@ struct Store {
     /// Failures since the store last did what it was asked.
     failures: u32,
     run_id: Option<String>,
+    /// Its maxmemory-policy as last seen, where that lets keys go.
+    evicts: Option<String>,
     applied: HashMap<Balance, Applied>,
     /// Whether the last round left seeds for the next one.
     unfinished: bool,
@@ -117,7 +124,7 @@ struct Applied {
 impl Store {
     fn new(access: Access) -> Self {
         let link = Link::Down { error: None, retry: Instant::now() };
-        Self { access, link, failures: 0, run_id: None, applied: HashMap::new(), unfinished: false }
+        Self { access, link, failures: 0, run_id: None, evicts: None, applied: HashMap::new(), unfinished: false }
     }
 
     /// What became of each of the plan's `seeds`, in the same order.
@@ -161,6 +168,8 @@ impl Store {
             Link::Up { connection, checked } if now.duration_since(*checked) >= CHECK_EVERY => {
                 match connection.ping().await {
                     Ok(()) => {
+                        connection.look_at_memory().await;
+                        self.evicts = connection.evicts().map(str::to_owned);
                         *checked = now;
                         self.failures = 0;
                     }
@@ -186,6 +195,7 @@ impl Store {
                     self.applied.clear();
                 }
                 self.run_id = run_id;
+                self.evicts = connection.evicts().map(str::to_owned);
                 tracing::debug!(address = address(&self.access), "connected to Redis");
                 self.link = Link::Up { connection, checked: Instant::now() };
             }

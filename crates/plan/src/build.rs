@@ -59,6 +59,7 @@ pub fn build(world: &World) -> Plan {
             settings: world.settings.clone(),
             form,
             guard_priority: auth.guard_priority(),
+            templates: stores.templates(),
             stores: stores.wire,
             policies,
             slots,

@@ -23,6 +23,8 @@ pub(crate) struct Gateway {
     pub(crate) guard_priority: i64,
     /// The stores that can be used, by name.
     pub(crate) stores: BTreeMap<String, wire::Store>,
+    /// The templates that the gateway can replace now; no other may be written.
+    pub(crate) templates: HashSet<String>,
     /// Oldest first.
     pub(crate) policies: Vec<Policy>,
     /// What is matched, each with the policies that have a claim to it, the oldest first.

@@ -29,6 +29,7 @@ pub struct StorePlan {
     pub object: Arc<AiQuotaStore>,
     /// Or why the store cannot be used.
     pub access: Result<Access, Reason>,
+    pub warnings: Vec<StoreWarning>,
 }
 
 /// How a store is reached. Two that are equal may share a connection.
@@ -230,5 +231,48 @@ impl Warning {
             Self::ForeignRule { .. } => "ForeignRule",
             Self::IdentityUnguarded => "IdentityUnguarded",
         }
+    }
+}
+
+/// Something the administrator should know though the store is in use: a condition of its own.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum StoreWarning {
+    #[error(
+        "WasmPlugin {plugin} sets up Redis service {service} with another {option}; plugins share one client per service, and the last that sets it up decides for all{}: make them equal, or give this Redis another name for one of them",
+        Others(.more)
+    )]
+    RedisShared { service: String, plugin: String, option: &'static str, more: usize },
+    #[error(
+        "database {database} without credentials: not every gateway chooses the database of a client that does not authenticate, and would then look for balances in database 0; use database 0, or a password"
+    )]
+    DatabaseWithoutPassword { database: u32 },
+    #[error(
+        "service {service} has {addresses} addresses: the gateway takes any of them for each call, but balances are in one Redis; give one address"
+    )]
+    SeveralAddresses { service: String, addresses: usize },
+    #[error(
+        "the maxmemory-policy of Redis is {policy}: when its memory is full it removes balances, and consumers are refused or begin anew; set it to noeviction"
+    )]
+    MayEvict { policy: String },
+}
+
+impl StoreWarning {
+    /// The type of the condition, and the word of the Event.
+    #[must_use]
+    pub const fn condition(&self) -> &'static str {
+        match self {
+            Self::RedisShared { .. } => "RedisShared",
+            Self::DatabaseWithoutPassword { .. } => "DatabaseWithoutPassword",
+            Self::SeveralAddresses { .. } => "SeveralAddresses",
+            Self::MayEvict { .. } => "MayEvict",
+        }
+    }
+}
+
+struct Others<'a>(&'a usize);
+
+impl fmt::Display for Others<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if *self.0 == 0 { Ok(()) } else { write!(f, " (and {} more plugins differ)", self.0) }
     }
 }

@@ -13,6 +13,7 @@ use crate::{
     form::{self, Body, Ruled},
     gateway::{Gateway, Matcher, Policy},
     merge::{Holder, Loser, Slot},
+    templates,
 };
 
 pub const GUARD: &str = "aiquota-guard";
@@ -37,6 +38,8 @@ pub struct PluginWrite {
     pub found: Option<Arc<WasmPlugin>>,
     /// As it should be, with the foreign metadata of what was found; `None`: it should not be.
     pub wanted: Option<WasmPlugin>,
+    /// Why it must not be written as it should be: it stays as it is.
+    pub refused: Option<String>,
 }
 
 impl PluginWrite {
@@ -44,6 +47,7 @@ impl PluginWrite {
     #[must_use]
     pub fn differs(&self) -> bool {
         match (&self.found, &self.wanted) {
+            _ if self.refused.is_some() => false,
             (None, None) => false,
             (Some(found), Some(wanted)) => found.spec != wanted.spec || found.metadata.labels != wanted.metadata.labels,
             (Some(_), None) | (None, Some(_)) => true,
@@ -180,6 +184,10 @@ impl Gateway {
             .map(|(name, found, spec)| PluginWrite {
                 name,
                 found: found.clone(),
+                // Nothing that gets here should have one: this is looked at whatever was looked at before.
+                refused: spec.as_ref().and_then(|spec| templates::unknown(spec, &self.templates)).map(|path| {
+                    format!("{path} has a template that is no store's, or that the gateway cannot replace: nothing is written")
+                }),
                 wanted: spec.map(|spec| self.owned(name, found.as_deref(), spec)),
             })
             .collect()

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, fmt::Display};
 use api::{AiQuotaStatus, AiQuotaStoreStatus, Condition, Summary, TargetStatus};
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
 
-use crate::{AI_QUOTA, GUARD, Object, Plan, Program, Reason, Seeded, StorePlan, Verdict};
+use crate::{AI_QUOTA, GUARD, Object, Plan, Program, Reason, Seeded, StorePlan, StoreWarning, Verdict};
 
 /// What became of each WasmPlugin of a [`Program`], by its name.
 pub type Writes = BTreeMap<&'static str, Write>;
@@ -91,13 +91,22 @@ pub fn status(
     }
 }
 
-/// `connected`: what the controller last saw of its Redis, if it has tried.
+/// What the controller saw of a store's Redis.
+#[derive(Clone, Copy, Debug)]
+pub struct Seen<'a> {
+    /// Whether it answers, or why not.
+    pub answers: Result<(), &'a str>,
+    /// Its maxmemory-policy, where that is another than noeviction; what was last known while it does not answer.
+    pub evicts: Option<&'a str>,
+}
+
+/// `seen`: what the controller last saw of its Redis, if it has tried.
 #[must_use]
-pub fn store_status(store: &StorePlan, connected: Option<Result<(), &str>>, now: Timestamp) -> AiQuotaStoreStatus {
+pub fn store_status(store: &StorePlan, seen: Option<Seen<'_>>, now: Timestamp) -> AiQuotaStoreStatus {
     let metadata = &store.object.metadata;
     let before = store.object.status.as_ref().map(|status| status.conditions.as_slice());
     let mut conditions = Conditions::new(before, metadata.generation, now);
-    let state = match (&store.access, connected) {
+    let state = match (&store.access, seen.as_ref().map(|seen| seen.answers)) {
         (Err(reason), _) => State::not(reason),
         (Ok(_), Some(Ok(()))) => State::Is,
         (Ok(_), None) => State::Unknown("Connecting", "no answer yet".to_owned()),
@@ -109,6 +118,10 @@ pub fn store_status(store: &StorePlan, connected: Option<Result<(), &str>>, now:
     };
     conditions.state("Connected", state.clone());
     conditions.state("Ready", state);
+    let evicts = seen.filter(|_| store.access.is_ok()).and_then(|seen| seen.evicts).map(str::to_owned);
+    for warning in store.warnings.iter().chain(&evicts.map(|policy| StoreWarning::MayEvict { policy })) {
+        conditions.warn(warning.condition(), warning);
+    }
     AiQuotaStoreStatus { observed_generation: metadata.generation, conditions: conditions.made }
 }
 

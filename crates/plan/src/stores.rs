@@ -8,11 +8,11 @@ use std::{
 
 use api::{AiQuotaStore, AiQuotaStoreSpec, Auth};
 use enforcement::{values::DEFAULT_TIMEOUT_MS, wire};
-use k8s_openapi::api::core::v1::Secret;
 
 use crate::{
     Access, Key, Reason, StorePlan, World,
     age::by_age,
+    shared, templates,
     validate::{host_and_port, milliseconds, validate_store},
 };
 
@@ -31,6 +31,11 @@ pub(crate) struct Stores {
 }
 
 impl Stores {
+    /// The templates that the gateway can replace, of all that it is told.
+    pub(crate) fn templates(&self) -> HashSet<String> {
+        self.wire.values().flat_map(|store| store.username.iter().chain(&store.password)).cloned().collect()
+    }
+
     /// A store by the name that objects use.
     pub(crate) fn find(&self, name: &str) -> Result<usize, Reason> {
         let index = *self.by_name.get(name).ok_or_else(|| match self.undecodable.contains(name) {
@@ -71,19 +76,27 @@ pub(crate) fn resolve(world: &World, kept: &BTreeMap<String, wire::Store>) -> St
         let Key { namespace, name } = Key::of(&object.metadata);
         // One Redis may have several names at the gateway: what counts is where it is.
         let next = databases.len();
-        let place = resolved.as_ref().ok().map(|(access, _)| (access.host.clone(), access.port, access.database));
+        let place =
+            resolved.as_ref().ok().map(|Reach { access, .. }| (access.host.clone(), access.port, access.database));
         stores.databases.push(*databases.entry(place).or_insert(next));
         if namespace == world.settings.gateway_namespace {
             stores.by_name.insert(name.clone(), stores.plans.len());
         }
-        let access = resolved.map(|(access, wire)| {
+        let mut warnings = Vec::new();
+        let access = resolved.map(|Reach { access, wire, addresses }| {
+            warnings = shared::warnings(world, &object.spec, &access, &wire, addresses);
             stores.wire.insert(name, wire);
             access
         });
-        stores.plans.push(StorePlan { object: object.clone(), access });
+        stores.plans.push(StorePlan { object: object.clone(), access, warnings });
     }
     for name in &world.undecodable_stores {
-        if let Some(store) = kept.get(name) {
+        // One template that cannot be replaced would leave all of the gateway's as they are.
+        let can_be_written = |store: &&wire::Store| {
+            let mut templates = store.username.iter().chain(&store.password);
+            templates.all(|template| templates::resolve(world, template).is_some())
+        };
+        if let Some(store) = kept.get(name).filter(can_be_written) {
             stores.wire.insert(name.clone(), store.clone());
         }
     }
@@ -111,12 +124,20 @@ fn difference(a: &AiQuotaStoreSpec, b: &AiQuotaStoreSpec) -> Option<&'static str
     .find_map(|(field, differs)| differs.then_some(field))
 }
 
-fn reach(world: &World, spec: &AiQuotaStoreSpec) -> Result<(Access, wire::Store), Reason> {
+/// What is known of a store that can be used.
+struct Reach {
+    access: Access,
+    wire: wire::Store,
+    /// How many addresses the gateway has for its service, as far as that is listed.
+    addresses: usize,
+}
+
+fn reach(world: &World, spec: &AiQuotaStoreSpec) -> Result<Reach, Reason> {
     let AiQuotaStoreSpec { service, address, database, timeout, auth } = spec;
     let found = endpoint(world, &service.name, spec.port(), address.is_some())?;
     let (host, port) = match address.as_deref().and_then(host_and_port) {
         Some((host, port)) => (host.to_owned(), port),
-        None => found,
+        None => (found.host, found.port),
     };
     let credentials = auth.as_ref().map(|auth| credentials(world, auth)).transpose()?.unwrap_or_default();
     let timeout_ms = timeout.as_deref().and_then(milliseconds).unwrap_or(DEFAULT_TIMEOUT_MS);
@@ -137,11 +158,18 @@ fn reach(world: &World, spec: &AiQuotaStoreSpec) -> Result<(Access, wire::Store)
         username: credentials.username.template,
         password: credentials.password.template,
     };
-    Ok((access, wire))
+    Ok(Reach { access, wire, addresses: found.addresses })
+}
+
+struct Endpoint {
+    host: String,
+    port: u16,
+    addresses: usize,
 }
 
 /// Where a name of the gateway leads. Names of other registries are taken as they are when an address is given.
-fn endpoint(world: &World, service: &str, port: u16, has_address: bool) -> Result<(String, u16), Reason> {
+fn endpoint(world: &World, service: &str, port: u16, has_address: bool) -> Result<Endpoint, Reason> {
+    let one = |host: String, port| Endpoint { host, port, addresses: 1 };
     let missing = |detail: String| Reason::ServiceNotFound { service: service.to_owned(), detail };
     let wrong_port = |detail: String| Reason::PortNotFound { service: service.to_owned(), port, detail };
     if let Some((name, namespace)) =
@@ -152,14 +180,14 @@ fn endpoint(world: &World, service: &str, port: u16, has_address: bool) -> Resul
             .get(&Key::new(namespace, name))
             .ok_or_else(|| missing(format!("there is no Service {namespace}/{name}")))?;
         return if ports.contains(&port) {
-            Ok((service.to_owned(), port))
+            Ok(one(service.to_owned(), port))
         } else {
             Err(wrong_port(format!("Service {namespace}/{name} has {}", listed(ports.iter()))))
         };
     }
     let Some((name, kind)) = service.rsplit_once('.').filter(|(_, kind)| matches!(*kind, "static" | "dns")) else {
         return if has_address {
-            Ok((String::new(), port))
+            Ok(one(String::new(), port))
         } else {
             Err(missing(
                 "only <registry>.static, <registry>.dns and <service>.<namespace>.svc.cluster.local can be \
@@ -186,7 +214,10 @@ fn endpoint(world: &World, service: &str, port: u16, has_address: bool) -> Resul
         }),
         _ => (!first.is_empty()).then(|| (first.to_owned(), port)),
     };
-    found.ok_or_else(|| missing(format!("{kind} registry {name} has no address ({})", registry.domain)))
+    let addresses = registry.domain.split(',').filter(|address| !address.trim().is_empty()).count();
+    found
+        .map(|(host, port)| Endpoint { host, port, addresses })
+        .ok_or_else(|| missing(format!("{kind} registry {name} has no address ({})", registry.domain)))
 }
 
 fn listed(items: impl Iterator<Item = impl ToString>) -> String {
@@ -212,40 +243,12 @@ struct Credential {
 fn credentials(world: &World, auth: &Auth) -> Result<Credentials, Reason> {
     let Auth { secret_name, username_key, password_key } = auth;
     let namespace = &world.settings.gateway_namespace;
-    let secret = world
-        .secrets
-        .iter()
-        .find(|secret| secret.metadata.name.as_deref() == Some(secret_name))
-        .ok_or_else(|| Reason::SecretNotFound { namespace: namespace.clone(), name: secret_name.clone() })?;
     let credential = |key: &str| {
-        let value = value(secret, key).map_err(|problem| Reason::SecretInvalid {
-            namespace: namespace.clone(),
-            name: secret_name.clone(),
-            problem,
-        })?;
-        let template = format!("${{secret.{namespace}/{secret_name}.{key}}}");
-        Ok(Credential { value: Some(value), template: Some(template) })
+        let value = templates::secret(world, secret_name, key)?;
+        Ok(Credential { value: Some(value), template: Some(templates::of(namespace, secret_name, key)) })
     };
     Ok(Credentials {
         username: username_key.as_deref().map(credential).transpose()?.unwrap_or_default(),
         password: credential(password_key.as_deref().unwrap_or(DEFAULT_PASSWORD_KEY))?,
     })
-}
-
-/// A value that survives being pasted into JSON unescaped, and a template in it would be expanded once more.
-fn value(secret: &Secret, key: &str) -> Result<String, String> {
-    let bytes = secret.data.as_ref().and_then(|data| data.get(key)).ok_or_else(|| format!("it has no key {key}"))?;
-    let text = std::str::from_utf8(&bytes.0).map_err(|_| format!("the value of {key} is not UTF-8"))?;
-    if text.is_empty() {
-        return Err(format!("the value of {key} is empty"));
-    }
-    if text.ends_with(['\n', '\r']) {
-        return Err(format!("the value of {key} ends in a line break, which would break the gateway's configuration"));
-    }
-    if text.chars().any(|char| matches!(char, '"' | '\\') || char.is_control()) || text.contains("${") {
-        return Err(format!(
-            "the value of {key} has a quote, backslash, control character or ${{, which would break the gateway's configuration"
-        ));
-    }
-    Ok(text.to_owned())
 }

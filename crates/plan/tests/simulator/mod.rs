@@ -24,6 +24,7 @@ pub(crate) struct Scenario {
     guard_off: bool,
     #[serde(default)]
     auth_plugins: Vec<String>,
+    module_url: Option<String>,
     steps: Vec<Step>,
 }
 
@@ -127,11 +128,12 @@ fn run(world: &mut World, redis: &BTreeMap<String, String>, seconds: usize, at: 
         }
     }
     for store in &plan.stores {
-        let connected = match redis.get("all").map(String::as_str) {
+        let answers = match redis.get("all").map(String::as_str) {
             Some("unreachable") => Err("connection refused"),
             _ => Ok(()),
         };
-        let status = plan::store_status(store, Some(connected), now);
+        let seen = plan::Seen { answers, evicts: redis.get("maxmemory-policy").map(String::as_str) };
+        let status = plan::store_status(store, Some(seen), now);
         let key = Key::of(&store.object.metadata);
         let found = world.stores.iter_mut().find(|store| Key::of(&store.metadata) == key).expect(at);
         Arc::make_mut(found).status = Some(status);
@@ -242,7 +244,7 @@ fn world(scenario: &Scenario) -> World {
             gateway_namespace: "higress-system".to_owned(),
             trusted_namespaces: scenario.trusted.clone(),
             module: Module {
-                url: "oci://example/ai-quota:1.0.0".to_owned(),
+                url: scenario.module_url.clone().unwrap_or_else(|| "oci://example/ai-quota:1.0.0".to_owned()),
                 sha256: None,
                 image_pull_policy: PullPolicy::IfNotPresent,
                 image_pull_secret: None,

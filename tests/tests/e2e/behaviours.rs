@@ -8,7 +8,10 @@ mod door;
 mod failing;
 mod gate;
 mod holding;
+mod leaving;
 mod oracle;
+mod refreshing;
+mod removing;
 mod requesting;
 mod rolling;
 mod stage;
@@ -38,7 +41,7 @@ const fn behaviour(name: &'static str, setup: Setup, play: fn(Stage) -> Played) 
 }
 
 /// What a request or an administrator reaches, through either door.
-const REACHABLE: &[&[Behaviour]] = &[requesting::SUITE, rolling::SUITE, administering::SUITE];
+const REACHABLE: &[&[Behaviour]] = &[requesting::SUITE, rolling::SUITE, administering::SUITE, leaving::SUITE];
 
 /// The policies of all behaviours, with tables around Redis' clock, and that clock.
 async fn settings(redis: &Redis, suites: &[&[Behaviour]]) -> Result<(Vec<Setting>, i64)> {
@@ -94,7 +97,12 @@ async fn what_requests_reach_holds_for_the_module_in_the_gateway() -> Result<()>
 
 #[tokio::test]
 async fn what_objects_declare_becomes_the_balance() -> Result<()> {
-    play_scripts(&[applying::SUITE]).await
+    play_scripts(&[applying::SUITE, refreshing::SUITE]).await
+}
+
+#[tokio::test]
+async fn what_objects_declare_no_longer_is_parked_released_or_deleted() -> Result<()> {
+    play_scripts(&[removing::SUITE]).await
 }
 
 #[tokio::test]

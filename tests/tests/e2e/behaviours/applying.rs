@@ -349,6 +349,6 @@ async fn fences(s: Stage) -> Result<()> {
         }
     }
     // A takeover is for other owners' ledgers, not for newer controllers'.
-    assert_eq!(by(&s, OTHER, (4, "uid-9", 9), Grant::Tokens(1), true).await?, ApplyOutcome::Stale { term: 5 });
+    assert_eq!(by(&s, OTHER, (4, "uid-9", 9), Grant::Tokens(1), true).await?, ApplyOutcome::Stale { term: 6 });
     Ok(())
 }

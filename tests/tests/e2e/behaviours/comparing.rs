@@ -8,14 +8,14 @@ use e2e::{random::Random, raw::Raw};
 use enforcement::{
     redis::{
         Add, AdminOutcome, Apply, ApplyOutcome, Balance, Charge, ChargeOutcome, Check, CheckOutcome, DefaultQuota,
-        Fence, Grant, Hold, Left, Period, Query, Set,
+        Delete, Fence, Grant, Hold, LeaveOutcome, Left, Park, Period, Query, Release, Set,
     },
     wire::RefreshMode,
 };
 use redis::{AsyncCommands as _, aio::MultiplexedConnection};
 use testbed::{Redis, RedisOptions};
 
-use super::oracle::{Account, Now, Said};
+use super::oracle::{Account, Now, Place, Said, Writer};
 
 const SEQUENCES: u64 = 300;
 const STEPS: usize = 60;
@@ -23,6 +23,7 @@ const STEPS: usize = 60;
 const AMOUNTS: &[i64] = &[0, 1, 7, 40, 40, 100, 100, 100, 250, 1000, 9_007_199_254_740_990, 9_007_199_254_740_991];
 const OWNERS: &[&str] = &["c/n/a", "c/n/b"];
 const UIDS: &[&str] = &["uid-1", "uid-2"];
+const TOKENS: [Option<&str>; 6] = [None, None, None, Some("t-1"), Some("t-1"), Some("t-2")];
 const SCHEDULES: [&str; 2] = ["daily", "weekly"];
 
 struct Played {
@@ -132,26 +133,28 @@ impl Played {
                 (Some(expected), charged(&raw.call(&call.invocation(), ChargeOutcome::of).await?))
             }
             9..=12 => {
-                let (owner, uid) = (random.pick(&[OWNERS[0], OWNERS[0], OWNERS[1]]), random.pick(UIDS));
-                let (term, generation) = (random.pick(&[1, 2, 2, 3]), random.pick(&[1, 2, 3]));
+                let (writer, fence) = writer(random);
                 let grant = (!random.one_in(6)).then(|| random.pick(AMOUNTS));
-                let takeover = random.one_in(2);
-                story.push(format!("apply {owner} {term} {uid} {generation} {grant:?} takeover {takeover} {at:?}"));
-                let fence = Fence { term, uid, generation };
-                let call = Apply {
-                    balance,
-                    owner,
-                    fence,
-                    grant: grant.map_or(Grant::Unlimited, Grant::Tokens),
-                    takeover,
-                    refresh: None,
-                    period,
-                };
-                let fence = (term.into(), uid, generation.into());
-                let expected = account.apply(owner, fence, grant.map(Into::into), takeover, now);
+                let (takeover, refresh) = (random.one_in(2), random.pick(&TOKENS));
+                story.push(format!("apply {writer:?} {grant:?} takeover {takeover} refresh {refresh:?} {at:?}"));
+                let grants = grant.map_or(Grant::Unlimited, Grant::Tokens);
+                let call = Apply { balance, owner: writer.0, fence, grant: grants, takeover, refresh, period };
+                let expected = account.apply(writer, grant.map(Into::into), takeover, refresh, now);
                 (Some(expected), applied(raw.call(&call.invocation(), ApplyOutcome::of).await?))
             }
             13 => {
+                let (writer, fence) = writer(random);
+                let (owner, term) = (writer.0, fence.term);
+                // Most sequences should go on with what they have.
+                let (call, expected) = match random.below(8) {
+                    0 => (Delete { balance, owner, fence }.invocation(), account.delete(writer)),
+                    1 | 2 => (Release { balance, owner, term }.invocation(), account.release(owner, term.into())),
+                    _ => (Park { balance, owner, fence, period }.invocation(), account.park(writer, now)),
+                };
+                story.push(format!("{} {writer:?} {at:?}", call.args()[0].escape_ascii()));
+                (Some(expected), left(raw.call(&call, LeaveOutcome::of).await?))
+            }
+            14 => {
                 let value = random.pick(AMOUNTS) * random.pick(&[-1, 1]) + i64::from(random.one_in(4));
                 let (call, expected) = match random.below(3) {
                     0 => (Query { balance, period }.invocation(), account.query(now)),
@@ -160,17 +163,6 @@ impl Played {
                 };
                 story.push(format!("{} {value} {at:?}", call.args()[0].escape_ascii()));
                 (Some(expected), administered(&raw.call(&call, AdminOutcome::of).await?))
-            }
-            14 => {
-                // As the controller parks: only what is listed, and not twice.
-                let Some(book) = &account.book else { return Ok((None, None)) };
-                if let (Some(tokens), None, false) = (account.tokens, book.aside, book.lazy) {
-                    story.push("park".into());
-                    let () = self.redis.hset(key.ledger(), "parked", tokens.to_string()).await?;
-                    let () = self.redis.del(key.as_bytes()).await?;
-                    account.park();
-                }
-                (None, None)
             }
             _ => {
                 if random.one_in(3) {
@@ -204,7 +196,7 @@ impl Played {
                 expected.extend(value.map(|value| (field.to_owned(), value)));
             };
             put("layout", Some("1".into()));
-            put("owner", Some(book.owner.into()));
+            put("owner", book.owner.map(Into::into));
             put("term", Some(term.to_string()));
             put("uid", Some(uid.into()));
             put("generation", Some(generation.to_string()));
@@ -214,7 +206,8 @@ impl Played {
             put("ordinal", book.follows.map(|(_, ordinal)| ordinal.to_string()));
             put("used", Some(book.used.to_string()));
             put("parked", book.aside.map(|aside| aside.to_string()));
-            put("lazy", book.lazy.then(|| "1".into()));
+            put("refreshed", book.token.map(Into::into));
+            put("lazy", (book.place == Place::OnDefault).then(|| "1".into()));
             holds.clone_from(&book.holds);
         }
         anyhow::ensure!(ledger == expected, "the ledger is {ledger:?}, expected {expected:?}");
@@ -223,6 +216,13 @@ impl Played {
         anyhow::ensure!(ids.len() == holds.len(), "expiries {ids:?}");
         Ok(())
     }
+}
+
+/// Somebody who writes, as the oracle and as the scripts know it.
+fn writer(random: &mut Random) -> (Writer, Fence<'static>) {
+    let (owner, uid) = (random.pick(&[OWNERS[0], OWNERS[0], OWNERS[1]]), random.pick(UIDS));
+    let (term, generation) = (random.pick(&[1, 2, 2, 3]), random.pick(&[1, 2, 3]));
+    ((owner, term.into(), uid, generation.into()), Fence { term, uid, generation })
 }
 
 fn checked(outcome: &CheckOutcome) -> Option<Said> {
@@ -254,8 +254,18 @@ fn applied(outcome: ApplyOutcome) -> Option<Said> {
             Some(Said::Applied { changed, tokens: balance.map(Into::into), used: used.into() })
         }
         ApplyOutcome::Conflict { owner, lazy } => Some(Said::Conflict { owner, lazy }),
-        ApplyOutcome::Stale { term: _ } => Some(Said::Stale),
+        ApplyOutcome::Stale { term } => Some(Said::Stale { term: term.into() }),
         ApplyOutcome::Malformed { .. } => None,
+    }
+}
+
+fn left(outcome: LeaveOutcome) -> Option<Said> {
+    match outcome {
+        LeaveOutcome::Done { changed } => Some(Said::Left { changed }),
+        LeaveOutcome::Absent => Some(Said::Absent),
+        LeaveOutcome::Foreign { owner } => Some(Said::Foreign { owner }),
+        LeaveOutcome::Stale { term } => Some(Said::Stale { term: term.into() }),
+        LeaveOutcome::Malformed { .. } => None,
     }
 }
 

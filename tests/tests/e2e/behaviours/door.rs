@@ -1,7 +1,7 @@
 //! The two ways in: the scripts called directly, as a module would call them, and the built module in the gateway,
 //! reached by HTTP. What comes of a request is the same through both.
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 use e2e::raw::Raw;
 use enforcement::redis::{Add, AdminOutcome, Charge, ChargeOutcome, Check, CheckOutcome, Query, Set};
 use tokio::sync::Mutex;
@@ -22,17 +22,28 @@ impl Door {
             Self::Scripts(raw) => raw,
             Self::Gateway(gate) => return gate.ask(stage, consumer, tokens).await,
         };
-        let (balance, period) = (&stage.key(consumer), stage.period());
-        let check = Check { balance, need: 1, hold: None, default: stage.default_quota(), period };
-        let admitted_in = match raw.lock().await.call(&check.invocation(), CheckOutcome::of).await? {
-            CheckOutcome::Admitted { period, .. } => period,
-            CheckOutcome::Refused { .. } | CheckOutcome::Malformed { .. } => return Ok(Asked::NoQuota),
-        };
-        let charge = Charge { balance, tokens, hold: None, admitted_in, period };
-        match raw.lock().await.call(&charge.invocation(), ChargeOutcome::of).await? {
+        let Some(admitted_in) = admitted(raw, stage, consumer).await? else { return Ok(Asked::NoQuota) };
+        match charged(raw, stage, consumer, tokens, admitted_in).await? {
             ChargeOutcome::Booked { .. } => Ok(Asked::Served),
             other => bail!("an admitted request could not be charged: {other:?}"),
         }
+    }
+
+    /// Whatever comes of the charge.
+    pub(super) async fn ask_while(
+        &self,
+        stage: &Stage,
+        consumer: &str,
+        tokens: i64,
+        meanwhile: impl Future<Output = Result<()>>,
+    ) -> Result<()> {
+        let raw = match self {
+            Self::Scripts(raw) => raw,
+            Self::Gateway(gate) => return gate.ask_while(stage, consumer, tokens, meanwhile).await,
+        };
+        let admitted_in = admitted(raw, stage, consumer).await?.context("the request is refused")?;
+        meanwhile.await?;
+        charged(raw, stage, consumer, tokens, admitted_in).await.map(drop)
     }
 
     /// The balance that is answered; `None` where the question is refused.
@@ -69,6 +80,27 @@ impl Door {
         let call = Add { balance: &stage.key(consumer), value, period: stage.period() }.invocation();
         Ok(administered(&raw.lock().await.call(&call, AdminOutcome::of).await?))
     }
+}
+
+/// The period a request is admitted in; nothing where it is refused.
+async fn admitted(raw: &Mutex<Raw>, stage: &Stage, consumer: &str) -> Result<Option<Option<i64>>> {
+    let balance = &stage.key(consumer);
+    let check = Check { balance, need: 1, hold: None, default: stage.default_quota(), period: stage.period() };
+    Ok(match raw.lock().await.call(&check.invocation(), CheckOutcome::of).await? {
+        CheckOutcome::Admitted { period, .. } => Some(period),
+        CheckOutcome::Refused { .. } | CheckOutcome::Malformed { .. } => None,
+    })
+}
+
+async fn charged(
+    raw: &Mutex<Raw>,
+    stage: &Stage,
+    consumer: &str,
+    tokens: i64,
+    admitted_in: Option<i64>,
+) -> Result<ChargeOutcome> {
+    let charge = Charge { balance: &stage.key(consumer), tokens, hold: None, admitted_in, period: stage.period() };
+    raw.lock().await.call(&charge.invocation(), ChargeOutcome::of).await
 }
 
 const fn administered(outcome: &AdminOutcome) -> Administered {

@@ -17,8 +17,7 @@ const COMPLETIONS: &str = "/v1/chat/completions";
 pub(super) struct Gate {
     gateway: Gateway,
     redis: MultiplexedConnection,
-    // Stops with the gate.
-    _model: ModelServer,
+    model: ModelServer,
 }
 
 impl Gate {
@@ -51,18 +50,13 @@ impl Gate {
         let gateway =
             Gateway::start(GatewayOptions { source: Source::Objects(objects), ..GatewayOptions::default() }).await?;
         ensure!(gateway.loaded().runs(PLUGIN), "{:#?}", gateway.loaded());
-        Ok(Self { gateway, redis: redis.connect().await?, _model: model })
+        Ok(Self { gateway, redis: redis.connect().await?, model })
     }
 
     /// A request for a completion; returns when a served one was charged.
     pub(super) async fn ask(&self, stage: &Stage, consumer: &str, tokens: i64) -> Result<Asked> {
         let before = self.scripts_run().await?;
-        let call = self.call(stage, consumer, post(format!("{}{COMPLETIONS}", self.gateway.url())));
-        let reply = call
-            .header("x-test-usage", format!("{tokens},0"))
-            .json(&json!({"model": "qwen-max", "messages": [{"role": "user", "content": "hello"}]}))
-            .send()
-            .await?;
+        let reply = self.completion(stage, consumer, tokens).send().await?;
         match (reply.status, reply.text().as_str()) {
             (200, _) => {
                 eventually("the answer is charged", async || {
@@ -76,6 +70,38 @@ impl Gate {
             (403, "Request denied by ai quota check, No quota left") => Ok(Asked::NoQuota),
             (status, text) => bail!("a completion was answered {status} {text}"),
         }
+    }
+
+    /// The same, and what happens while the model thinks.
+    pub(super) async fn ask_while(
+        &self,
+        stage: &Stage,
+        consumer: &str,
+        tokens: i64,
+        meanwhile: impl Future<Output = Result<()>>,
+    ) -> Result<()> {
+        let thinking = self.model.gate(&stage.setting.name);
+        thinking.close();
+        let asked = self.completion(stage, consumer, tokens).header("x-test-gate", &stage.setting.name).send();
+        let mut asked = std::pin::pin!(asked);
+        tokio::select! {
+            reply = &mut asked => bail!("answered {} before the model was asked", reply?.status),
+            () = thinking.reached_by(1) => {}
+        }
+        let done = async {
+            meanwhile.await?;
+            self.scripts_run().await
+        };
+        let done = done.await;
+        thinking.open();
+        let (reply, before) = (asked.await?, done?);
+        ensure!(reply.status == 200, "a completion was answered {} {}", reply.status, reply.text());
+        eventually("the answer is charged", async || {
+            let run = self.scripts_run().await? - before;
+            ensure!(run == 1, "{run} scripts ran for the answer, expected the charge");
+            Ok(())
+        })
+        .await
     }
 
     pub(super) async fn query(&self, stage: &Stage, consumer: &str) -> Result<Option<i64>> {
@@ -105,6 +131,12 @@ impl Gate {
     pub(super) fn ensure_no_traps(&self) -> Result<()> {
         ensure!(self.gateway.traps() == 0, "{:#?}", self.gateway.logs());
         Ok(())
+    }
+
+    fn completion(&self, stage: &Stage, consumer: &str, tokens: i64) -> Call {
+        self.call(stage, consumer, post(format!("{}{COMPLETIONS}", self.gateway.url())))
+            .header("x-test-usage", format!("{tokens},0"))
+            .json(&json!({"model": "qwen-max", "messages": [{"role": "user", "content": "hello"}]}))
     }
 
     fn call(&self, stage: &Stage, consumer: &str, call: Call) -> Call {

@@ -213,12 +213,12 @@ const fn plain(balance: &Balance) -> Check<'_> {
     Check { balance, need: 1, hold: None, default: None, period: None }
 }
 
-async fn hold(s: &Stage, id: &str, need: i64) -> Result<CheckOutcome> {
+pub(super) async fn hold(s: &Stage, id: &str, need: i64) -> Result<CheckOutcome> {
     let hold = Some(Hold { id: id.as_bytes(), expires_in: 600 });
     s.check(Check { need, hold, period: s.period(), ..plain(&s.key("ann")) }).await
 }
 
-async fn settle(s: &Stage, id: &str, tokens: i64, admitted_in: Option<i64>) -> Result<ChargeOutcome> {
+pub(super) async fn settle(s: &Stage, id: &str, tokens: i64, admitted_in: Option<i64>) -> Result<ChargeOutcome> {
     let hold = Some(id.as_bytes());
     s.charge(Charge { balance: &s.key("ann"), tokens, hold, admitted_in, period: s.period() }).await
 }

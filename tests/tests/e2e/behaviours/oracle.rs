@@ -16,6 +16,9 @@ pub(super) struct Now {
     pub(super) cap: i128,
 }
 
+/// Who writes, and when in the order of writes: owner, term, uid, generation.
+pub(super) type Writer = (&'static str, i128, &'static str, i128);
+
 /// One consumer.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Account {
@@ -25,15 +28,27 @@ pub(super) struct Account {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Book {
-    pub(super) owner: &'static str,
+    pub(super) owner: Option<&'static str>,
     pub(super) fence: (i128, &'static str, i128),
+    pub(super) place: Place,
     pub(super) grant: Option<i128>,
     pub(super) unlimited: bool,
     pub(super) follows: Option<(&'static str, i128)>,
     pub(super) used: i128,
+    pub(super) token: Option<&'static str>,
+    /// What being listed again adds.
     pub(super) aside: Option<i128>,
-    pub(super) lazy: bool,
     pub(super) holds: BTreeMap<u32, i128>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// An object lists the consumer.
+    Listed,
+    /// None does any more.
+    Away,
+    /// None does, and a request made the balance from a default.
+    OnDefault,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -45,7 +60,9 @@ pub(super) enum Said {
     Absent,
     Applied { changed: bool, tokens: Option<i128>, used: i128 },
     Conflict { owner: String, lazy: bool },
-    Stale,
+    Left { changed: bool },
+    Foreign { owner: String },
+    Stale { term: i128 },
     Balance(i128),
     OutOfRange,
 }
@@ -54,33 +71,43 @@ fn bounded(amount: i128) -> i128 {
     amount.clamp(-MOST, MOST)
 }
 
+fn same_schedule(followed: Option<(&str, i128)>, asked: Option<(&str, i128)>) -> bool {
+    followed.map(|(name, _)| name) == asked.map(|(name, _)| name)
+}
+
 impl Account {
-    /// The consumer was removed: its tokens are kept aside.
-    fn is_parked(&self) -> bool {
-        self.tokens.is_none() && self.book.as_ref().is_some_and(|book| book.aside.is_some() && !book.lazy)
+    /// What one boundary does, or what somebody who refreshes by hand wants it to do.
+    fn boundary(&mut self, mode: RefreshMode, cap: i128) {
+        let Some(book) = &mut self.book else { return };
+        book.used = 0;
+        let gives = book.grant.filter(|_| book.place != Place::Away);
+        if let Some(grant) = gives {
+            let had = self.tokens.unwrap_or(0);
+            self.tokens = Some(match mode {
+                RefreshMode::Reset => grant,
+                RefreshMode::Add => bounded(had + grant),
+                RefreshMode::CarryOver => cap.min(had.max(0) + grant),
+            });
+        }
+        if mode == RefreshMode::Reset {
+            // All in all the grant, wherever it is.
+            let due = book.grant.filter(|_| book.place == Place::Away);
+            book.aside = due.map(|grant| bounded(grant - self.tokens.unwrap_or(0)));
+        }
     }
 
     fn roll(&mut self, now: Option<Now>) {
-        let parked = self.is_parked();
-        let (Some(now), Some(book)) = (now, &mut self.book) else { return };
-        while let Some((schedule, ordinal)) = book.follows {
-            if schedule != now.schedule || ordinal >= now.ordinal {
-                return;
-            }
+        let Some(now) = now else { return };
+        while let Some(book) = &mut self.book
+            && let Some((schedule, ordinal)) = book.follows
+            && schedule == now.schedule
+            && ordinal < now.ordinal
+        {
             book.follows = Some((schedule, ordinal + 1));
-            book.used = 0;
-            if let (Some(grant), false) = (book.grant, parked) {
-                let had = self.tokens.unwrap_or(0);
-                self.tokens = Some(match now.mode {
-                    RefreshMode::Reset => grant,
-                    RefreshMode::Add => bounded(had + grant),
-                    RefreshMode::CarryOver => now.cap.min(had.max(0) + grant),
-                });
-            }
             if now.mode == RefreshMode::Reset {
                 book.holds.clear();
-                book.aside = parked.then(|| book.grant.unwrap_or(0));
             }
+            self.boundary(now.mode, now.cap);
         }
     }
 
@@ -93,8 +120,11 @@ impl Account {
     ) -> Said {
         let here = now.map(|now| (now.schedule, now.ordinal));
         let edited = match (&mut self.book, default) {
-            (Some(book), Some((default, owner))) if book.lazy && book.owner == owner => {
-                if book.follows.map(|(name, _)| name) != here.map(|(name, _)| name) {
+            (Some(book), Some((default, owner)))
+                if book.place == Place::OnDefault && book.owner.is_none_or(|of| of == owner) =>
+            {
+                book.owner = Some(owner);
+                if !same_schedule(book.follows, here) {
                     book.follows = here;
                 }
                 Some(default)
@@ -114,35 +144,10 @@ impl Account {
         {
             self.tokens = self.tokens.map(|had| bounded(had + default - grant));
         }
-        let parked = self.is_parked();
-        let had = match (self.tokens, default) {
-            (Some(had), _) => had,
-            (None, None) => return Said::Refused(None),
-            (None, Some((default, owner))) => match &mut self.book {
-                None => {
-                    let fence = (0, "", 0);
-                    let (grant, holds) = (Some(default), BTreeMap::new());
-                    let (unlimited, lazy) = (false, true);
-                    self.book =
-                        Some(Book { owner, fence, grant, unlimited, follows: here, used: 0, aside: None, lazy, holds });
-                    default
-                }
-                Some(book) if parked => {
-                    let kept = book.aside.unwrap_or(0);
-                    let start = kept.min(default);
-                    // Spent before, and to be remembered when the consumer is listed again.
-                    let older = book.grant.map_or(0, |grant| (grant - kept) - (default - start));
-                    (book.aside, book.grant) = (Some(bounded(-older)), Some(default));
-                    (book.lazy, book.owner) = (true, owner);
-                    if book.follows.map(|(name, _)| name) != here.map(|(name, _)| name) {
-                        book.follows = here;
-                    }
-                    start
-                }
-                Some(book) => book.grant.map_or(default, |grant| default.min(grant - book.used)),
-            },
-        };
-        self.tokens = Some(had);
+        if let Some((default, owner)) = default {
+            self.start(default, owner, here);
+        }
+        let Some(had) = self.tokens else { return Said::Refused(None) };
         let others = |book: &Book| book.holds.iter().filter(|(id, _)| Some(**id) != hold).map(|(_, held)| held).sum();
         let available = bounded(had - self.book.as_ref().map_or(0, others));
         if available < need {
@@ -154,9 +159,45 @@ impl Account {
         Said::Passed { left: Some(available), period: period(&self.book) }
     }
 
+    /// Gives a default to who has neither balance nor object.
+    fn start(&mut self, default: i128, owner: &'static str, here: Option<(&'static str, i128)>) {
+        let Some(book) = &mut self.book else {
+            if self.tokens.is_none() {
+                self.tokens = Some(default);
+                self.book = Some(Book {
+                    owner: Some(owner),
+                    fence: (0, "", 0),
+                    place: Place::OnDefault,
+                    grant: Some(default),
+                    unlimited: false,
+                    follows: here,
+                    used: 0,
+                    token: None,
+                    aside: None,
+                    holds: BTreeMap::new(),
+                });
+            }
+            return;
+        };
+        if book.place != Place::Away {
+            // Its key was lost: what was spent is spent.
+            let rest = book.grant.map_or(default, |grant| default.min(grant - book.used));
+            self.tokens.get_or_insert(rest);
+            return;
+        }
+        // What listing it again under its old grant would have come to, and still shall.
+        let worth = self.tokens.unwrap_or(0) + book.aside.unwrap_or(0);
+        let start = *self.tokens.get_or_insert_with(|| book.aside.map_or(default, |kept| kept.min(default)));
+        let spent = book.grant.map_or(default - start, |grant| grant - worth);
+        book.aside = Some(bounded(default - start - spent));
+        (book.place, book.grant, book.owner) = (Place::OnDefault, Some(default), Some(owner));
+        if !same_schedule(book.follows, here) {
+            book.follows = here;
+        }
+    }
+
     pub(super) fn charge(&mut self, spent: i128, hold: u32, admitted_in: Option<i128>, now: Option<Now>) -> Said {
         self.roll(now);
-        let parked = self.is_parked();
         if let Some(book) = &mut self.book {
             book.holds.remove(&hold);
             if let (Some((followed, ordinal)), Some(now), Some(then)) = (book.follows, now, admitted_in)
@@ -169,7 +210,7 @@ impl Account {
             if book.unlimited {
                 return Said::Booked(None);
             }
-            if parked {
+            if book.place == Place::Away && self.tokens.is_none() {
                 book.aside = book.aside.map(|kept| bounded(kept - spent));
             }
         } else if self.tokens.is_none() {
@@ -179,58 +220,130 @@ impl Account {
         Said::Booked(self.tokens)
     }
 
+    /// Why a write comes too late; nothing if it does not.
+    fn late(&self, (owner, term, uid, generation): Writer) -> Option<Said> {
+        let book = self.book.as_ref()?;
+        let (last, of, newest) = book.fence;
+        let late = term < last || (book.owner == Some(owner) && (term, uid) == (last, of) && generation < newest);
+        late.then_some(Said::Stale { term: last })
+    }
+
+    /// Whose the balance is, if it is not `owner`'s.
+    fn stranger(&self, owner: &str) -> Option<Said> {
+        match &self.book {
+            None => Some(Said::Absent),
+            Some(Book { owner: Some(of), .. }) if *of == owner => None,
+            Some(book) => Some(Said::Foreign { owner: book.owner.unwrap_or_default().into() }),
+        }
+    }
+
+    /// Signs what was done since `before` and says whether it was anything; a newer term alone is nothing.
+    fn sign(&mut self, (owner, term, uid, generation): Writer, before: &Self) -> bool {
+        let Some(book) = &mut self.book else { return false };
+        (book.owner, book.fence.1, book.fence.2) = (Some(owner), uid, generation);
+        let changed = (self.tokens, &self.book) != (before.tokens, &before.book);
+        if let (Some(book), true) = (&mut self.book, changed) {
+            book.fence.0 = term;
+        }
+        changed
+    }
+
     pub(super) fn apply(
         &mut self,
-        owner: &'static str,
-        fence: (i128, &'static str, i128),
+        writer: Writer,
         grant: Option<i128>,
         takeover: bool,
+        token: Option<&'static str>,
         now: Option<Now>,
     ) -> Said {
         let here = now.map(|now| (now.schedule, now.ordinal));
-        if let Some(book) = &self.book {
-            let older = book.fence;
-            if fence.0 < older.0
-                || (book.owner == owner && (fence.0, fence.1) == (older.0, older.1) && fence.2 < older.2)
-            {
-                return Said::Stale;
-            }
-            if book.owner != owner && !takeover {
-                return Said::Conflict { owner: book.owner.into(), lazy: book.lazy };
-            }
+        let (owner, _, uid, _) = writer;
+        if let Some(late) = self.late(writer) {
+            return late;
         }
-        let before = (self.tokens, self.book.clone());
+        if let Some(Book { owner: Some(of), place, .. }) = &self.book
+            && (*of != owner && !takeover)
+        {
+            return Said::Conflict { owner: (*of).into(), lazy: *place == Place::OnDefault };
+        }
+        let before = self.clone();
         self.roll(now);
-        let former = self.book.as_ref().and_then(|book| book.grant);
-        let used = self.book.as_ref().map_or(0, |book| book.used);
-        if let Some(kept) = self.book.as_mut().and_then(|book| book.aside.take()) {
+        let own = before.book.as_ref().filter(|book| (book.owner, book.fence.1) == (Some(owner), uid));
+        if own.is_some_and(|book| book.place == Place::Listed && token.is_some() && book.token != token) {
+            self.boundary(now.map_or(RefreshMode::Reset, |now| now.mode), now.map_or(0, |now| now.cap));
+        }
+        let book = self.book.get_or_insert_with(|| Book {
+            owner: None,
+            fence: (writer.1, "", 0),
+            place: Place::Listed,
+            grant: None,
+            unlimited: false,
+            follows: here,
+            used: 0,
+            token: None,
+            aside: None,
+            holds: BTreeMap::new(),
+        });
+        book.token = token.or_else(|| own.and_then(|book| book.token));
+        if let Some(kept) = book.aside.take() {
             self.tokens = Some(bounded(self.tokens.unwrap_or(0) + kept));
         }
         if let Some(grant) = grant {
-            let had = match (self.tokens, former) {
+            let had = match (self.tokens, book.grant) {
                 (Some(had), Some(former)) => bounded(had + grant - former),
                 (Some(had), None) => had,
-                (None, Some(_)) => bounded(grant - used),
+                (None, Some(_)) => bounded(grant - book.used),
                 (None, None) => grant,
             };
-            self.tokens = Some(if grant == 0 && former != Some(0) { had.min(0) } else { had });
+            self.tokens = Some(if grant == 0 && book.grant != Some(0) { had.min(0) } else { had });
+            book.grant = Some(grant);
         }
-        let same =
-            self.book.as_ref().is_some_and(|book| book.follows.map(|(name, _)| name) == here.map(|(name, _)| name));
-        let follows = if same { self.book.as_ref().and_then(|book| book.follows) } else { here };
-        let holds = self.book.take().map(|book| book.holds).unwrap_or_default();
-        let unlimited = grant.is_none();
-        let grant = grant.or(former);
-        let mut book = Book { owner, fence, grant, unlimited, follows, used, aside: None, lazy: false, holds };
-        // A newer term alone is not remembered.
-        let term = before.1.as_ref().map_or(fence.0, |book| book.fence.0);
-        let newer = std::mem::replace(&mut book.fence.0, term);
-        let changed = before != (self.tokens, Some(book.clone()));
-        if changed {
-            book.fence.0 = newer;
+        book.unlimited = grant.is_none();
+        book.place = Place::Listed;
+        if !same_schedule(book.follows, here) {
+            book.follows = here;
         }
-        self.book = Some(book);
-        Said::Applied { changed, tokens: self.tokens, used }
+        let used = book.used;
+        Said::Applied { changed: self.sign(writer, &before), tokens: self.tokens, used }
+    }
+
+    pub(super) fn park(&mut self, writer: Writer, now: Option<Now>) -> Said {
+        if let Some(other) = self.late(writer).or_else(|| self.stranger(writer.0)) {
+            return other;
+        }
+        let before = self.clone();
+        self.roll(now);
+        if let Some(book) = &mut self.book
+            && book.place == Place::Listed
+        {
+            book.place = Place::Away;
+            book.unlimited = false;
+            book.aside = self.tokens.take().or_else(|| book.grant.map(|grant| bounded(grant - book.used)));
+        }
+        Said::Left { changed: self.sign(writer, &before) }
+    }
+
+    pub(super) fn release(&mut self, owner: &'static str, term: i128) -> Said {
+        // No uid and no generation come with it.
+        if let Some(late) = self.late((owner, term, "none", 0)) {
+            return late;
+        }
+        match &mut self.book {
+            Some(book) if book.owner.is_none() => Said::Left { changed: false },
+            Some(book) if book.owner == Some(owner) => {
+                (book.owner, book.fence.0) = (None, term);
+                Said::Left { changed: true }
+            }
+            _ => self.stranger(owner).unwrap_or(Said::Absent),
+        }
+    }
+
+    pub(super) fn delete(&mut self, writer: Writer) -> Said {
+        if let Some(other) = self.late(writer).or_else(|| self.stranger(writer.0)) {
+            return other;
+        }
+        *self = Self::default();
+        Said::Left { changed: true }
     }
 
     pub(super) fn query(&mut self, now: Option<Now>) -> Said {
@@ -244,9 +357,9 @@ impl Account {
         }
         self.roll(now);
         if let Some(book) = &mut self.book
-            && !book.lazy
+            && book.place == Place::Away
         {
-            book.aside = None;
+            book.aside = book.aside.map(|_| 0);
         }
         self.tokens = Some(value);
         Said::Balance(value)
@@ -263,14 +376,5 @@ impl Account {
         }
         self.tokens = Some(sum);
         Said::Balance(sum)
-    }
-
-    /// What the controller does when the consumer is not listed any more.
-    pub(super) fn park(&mut self) {
-        if let Some(book) = &mut self.book
-            && let Some(had) = self.tokens.take()
-        {
-            book.aside = Some(had);
-        }
     }
 }

@@ -6,7 +6,8 @@ use anyhow::Result;
 use e2e::raw::Raw;
 use enforcement::{
     redis::{
-        Apply, ApplyOutcome, Balance, Charge, ChargeOutcome, Check, CheckOutcome, DefaultQuota, Fence, Grant, Period,
+        Apply, ApplyOutcome, Balance, Charge, ChargeOutcome, Check, CheckOutcome, DefaultQuota, Fence, Grant,
+        Invocation, LeaveOutcome, Park, Period,
     },
     wire::{Admin, Policy, Refresh, RefreshMode, Schedule},
 };
@@ -115,6 +116,16 @@ impl Stage {
         self.door.ask(self, consumer, tokens).await
     }
 
+    /// A request whose answer uses `tokens`, and what happens after it was admitted and before it is charged.
+    pub(super) async fn ask_while(
+        &self,
+        consumer: &str,
+        tokens: i64,
+        meanwhile: impl Future<Output = Result<()>>,
+    ) -> Result<()> {
+        self.door.ask_while(self, consumer, tokens, meanwhile).await
+    }
+
     pub(super) async fn query(&self, consumer: &str) -> Result<Option<i64>> {
         self.door.query(self, consumer).await
     }
@@ -145,6 +156,19 @@ impl Stage {
 
     pub(super) async fn apply(&self, apply: Apply<'_>) -> Result<ApplyOutcome> {
         self.raw.lock().await.call(&apply.invocation(), ApplyOutcome::of).await
+    }
+
+    /// Removes a consumer from the policy's own object, still at its first generation.
+    pub(super) async fn park(&self, consumer: &str) -> Result<()> {
+        let fence = Fence { term: 1, uid: "uid-1", generation: 1 };
+        let park = Park { balance: &self.key(consumer), owner: OWNER, fence, period: self.period() };
+        let outcome = self.leave(&park.invocation()).await?;
+        anyhow::ensure!(outcome == LeaveOutcome::Done { changed: true }, "parking {consumer} is answered {outcome:?}");
+        Ok(())
+    }
+
+    pub(super) async fn leave(&self, call: &Invocation) -> Result<LeaveOutcome> {
+        self.raw.lock().await.call(call, LeaveOutcome::of).await
     }
 
     // The scripts a module calls, one by one.
@@ -191,13 +215,6 @@ impl Stage {
     /// Makes it as if the ledger had last been touched `boundaries` periods ago.
     pub(super) async fn rewind(&self, consumer: &str, boundaries: i64) -> Result<()> {
         self.edit(consumer, "ordinal", &(NOW - boundaries).to_string()).await
-    }
-
-    /// What the controller does when a consumer is not listed any more.
-    pub(super) async fn park(&self, consumer: &str) -> Result<()> {
-        let balance = self.stored(consumer).await?.unwrap_or_default();
-        self.edit(consumer, "parked", &balance).await?;
-        self.redis(&[b"DEL", self.key(consumer).as_bytes()]).await
     }
 
     #[track_caller]

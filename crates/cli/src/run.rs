@@ -85,6 +85,11 @@ pub(crate) struct Run {
     #[arg(long, env = "AIQUOTA_LEASE_DURATION", value_name = "TIME", default_value = "15s", value_parser = lease_duration)]
     lease_duration: Duration,
 
+    /// How long requests may still be under way after the last rule of a deleted AIQuota is gone: with deletionPolicy
+    /// Delete its balances are deleted after that, in seconds (300s) or minutes (10m); no shorter than the longest stream takes
+    #[arg(long, env = "AIQUOTA_DRAIN", value_name = "TIME", default_value = "5m", value_parser = duration)]
+    drain: Duration,
+
     #[command(flatten)]
     pub(crate) log: crate::log::Log,
 }
@@ -117,6 +122,7 @@ impl Run {
             },
             guard: self.guard,
             auth_plugins: self.auth_plugins,
+            drain: self.drain,
         })
     }
 }
@@ -149,14 +155,18 @@ fn object_name(text: &str) -> Result<String, &'static str> {
 }
 
 fn lease_duration(text: &str) -> Result<Duration, &'static str> {
+    let fits = duration(text).ok().filter(|span| (3..=300).contains(&span.as_secs()));
+    fits.ok_or("a lease lasts 3s to 300s, or 1m to 5m")
+}
+
+fn duration(text: &str) -> Result<Duration, &'static str> {
     let seconds = |digits: &str, unit: u64| digits.parse::<u16>().ok().map(|number| u64::from(number) * unit);
     let written = match (text.strip_suffix('s'), text.strip_suffix('m')) {
         (Some(digits), _) => seconds(digits, 1),
         (_, Some(digits)) => seconds(digits, 60),
         (None, None) => None,
     };
-    let fits = written.filter(|seconds| (3..=300).contains(seconds)).map(Duration::from_secs);
-    fits.ok_or("a lease lasts 3s to 300s, or 1m to 5m")
+    written.map(Duration::from_secs).ok_or("a time is a whole number of seconds or minutes, as 300s or 10m")
 }
 
 fn sha256(text: &str) -> Result<String, &'static str> {
@@ -186,7 +196,7 @@ mod tests {
     fn the_module_url_is_all_that_must_be_given() {
         let settings = settings(&[MODULE]).unwrap();
         assert_eq!(settings.gateway_namespace, "higress-system");
-        assert_eq!(settings.guard, Guard::On);
+        assert_eq!((settings.guard, settings.drain), (Guard::On, Duration::from_secs(300)));
         assert_eq!(settings.module.url, "oci://registry.example/ai-quota:1.0.0");
         assert_eq!((settings.module.phase, settings.module.priority), (Phase::Unspecified, 750));
         assert_eq!(settings.module.fail_strategy, FailStrategy::Close);
@@ -209,6 +219,7 @@ mod tests {
             "--priority=7",
             "--guard=off",
             "--auth-plugin=sso",
+            "--drain=90s",
         ])
         .unwrap();
         assert_eq!(
@@ -227,6 +238,7 @@ mod tests {
                 },
                 guard: Guard::Off,
                 auth_plugins: vec!["sso".into()],
+                drain: Duration::from_secs(90),
             }
         );
     }
@@ -254,6 +266,7 @@ mod tests {
             (&[MODULE, "--gateway-namespace=A"], "--gateway-namespace", "a-z"),
             (&[MODULE, "--trusted-namespace=${x}"], "--trusted-namespace", "a-z"),
             (&[MODULE, "--guard=maybe"], "--guard", "off"),
+            (&[MODULE, "--drain=5"], "--drain", "300s or 10m"),
             (&[MODULE, "--priority=0"], "--priority", "1..=1000"),
             (&[MODULE, "--leader-election=maybe"], "--leader-election", "off"),
             (&[MODULE, "--lease-duration=2s"], "--lease-duration", "3s to 300s"),

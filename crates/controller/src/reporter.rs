@@ -80,7 +80,7 @@ impl Reporter {
     ) -> Reporting {
         let Self { client, quotas, stores, written } = self;
         let quotas = plan.verdicts.iter().enumerate().filter_map(|(index, verdict)| {
-            let status = plan::status(plan, index, &seeding.seeds, program, writes, now);
+            let status = plan::status(plan, index, &seeding.seeds, program, writes, &seeding.deletions, now);
             Report::new(quotas, verdict.object.metadata(), verdict.object.status(), &status, written)
         });
         let answers = seeding.stores.iter().zip(&seeding.evicts);
@@ -194,7 +194,16 @@ impl Report<'_> {
 /// The conditions that say that all is well when they are true; all others warn when they are.
 const STATES: [&str; 5] = ["Accepted", "Programmed", "Seeded", "Connected", "Ready"];
 /// What passes by itself within seconds, and what `Accepted` has told: nothing to tell a person.
-const UNTOLD: [&str; 5] = ["Seeding", "WaitsForSeeds", "WaitsForWrite", "Connecting", "NotAccepted"];
+const UNTOLD: [&str; 8] = [
+    "Seeding",
+    "WaitsForSeeds",
+    "WaitsForWrite",
+    "Connecting",
+    "NotAccepted",
+    "BeingDeleted",
+    "Draining",
+    "DeletingBalances",
+];
 
 /// The conditions that an Event is made of: what went wrong and was not so before. Good news is in the status only:
 /// at the start of ten thousand objects each Event would cost as much as the status itself.
@@ -207,7 +216,7 @@ fn transitions<'a>(before: &[Condition], after: &'a [Condition]) -> Vec<&'a Cond
         // What keeps it from being ready is told by the others.
         "Ready" => false,
         state if STATES.contains(&state) => condition.status != "True" && !UNTOLD.contains(&condition.reason.as_str()),
-        _ => condition.status == "True",
+        _ => condition.status == "True" && !UNTOLD.contains(&condition.reason.as_str()),
     };
     let mut told: Vec<&Condition> = Vec::new();
     for condition in after.iter().filter(is_new).filter(tells) {
@@ -219,11 +228,10 @@ fn transitions<'a>(before: &[Condition], after: &'a [Condition]) -> Vec<&'a Cond
     told
 }
 
-/// A state is told by its reason, a warning by its type.
+/// A state is told by its reason, as is a warning, whose reason is its type unless it has several.
 fn note(condition: &Condition) -> Note<'_> {
     let Condition { type_, reason, message, .. } = condition;
-    let is_state = STATES.contains(&type_.as_str());
-    Note { reason: if is_state { reason } else { type_ }, action: type_, message }
+    Note { reason, action: type_, message }
 }
 
 fn conditions(status: &Value) -> Vec<Condition> {
@@ -298,6 +306,14 @@ mod tests {
         let target =
             [not("Accepted", "TargetNotFound"), not("Programmed", "NotAccepted"), not("Seeded", "NotAccepted")];
         assert_eq!(told(&[], &target), ["TargetNotFound"]);
+    }
+
+    #[test]
+    fn a_deletion_is_told_when_a_store_is_in_its_way() {
+        let deleting = |reason| [condition("Deleting", "True", reason)];
+        assert!(told(&[], &deleting("Draining")).is_empty());
+        assert!(told(&deleting("Draining"), &deleting("DeletingBalances")).is_empty());
+        assert_eq!(told(&deleting("Draining"), &deleting("StoreUnreachable")), ["StoreUnreachable"]);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use enforcement::redis::{Balance, Grant};
-use plan::{Access, Key, Owner, Plan, Seed, Seeded};
+use plan::{Access, Deletions, Key, Owner, Plan, Seed, Seeded};
 use tokio::time::{Instant, timeout};
 
 use crate::calls::{Calls, call_all};
@@ -27,6 +27,8 @@ pub(crate) struct Seeding {
     pub(crate) evicts: Vec<Option<String>>,
     /// As [`Plan::seeds`].
     pub(crate) seeds: Vec<Seeded>,
+    /// How far the balances are of objects that are deleted with them.
+    pub(crate) deletions: Deletions,
     /// When to come again without a change of the world.
     pub(crate) again: Option<Instant>,
 }
@@ -73,6 +75,7 @@ impl Seeder {
             stores: Vec::with_capacity(rounds.len()),
             evicts: Vec::with_capacity(rounds.len()),
             seeds: vec![Seeded::Pending; plan.seeds.len()],
+            deletions: Deletions::new(),
             again: None,
         };
         for round in rounds {

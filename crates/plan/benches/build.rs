@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use plan::{Seeded, Write, Writes};
+use plan::{Deletions, Seeded, Write, Writes};
 
 #[path = "../tests/large/mod.rs"]
 mod world;
@@ -21,7 +21,9 @@ fn main() {
     measure("program", || plan::program(&plan, &seeded).plugins.len());
     measure("status of all", || {
         (0..plan.verdicts.len())
-            .map(|verdict| plan::status(&plan, verdict, &seeded, &program, &writes, now).conditions.len())
+            .map(|verdict| {
+                plan::status(&plan, verdict, &seeded, &program, &writes, &Deletions::new(), now).conditions.len()
+            })
             .sum()
     });
 

@@ -12,9 +12,10 @@ use enforcement::{
     values::{DEFAULT_ADMIN_PATH, DEFAULT_PATHS},
     wire,
 };
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use crate::{
-    AI_QUOTA, GUARD, Key, Object, Owner, Plan, Reason, Seed, Verdict, World,
+    AI_QUOTA, GUARD, Key, Life, Object, Owner, Plan, Reason, Seed, Verdict, World,
     age::by_age,
     auth::AuthPlugins,
     ceiling::{Ceilings, Context},
@@ -22,7 +23,9 @@ use crate::{
     foreign::Twins,
     form::{self, Form},
     gateway::{Gateway, Matcher, Policy},
+    life,
     merge::{Claim, Lost, Narrower, Slot, Why, ceilings_of, resolve},
+    plan::Declared,
     prefix, room,
     stores::{self, Stores},
     targets::Targets,
@@ -46,7 +49,7 @@ pub fn build(world: &World) -> Plan {
     let mut draft = Draft::new(world);
     draft.examine(world, &existing, &stores, &targets);
     let slots = draft.decide(world, form, &existing, &targets);
-    let seeds = draft.seed(world, &stores, &slots);
+    let seeds = draft.seed(&stores, &slots);
 
     let Draft { mut verdicts, policies, .. } = draft;
     let (auth, twins) = (AuthPlugins::new(world), Twins::new(world, "ai-quota"));
@@ -71,6 +74,8 @@ pub fn build(world: &World) -> Plan {
         },
         stores: stores.plans,
         cluster: world.cluster.clone(),
+        term: world.term,
+        databases: stores.databases,
     }
 }
 
@@ -89,6 +94,10 @@ impl Draft {
         objects.sort_by(|a, b| by_age(a.metadata(), b.metadata()));
         let verdicts = objects.into_iter().map(|object| Verdict {
             key: Key::of(object.metadata()),
+            owner: Arc::new(owner(world, object.metadata())),
+            life: life::life(&object, world.settings.drain, world.now),
+            finalizer: life::finalizer(&object),
+            declared: None,
             object,
             targets: Vec::new(),
             refused: Vec::new(),
@@ -111,6 +120,10 @@ impl Draft {
                 Object::Undecodable(unread) => Err(Reason::Undecodable(unread.error.clone())),
             };
             let name = verdict.key.to_string();
+            if verdict.life != Life::Stays {
+                verdict.leave(world, stores);
+                continue;
+            }
             let quota = match quota {
                 Ok(quota) => quota,
                 Err(reason) => {
@@ -159,7 +172,7 @@ impl Draft {
                 verdict.targets.push((target.clone(), problem));
             }
             let settings = settings(world, quota, &verdict.key);
-            verdict.withheld = settings.store.as_deref().and_then(|store| stores.find(store).err());
+            (verdict.declared, verdict.withheld) = declared(&settings, stores);
             if self.named.len() > before {
                 self.policies.push(Policy {
                     programmed: existing.enforces(&name),
@@ -226,7 +239,7 @@ impl Draft {
     }
 
     /// The balances of all objects that decide on anything. Each belongs to one object: the oldest that lists it.
-    fn seed(&mut self, world: &World, stores: &Stores, slots: &[Slot<Matcher>]) -> Vec<Seed> {
+    fn seed(&mut self, stores: &Stores, slots: &[Slot<Matcher>]) -> Vec<Seed> {
         let mut in_force = vec![false; self.policies.len()];
         for holder in slots.iter().flat_map(|slot| &slot.holders) {
             in_force[holder.by] = true;
@@ -237,7 +250,7 @@ impl Draft {
         for (by, policy) in self.policies.iter().enumerate().filter(|(by, policy)| in_force[*by] && !policy.kept) {
             let Some(Ok(store)) = policy.settings.store.as_deref().map(|store| stores.find(store)) else { continue };
             let verdict = &mut self.verdicts[policy.verdict];
-            let object = Arc::new(owner(world, verdict));
+            let object = verdict.owner.clone();
             let begin = seeds.len();
             seeds.extend(verdict.object.consumers().iter().enumerate().map(|(consumer, listed)| Seed {
                 store,
@@ -317,6 +330,28 @@ impl<'a> Context<'a> for Surroundings<'a, '_> {
     }
 }
 
+impl Verdict {
+    /// It limits nothing any more: its rules are the first that go.
+    fn leave(&mut self, world: &World, stores: &Stores) {
+        self.refused.push(Reason::BeingDeleted);
+        if let Object::Read(quota) = &self.object {
+            let all = quota.spec.target_refs.iter().cloned();
+            self.targets.extend(all.map(|target| (target, Some(Reason::BeingDeleted))));
+            if validate(quota).is_ok() {
+                (self.declared, self.withheld) = declared(&settings(world, quota, &self.key), stores);
+            }
+        }
+    }
+}
+
+/// Where the balances of an object are, and why its store cannot be used.
+fn declared(settings: &wire::Policy, stores: &Stores) -> (Option<Declared>, Option<Reason>) {
+    let store = settings.store.as_deref().map(|store| stores.find(store));
+    let found = store.as_ref().and_then(|store| store.as_ref().ok().copied());
+    let declared = Declared { key_prefix: settings.key_prefix.clone(), store: found };
+    (Some(declared), store.and_then(Result::err))
+}
+
 /// What the gateway holds an object to that cannot be understood.
 struct Kept {
     settings: wire::Policy,
@@ -379,10 +414,9 @@ fn settings(world: &World, quota: &AiQuota, key: &Key) -> wire::Policy {
     }
 }
 
-fn owner(world: &World, verdict: &Verdict) -> Owner {
-    let metadata = verdict.object.metadata();
+fn owner(world: &World, metadata: &ObjectMeta) -> Owner {
     Owner {
-        name: owner_name(world, &verdict.key),
+        name: owner_name(world, &Key::of(metadata)),
         uid: metadata.uid.clone().unwrap_or_default(),
         generation: metadata.generation.unwrap_or_default(),
         term: world.term,

@@ -6,7 +6,8 @@
 //! let seeded = ...                                       // I/O: each plan.seeds[i].apply(false) against its store
 //! let program = plan::program(&plan, &seeded);           // WasmPlugins: rules whose balances are there
 //! let writes = ...                                       // I/O: each of program.plugins that differs()
-//! let status = plan::status(&plan, n, &seeded, &program, &writes, now);
+//! let deletions = ...                                    // I/O: each of plan.departures()
+//! let status = plan::status(&plan, n, &seeded, &program, &writes, &deletions, now);
 //! ```
 
 mod age;
@@ -18,6 +19,8 @@ mod existing;
 mod foreign;
 mod form;
 mod gateway;
+mod leftovers;
+mod life;
 mod merge;
 mod plan;
 mod prefix;
@@ -36,6 +39,8 @@ mod world;
 
 pub use build::build;
 pub use decode::decode;
+pub use leftovers::{Deletion, Deletions, Departure, Fate, Leftovers, Recorded};
+pub use life::{Finalizer, Leaving, Life};
 pub use plan::{Access, Object, Owner, Plan, Seed, Seeded, StorePlan, StoreWarning, Verdict, Warning};
 pub use program::{AI_QUOTA, GUARD, PluginWrite, Program, program};
 pub use reason::{Reason, WaitsFor};

@@ -8,7 +8,7 @@ use enforcement::redis::{Apply, Balance, Fence, Grant};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-use crate::{Key, Reason, Undecodable, gateway::Gateway};
+use crate::{Finalizer, Key, Life, Reason, Undecodable, gateway::Gateway};
 
 pub struct Plan {
     /// One per AIQuotaStore object.
@@ -21,6 +21,10 @@ pub struct Plan {
     pub(crate) gateway: Gateway,
     /// The uid of the namespace kube-system.
     pub(crate) cluster: String,
+    /// The lease's term.
+    pub(crate) term: i64,
+    /// For each of the stores, one number per Redis database, equal where it is the same.
+    pub(crate) databases: Vec<usize>,
 }
 
 /// A store and how the controller reaches it.
@@ -78,11 +82,10 @@ impl Plan {
     /// cannot be understood, may still want is theirs.
     #[must_use]
     pub fn may_take_over(&self, owner: &str) -> bool {
-        let Some((cluster, key)) = owner.split_once('/') else { return false };
+        let Some((cluster, _)) = owner.split_once('/') else { return false };
         let unread =
             |verdict: &Verdict| matches!(verdict.refused.first(), Some(Reason::Invalid(_) | Reason::Undecodable(_)));
-        cluster == self.cluster
-            && !self.verdicts.iter().any(|verdict| unread(verdict) && verdict.key.to_string() == key)
+        cluster == self.cluster && !self.verdicts.iter().any(|verdict| unread(verdict) && verdict.owner.name == owner)
     }
 }
 
@@ -148,6 +151,12 @@ impl Seeded {
 pub struct Verdict {
     pub key: Key,
     pub object: Object,
+    pub owner: Arc<Owner>,
+    pub life: Life,
+    /// What has to be done about our finalizer.
+    pub finalizer: Finalizer,
+    /// Where its balances are, if it could be understood.
+    pub(crate) declared: Option<Declared>,
     /// Each target, and why the quota does not apply to it.
     pub targets: Vec<(TargetRef, Option<Reason>)>,
     /// Why the object is not, or not wholly, accepted: the reasons that are not a target's.
@@ -159,6 +168,14 @@ pub struct Verdict {
     /// The object's seeds in [`Plan::seeds`].
     pub seeds: Range<usize>,
     pub warnings: Vec<Warning>,
+}
+
+/// Where the balances of an object are.
+#[derive(Clone, Debug)]
+pub(crate) struct Declared {
+    pub(crate) key_prefix: String,
+    /// The index of its store in [`Plan::stores`]; nothing while that cannot be used.
+    pub(crate) store: Option<usize>,
 }
 
 /// An AIQuota as the watch holds it.

@@ -38,6 +38,9 @@ pub enum Reason {
     )]
     GatewayFull { limit: usize },
 
+    #[error("the object is being deleted with its balances and limits nothing any more")]
+    BeingDeleted,
+
     #[error("there is no AIQuotaStore {0} in the gateway's namespace")]
     StoreNotFound(String),
 
@@ -121,6 +124,7 @@ impl Reason {
             | Self::BalanceOwned { .. } => "Conflicted",
             Self::Overridden { .. } => "Overridden",
             Self::GatewayFull { .. } => "GatewayFull",
+            Self::BeingDeleted => "BeingDeleted",
             Self::StoreNotFound(_) => "StoreNotFound",
             Self::NotInGatewayNamespace(_) => "NotInGatewayNamespace",
             Self::ServiceNotFound { .. } => "ServiceNotFound",
@@ -152,6 +156,7 @@ impl Reason {
             | Self::ConsumerConflicted { .. }
             | Self::StoreConflicted { .. }
             | Self::GatewayFull { .. }
+            | Self::BeingDeleted
             | Self::BalanceOwned { .. }
             | Self::StoreNotFound(_)
             | Self::ServiceNotFound { .. }

@@ -1,6 +1,6 @@
 //! What the administrator says on the command line. Data only.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
@@ -12,6 +12,8 @@ pub struct Settings {
     pub guard: Guard,
     /// WasmPlugins that authenticate consumers, besides those known by name.
     pub auth_plugins: Vec<String>,
+    /// How long after their last rule requests may still be under way: balances are not deleted before.
+    pub drain: Duration,
 }
 
 /// How the gateway loads the ai-quota module, and where in its chain.

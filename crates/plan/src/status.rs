@@ -3,10 +3,13 @@
 
 use std::{collections::BTreeMap, fmt::Display};
 
-use api::{AiQuotaStatus, AiQuotaStoreStatus, Condition, Summary, TargetStatus};
+use api::{ABANDON_BALANCES, AiQuotaStatus, AiQuotaStoreStatus, Condition, Summary, TargetStatus};
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
 
-use crate::{AI_QUOTA, GUARD, Object, Plan, Program, Reason, Seeded, StorePlan, StoreWarning, Verdict};
+use crate::{
+    AI_QUOTA, Deletion, Deletions, GUARD, Leaving, Life, Object, Plan, Program, Reason, Seeded, StorePlan,
+    StoreWarning, Verdict,
+};
 
 /// What became of each WasmPlugin of a [`Program`], by its name.
 pub type Writes = BTreeMap<&'static str, Write>;
@@ -22,6 +25,9 @@ pub enum Write {
     },
 }
 
+/// The condition that says how far a deletion is: false while rules of the object are in force, true since then.
+pub(crate) const DELETING: &str = "Deleting";
+
 /// Messages longer than this say no more to a reader.
 const LONGEST_MESSAGE: usize = 1_024;
 
@@ -33,12 +39,14 @@ pub fn status(
     seeded: &[Seeded],
     program: &Program,
     writes: &Writes,
+    deletions: &Deletions,
     now: Timestamp,
 ) -> AiQuotaStatus {
+    let deletion = deletions.get(&verdict);
     let (rules, stands, keeps) = (&program.rules[verdict], program.stands[verdict], program.keeps[verdict]);
     let verdict = &plan.verdicts[verdict];
     let before = verdict.object.status();
-    let seeds = Seeds::of(plan, verdict, seeded);
+    let seeds = Seeds::of(verdict, seeded);
 
     let accepted = accepted(verdict);
     let lost = |state| match state {
@@ -67,6 +75,9 @@ pub fn status(
     conditions.state("Ready", ready);
     for warning in &verdict.warnings {
         conditions.warn(warning.condition(), warning);
+    }
+    if let Some((status, reason, message)) = deleting(plan, verdict, writes, deletion) {
+        conditions.push(DELETING, status, reason, cut(message));
     }
     let reported = |(target, problem): &(api::TargetRef, Option<Reason>)| TargetStatus {
         kind: target.kind,
@@ -236,6 +247,39 @@ fn refused(verdict: &Verdict) -> State {
     }
 }
 
+/// How far the deletion of an object is whose balances go with it. Its time counts from when its rules were out.
+fn deleting(
+    plan: &Plan,
+    verdict: &Verdict,
+    writes: &Writes,
+    deletion: Option<&Deletion>,
+) -> Option<(&'static str, &'static str, String)> {
+    let Life::Leaves(Leaving { since, until: _, drained }) = verdict.life else { return None };
+    let out = since.is_some()
+        || writes.get(AI_QUOTA) == Some(&Write::Done)
+        || !plan.gateway.found.enforces(&verdict.key.to_string());
+    let drain = plan.gateway.settings.drain.as_secs();
+    Some(match deletion {
+        _ if !out => ("False", "WaitsForWrite", "its rules are still in the gateway's WasmPlugin".to_owned()),
+        _ if !drained => (
+            "True",
+            "Draining",
+            format!(
+                "its rules are out; its balances are deleted {drain} s after that, when requests under way have ended"
+            ),
+        ),
+        Some(Deletion::Stuck { store, error }) => (
+            "True",
+            "StoreUnreachable",
+            format!(
+                "its balances in store {store} cannot be deleted: {error}; it is tried again until they can be; to let \
+                 the object go and leave them there, annotate it with {ABANDON_BALANCES}=true"
+            ),
+        ),
+        _ => ("True", "DeletingBalances", "its balances are being deleted".to_owned()),
+    })
+}
+
 /// How many seeds became what, and the first of each.
 #[derive(Default)]
 struct Seeds<'a> {
@@ -251,7 +295,7 @@ struct Seeds<'a> {
 type Became<'a> = (usize, Option<(usize, &'a Seeded)>);
 
 impl<'a> Seeds<'a> {
-    fn of(plan: &Plan, verdict: &Verdict, seeded: &'a [Seeded]) -> Self {
+    fn of(verdict: &Verdict, seeded: &'a [Seeded]) -> Self {
         let mut seeds = Self::default();
         for seed in verdict.seeds.clone() {
             let became = seeded.get(seed).unwrap_or(&Seeded::Pending);

@@ -36,6 +36,7 @@ fn of(quotas: impl Iterator<Item = Value>, routes: usize) -> World {
             },
             guard: Guard::On,
             auth_plugins: Vec::new(),
+            drain: std::time::Duration::from_secs(300),
         },
         now: k8s_openapi::jiff::Timestamp::UNIX_EPOCH,
         cluster: "7b0c4d1e-0000-4000-8000-000000000000".to_owned(),

@@ -3,16 +3,26 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use api::{AiQuota, AiQuotaStore, Condition, McpBridge, WasmPlugin};
 use enforcement::redis::Grant;
 use k8s_openapi::api::{core::v1::Secret, networking::v1::Ingress};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use plan::{
-    FailStrategy, Guard, Key, Module, Object, Phase, PullPolicy, Seeded, Settings, Undecodable, World, Write, Writes,
+    FailStrategy, Guard, Key, Module, Object, Phase, PullPolicy, Seeded, Settings, Undecodable, Verdict, World, Write,
+    Writes,
 };
 use serde::Deserialize;
 use serde_json::Value;
+
+use index::Index;
+
+mod index;
+
+/// More than the second run of a step is later than the first.
+const DRAIN: Duration = Duration::from_secs(3_000);
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -37,6 +47,9 @@ struct Step {
     /// `<kind> <namespace>/<name>`
     #[serde(default)]
     delete: Vec<String>,
+    /// Seconds that passed since the step before, besides those every step takes.
+    #[serde(default)]
+    after: usize,
     /// How seeds are answered, by balance; `all` for the others. Applied unless said otherwise.
     #[serde(default)]
     redis: BTreeMap<String, String>,
@@ -51,6 +64,10 @@ struct Expect {
     rules: Option<Vec<String>>,
     /// All balances, as in `store chat_quota:user1 = 10000 of team/chat`.
     seeds: Option<Vec<String>>,
+    /// All balances that Redis has recorded, as in `default team/chat chat_quota:user1 parked`.
+    recorded: Option<Vec<String>>,
+    /// The AIQuota objects that are left.
+    objects: Option<Vec<String>>,
     /// By object: `Ready` holds; `Ready=False Reason` and a part of the message; `!Deleting` is not there.
     #[serde(default)]
     conditions: BTreeMap<String, Vec<String>>,
@@ -66,6 +83,7 @@ struct Expect {
 
 pub(crate) fn play(scenario: &Scenario) {
     let mut world = world(scenario);
+    let (mut index, mut clock) = (Index::default(), 0);
     for (number, step) in scenario.steps.iter().enumerate() {
         let at = format!("{}, step {}", scenario.name, number + 1);
         for object in &step.delete {
@@ -74,13 +92,17 @@ pub(crate) fn play(scenario: &Scenario) {
         for object in &step.put {
             put(&mut world, object.clone(), &at);
         }
-        let written = run(&mut world, &step.redis, number, &at);
+        clock += step.after + 1;
+        let written = run(&mut world, &mut index, &step.redis, clock, &at);
         assert!(written <= 2, "{at}");
-        check(&world, step, &at);
+        check(&world, &index, step, &at);
         // Settled: nothing more to write, nothing more to say.
         let before = statuses(&world);
-        assert_eq!(run(&mut world, &step.redis, number + 1_000, &at), 0, "{at}: a second run writes again");
+        let recorded = index.shown();
+        let again = run(&mut world, &mut index, &step.redis, clock + 1_000, &at);
+        assert_eq!(again, 0, "{at}: a second run writes again");
         assert_eq!(statuses(&world), before, "{at}: a second run reports something else");
+        assert_eq!(index.shown(), recorded, "{at}: a second run makes something else of the balances");
     }
 }
 
@@ -90,11 +112,16 @@ fn statuses(world: &World) -> Vec<Value> {
 }
 
 /// One turn of the controller's loop; returns how many WasmPlugins it wrote.
-fn run(world: &mut World, redis: &BTreeMap<String, String>, seconds: usize, at: &str) -> usize {
+fn run(world: &mut World, index: &mut Index, redis: &BTreeMap<String, String>, seconds: usize, at: &str) -> usize {
     let now = Timestamp::from_second(1_800_000_000 + i64::try_from(seconds).unwrap()).unwrap();
     world.now = now;
     let plan = plan::build(world);
+    index::finalize(world, &plan);
     let seeded: Vec<Seeded> = plan.seeds.iter().map(|seed| answer(redis, &seed.balance.to_string())).collect();
+    index.record(&plan, &seeded);
+    let up = redis.get("all").map(String::as_str) != Some("unreachable");
+    let deletions = index.settle(&plan, &seeded, up);
+    index::depart(world, &plan, &deletions);
     let program = plan::program(&plan, &seeded);
     let mut written = 0;
     for plugin in &program.plugins {
@@ -113,16 +140,18 @@ fn run(world: &mut World, redis: &BTreeMap<String, String>, seconds: usize, at: 
     }
     let writes: Writes = program.plugins.iter().map(|plugin| (plugin.name, Write::Done)).collect();
     for index in 0..plan.verdicts.len() {
-        let status = plan::status(&plan, index, &seeded, &program, &writes, now);
+        let status = plan::status(&plan, index, &seeded, &program, &writes, &deletions, now);
         let status: api::AiQuotaStatus = serde_json::from_value(serde_json::to_value(status).unwrap()).unwrap();
         let key = &plan.verdicts[index].key;
         match &plan.verdicts[index].object {
             Object::Read(_) => {
-                let quota = world.quotas.iter_mut().find(|quota| Key::of(&quota.metadata) == *key).expect(at);
+                let quota = world.quotas.iter_mut().find(|quota| Key::of(&quota.metadata) == *key);
+                let Some(quota) = quota else { continue }; // gone meanwhile
                 Arc::make_mut(quota).status = Some(status);
             }
             Object::Undecodable(_) => {
-                let unread = world.undecodable.iter_mut().find(|unread| Key::of(&unread.metadata) == *key).expect(at);
+                let unread = world.undecodable.iter_mut().find(|unread| Key::of(&unread.metadata) == *key);
+                let Some(unread) = unread else { continue };
                 Arc::make_mut(unread).status = Some(status);
             }
         }
@@ -154,10 +183,19 @@ fn answer(redis: &BTreeMap<String, String>, balance: &str) -> Seeded {
     }
 }
 
-fn check(world: &World, step: &Step, at: &str) {
+fn check(world: &World, index: &Index, step: &Step, at: &str) {
     let plugin = |name: &str| world.plugins.iter().find(|found| found.metadata.name.as_deref() == Some(name));
     let ai_quota = plugin(plan::AI_QUOTA);
-    let Expect { rules, seeds, conditions, stores, config, guard } = &step.expect;
+    let Expect { rules, seeds, recorded, objects, conditions, stores, config, guard } = &step.expect;
+    if let Some(recorded) = recorded {
+        assert_eq!(&index.shown(), recorded, "{at}: recorded balances");
+    }
+    if let Some(objects) = objects {
+        let read = world.quotas.iter().map(|quota| Key::of(&quota.metadata));
+        let unread = world.undecodable.iter().map(|unread| Key::of(&unread.metadata));
+        let found: Vec<String> = read.chain(unread).map(|key| key.to_string()).collect();
+        assert_eq!(&found, objects, "{at}: objects");
+    }
     if let Some(rules) = rules {
         let found = ai_quota.map(|plugin| shown(plugin)).unwrap_or_default();
         assert_eq!(&found, rules, "{at}: rules");
@@ -254,6 +292,7 @@ fn world(scenario: &Scenario) -> World {
             },
             guard: if scenario.guard_off { Guard::Off } else { Guard::On },
             auth_plugins: scenario.auth_plugins.clone(),
+            drain: DRAIN,
         },
         now: Timestamp::UNIX_EPOCH,
         cluster: "cluster-uid".to_owned(),
@@ -281,6 +320,15 @@ fn put(world: &mut World, mut object: Value, at: &str) {
     }
     let key = Key::new(metadata["namespace"].as_str().unwrap(), metadata["name"].as_str().expect(at));
     metadata["uid"] = format!("uid of {key}").into();
+    let found = world.quotas.iter().map(|quota| &quota.metadata);
+    let found = found.chain(world.undecodable.iter().map(|unread| &unread.metadata));
+    if let Some(found) = found.filter(|_| kind == "AIQuota").find(|found| Key::of(found) == key) {
+        // Who edits an object says nothing of these.
+        if metadata.get("finalizers").is_none() {
+            metadata["finalizers"] = serde_json::to_value(&found.finalizers).unwrap();
+        }
+        metadata["deletionTimestamp"] = serde_json::to_value(&found.deletion_timestamp).unwrap();
+    }
     fn keep<K: serde::de::DeserializeOwned + kube::Resource>(
         all: &mut Vec<Arc<K>>,
         key: &Key,
@@ -348,8 +396,13 @@ fn delete(world: &mut World, object: &str) {
     let key = Key::new(namespace, name);
     match kind {
         "AIQuota" => {
-            world.quotas.retain(|found| Key::of(&found.metadata) != key);
-            world.undecodable.retain(|found| Key::of(&found.metadata) != key);
+            let quotas = world.quotas.iter_mut().map(|quota| &mut Arc::make_mut(quota).metadata);
+            let unread = world.undecodable.iter_mut().map(|unread| &mut Arc::make_mut(unread).metadata);
+            let found = quotas.chain(unread).find(|found| Key::of(found) == key).expect("what is deleted is there");
+            found.deletion_timestamp = Some(Time(world.now));
+            if found.finalizers.iter().flatten().count() == 0 {
+                remove_key(world, &key);
+            }
         }
         "AIQuotaStore" => world.stores.retain(|found| Key::of(&found.metadata) != key),
         "Ingress" => world.ingresses.retain(|found| Key::of(&found.metadata) != key),
@@ -357,4 +410,13 @@ fn delete(world: &mut World, object: &str) {
         "WasmPlugin" => world.plugins.retain(|found| Key::of(&found.metadata) != key),
         other => panic!("{other} is not deleted by any scenario"),
     }
+}
+
+fn remove(world: &mut World, verdict: &Verdict) {
+    remove_key(world, &verdict.key);
+}
+
+fn remove_key(world: &mut World, key: &Key) {
+    world.quotas.retain(|found| Key::of(&found.metadata) != *key);
+    world.undecodable.retain(|found| Key::of(&found.metadata) != *key);
 }

@@ -1,0 +1,213 @@
+//! Balances that Redis knows of in, what becomes of each out: parked, released, deleted or left alone. Every store is
+//! asked for what it has recorded, so that nothing is forgotten that was removed while nobody looked. Pure.
+
+use std::{
+    cell::OnceCell,
+    collections::{HashMap, HashSet},
+    hash::{DefaultHasher, Hash, Hasher},
+    sync::{Arc, OnceLock},
+};
+
+use enforcement::redis::{Balance, Delete, Fence, Invocation, Park, Release};
+
+use crate::{Life, Object, Owner, Plan, Reason, Verdict};
+
+/// What becomes of a recorded balance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// It is as it should be, or only an object that cannot be read knows what it should be.
+    Stays,
+    /// Its object does not list the consumer any more.
+    Park,
+    /// Another object has it, by this seed: once that is applied, there is nothing to do but to forget whose it was.
+    Taken { seed: usize },
+    /// Its object is gone, and did not want it to go along.
+    Release,
+    /// It goes with its object.
+    Delete,
+}
+
+/// The plan, as far as it decides on what is recorded.
+pub struct Leftovers<'p> {
+    plan: &'p Plan,
+    owners: HashMap<&'p str, &'p Verdict>,
+    seeds: OnceLock<HashMap<(usize, &'p [u8]), usize>>,
+}
+
+/// An owner of recorded balances in one store.
+pub struct Recorded<'a, 'p> {
+    all: &'a Leftovers<'p>,
+    store: usize,
+    owner: &'a str,
+    /// Nothing where the object is gone.
+    verdict: Option<&'p Verdict>,
+    listed: OnceCell<HashSet<&'p [u8]>>,
+}
+
+impl<'p> Leftovers<'p> {
+    #[must_use]
+    pub fn new(plan: &'p Plan) -> Self {
+        let owners = plan.verdicts.iter().map(|verdict| (verdict.owner.name.as_str(), verdict)).collect();
+        Self { plan, owners, seeds: OnceLock::new() }
+    }
+
+    /// Nothing for the owner of another cluster.
+    #[must_use]
+    pub fn of<'a>(&'a self, store: usize, owner: &'a str) -> Option<Recorded<'a, 'p>> {
+        owner.strip_prefix(self.plan.cluster.as_str())?.strip_prefix('/')?;
+        let verdict = self.owners.get(owner).copied().filter(|verdict| verdict.life != Life::Gone);
+        Some(Recorded { all: self, store, owner, verdict, listed: OnceCell::new() })
+    }
+
+    /// The seed that makes a balance of a database.
+    fn seed(&self, store: usize, balance: &Balance) -> Option<usize> {
+        let Plan { seeds, databases, .. } = self.plan;
+        let all = self.seeds.get_or_init(|| {
+            let place = |seed: &'p crate::Seed| (databases[seed.store], seed.balance.as_bytes());
+            seeds.iter().enumerate().map(|(index, seed)| (place(seed), index)).collect()
+        });
+        all.get(&(databases[store], balance.as_bytes())).copied()
+    }
+}
+
+impl Recorded<'_, '_> {
+    /// Equal as long as the same becomes of the owner's balances, but for what other objects take from it.
+    #[must_use]
+    pub fn stamp(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        match self.verdict {
+            None => 0.hash(&mut hasher),
+            Some(verdict) => {
+                (&verdict.owner.uid, verdict.owner.generation).hash(&mut hasher);
+                matches!(verdict.life, Life::Leaves(leaving) if leaving.drained).hash(&mut hasher);
+                (is_unread(verdict), self.declares_here(verdict)).hash(&mut hasher);
+                self.own_seeds(verdict).for_each(|seed| self.all.plan.seeds[seed].consumer.hash(&mut hasher));
+            }
+        }
+        hasher.finish()
+    }
+
+    /// Whether what is recorded is what is wanted, so that nobody has to be asked about each.
+    #[must_use]
+    pub fn is_as_wanted(&self, recorded: &HashSet<Balance>) -> bool {
+        let Some(verdict) = self.verdict else { return recorded.is_empty() };
+        let mut count = 0;
+        let all = self.own_seeds(verdict).all(|seed| {
+            count += 1;
+            recorded.contains(&self.all.plan.seeds[seed].balance)
+        });
+        all && count == recorded.len()
+    }
+
+    #[must_use]
+    pub fn fate(&self, balance: &Balance) -> Fate {
+        if let Some(seed) = self.all.seed(self.store, balance) {
+            let own = self.verdict.is_some_and(|verdict| verdict.seeds.contains(&seed));
+            return if own { Fate::Stays } else { Fate::Taken { seed } };
+        }
+        let Some(verdict) = self.verdict else { return Fate::Release };
+        match verdict.life {
+            Life::Leaves(leaving) if leaving.drained => Fate::Delete,
+            Life::Leaves(_) => Fate::Stays,
+            Life::Stays | Life::Gone => match self.declares_here(verdict) {
+                // Only who can be read can have let go of anything.
+                _ if is_unread(verdict) => Fate::Stays,
+                None => Fate::Stays,
+                Some(true) if self.lists(verdict, balance) => Fate::Stays,
+                Some(_) => Fate::Park,
+            },
+        }
+    }
+
+    /// The script call that makes it so; nothing where Redis need not be asked.
+    #[must_use]
+    pub fn invocation(&self, balance: &Balance, fate: Fate) -> Option<Invocation> {
+        let (owner, term) = (self.owner, self.all.plan.term);
+        let fence = self.verdict.map(|verdict| {
+            let Owner { name: _, uid, generation, term } = &*verdict.owner;
+            Fence { term: *term, uid, generation: *generation }
+        });
+        match (fate, fence) {
+            (Fate::Park, Some(fence)) => Some(Park { balance, owner, fence, period: None }.invocation()),
+            (Fate::Delete, Some(fence)) => Some(Delete { balance, owner, fence }.invocation()),
+            (Fate::Release, _) => Some(Release { balance, owner, term }.invocation()),
+            (Fate::Stays | Fate::Taken { .. } | Fate::Park | Fate::Delete, _) => None,
+        }
+    }
+
+    /// Whether its store leads here; unknown while that cannot be used.
+    fn declares_here(&self, verdict: &Verdict) -> Option<bool> {
+        let databases = &self.all.plan.databases;
+        let store = verdict.declared.as_ref()?.store?;
+        Some(databases[store] == databases[self.store])
+    }
+
+    fn lists(&self, verdict: &Verdict, balance: &Balance) -> bool {
+        let Some(declared) = &verdict.declared else { return false };
+        let listed = self.listed.get_or_init(|| self.consumers());
+        balance.as_bytes().strip_prefix(declared.key_prefix.as_bytes()).is_some_and(|name| listed.contains(name))
+    }
+
+    fn own_seeds(&self, verdict: &Verdict) -> impl Iterator<Item = usize> {
+        let Plan { seeds, databases, .. } = self.all.plan;
+        verdict.seeds.clone().filter(|seed| databases[seeds[*seed].store] == databases[self.store])
+    }
+}
+
+impl<'p> Recorded<'_, 'p> {
+    fn consumers(&self) -> HashSet<&'p [u8]> {
+        let consumers = self.verdict.map(|verdict| verdict.object.consumers()).unwrap_or_default();
+        consumers.iter().map(|consumer| consumer.name.as_bytes()).collect()
+    }
+}
+
+/// An object whose balances are to be deleted now.
+pub struct Departure {
+    /// The index of its verdict.
+    pub verdict: usize,
+    pub owner: Arc<Owner>,
+    /// The store and the prefix of balances that requests may have made from its default.
+    pub lazy: Option<(usize, String)>,
+    /// The store it names, and why that cannot be used.
+    pub withheld: Option<(String, Reason)>,
+}
+
+/// What became of the balances of objects that are deleted with them, by the index of the verdict.
+pub type Deletions = HashMap<usize, Deletion>;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Deletion {
+    Working,
+    /// A store is in the way that cannot be used now.
+    Stuck {
+        store: String,
+        error: String,
+    },
+    Done,
+}
+
+impl Plan {
+    /// The objects that are to go with their balances, and whose requests have had time to end.
+    pub fn departures(&self) -> impl Iterator<Item = Departure> {
+        let drained =
+            |(_, verdict): &(usize, &Verdict)| matches!(verdict.life, Life::Leaves(leaving) if leaving.drained);
+        self.verdicts.iter().enumerate().filter(drained).map(|(index, verdict)| Departure {
+            verdict: index,
+            owner: verdict.owner.clone(),
+            lazy: verdict.declared.as_ref().and_then(|declared| Some((declared.store?, declared.key_prefix.clone()))),
+            withheld: verdict.withheld.clone().map(|reason| (store_name(verdict), reason)),
+        })
+    }
+}
+
+fn store_name(verdict: &Verdict) -> String {
+    let name = match &verdict.object {
+        Object::Read(quota) => quota.spec.store_ref.as_ref().map(|store| store.name.as_str()),
+        Object::Undecodable(_) => None,
+    };
+    name.unwrap_or(crate::stores::DEFAULT).to_owned()
+}
+
+fn is_unread(verdict: &Verdict) -> bool {
+    matches!(verdict.refused.first(), Some(Reason::Invalid(_) | Reason::Undecodable(_)))
+}

@@ -1,0 +1,82 @@
+//! Whether an object is there to stay: its metadata, its policy and what its status says of its deletion in; how far
+//! that is, and what has to be done about its finalizer out. Pure.
+
+use std::time::Duration;
+
+use api::{ABANDON_BALANCES, DeletionPolicy, FINALIZER};
+use k8s_openapi::{apimachinery::pkg::apis::meta::v1::ObjectMeta, jiff::Timestamp};
+
+use crate::{Object, status::DELETING};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Life {
+    /// Also while it is being deleted and somebody else's finalizer keeps it.
+    Stays,
+    /// It is being deleted and limits nothing any more; its balances are to go with it.
+    Leaves(Leaving),
+    /// It is being deleted, and its balances are not its own any more.
+    Gone,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Leaving {
+    /// Since when none of its rules are in force, if that was seen and reported.
+    pub since: Option<Timestamp>,
+    /// When its balances may be deleted.
+    pub until: Option<Timestamp>,
+    /// Whether that is now.
+    pub drained: bool,
+}
+
+/// What has to be done about our finalizer of an object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Finalizer {
+    Right,
+    /// Before any balance is made.
+    Add,
+    Remove,
+}
+
+/// `drain`: how long after its last rule requests of an object may still be under way.
+pub(crate) fn life(object: &Object, drain: Duration, now: Timestamp) -> Life {
+    let metadata = object.metadata();
+    let deletes = deletes(object);
+    if metadata.deletion_timestamp.is_none() || !deletes {
+        return Life::Stays;
+    }
+    if !is_marked(metadata) {
+        return Life::Gone;
+    }
+    let conditions = object.status().into_iter().flat_map(|status| &status.conditions);
+    let mut out = conditions.filter(|condition| condition.type_ == DELETING && condition.status == "True");
+    let since = out.next().map(|condition| condition.last_transition_time.0);
+    let until = since.map(|since| since.saturating_add(drain).unwrap_or(Timestamp::MAX));
+    let drained = until.is_some_and(|until| until <= now) && !is_abandoned(metadata);
+    Life::Leaves(Leaving { since, until, drained })
+}
+
+pub(crate) fn finalizer(object: &Object) -> Finalizer {
+    let metadata = object.metadata();
+    match (deletes(object), is_marked(metadata), metadata.deletion_timestamp.is_some()) {
+        (true, false, false) => Finalizer::Add,
+        (true, true, true) if is_abandoned(metadata) => Finalizer::Remove,
+        (false, true, _) => Finalizer::Remove,
+        _ => Finalizer::Right,
+    }
+}
+
+/// Of an object that cannot be read the finalizer says it: only that policy brings it.
+fn deletes(object: &Object) -> bool {
+    match object {
+        Object::Read(quota) => quota.spec.deletion_policy.unwrap_or_default() == DeletionPolicy::Delete,
+        Object::Undecodable(unread) => is_marked(&unread.metadata),
+    }
+}
+
+fn is_marked(metadata: &ObjectMeta) -> bool {
+    metadata.finalizers.iter().flatten().any(|finalizer| finalizer == FINALIZER)
+}
+
+fn is_abandoned(metadata: &ObjectMeta) -> bool {
+    metadata.annotations.iter().flatten().any(|(name, value)| name == ABANDON_BALANCES && value == "true")
+}

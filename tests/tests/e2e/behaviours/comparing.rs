@@ -99,7 +99,7 @@ impl Played {
         let Self { random, raw, key, account, .. } = self;
         let balance = &*key;
         let at = now.map(|now| (now.schedule, now.ordinal));
-        Ok(match random.below(16) {
+        Ok(match random.below(20) {
             0..=4 => {
                 let need = random.pick(AMOUNTS).max(1);
                 let default = (!random.one_in(3)).then(|| (random.pick(&[100, 250]), random.pick(OWNERS)));
@@ -133,7 +133,7 @@ impl Played {
                 (Some(expected), charged(&raw.call(&call.invocation(), ChargeOutcome::of).await?))
             }
             9..=12 => {
-                let (writer, fence) = writer(random);
+                let (writer, fence) = writer(random, account);
                 let grant = (!random.one_in(6)).then(|| random.pick(AMOUNTS));
                 let (takeover, refresh) = (random.one_in(2), random.pick(&TOKENS));
                 story.push(format!("apply {writer:?} {grant:?} takeover {takeover} refresh {refresh:?} {at:?}"));
@@ -142,8 +142,8 @@ impl Played {
                 let expected = account.apply(writer, grant.map(Into::into), takeover, refresh, now);
                 (Some(expected), applied(raw.call(&call.invocation(), ApplyOutcome::of).await?))
             }
-            13 => {
-                let (writer, fence) = writer(random);
+            13..=15 => {
+                let (writer, fence) = writer(random, account);
                 let (owner, term) = (writer.0, fence.term);
                 // Most sequences should go on with what they have.
                 let (call, expected) = match random.below(8) {
@@ -154,7 +154,7 @@ impl Played {
                 story.push(format!("{} {writer:?} {at:?}", call.args()[0].escape_ascii()));
                 (Some(expected), left(raw.call(&call, LeaveOutcome::of).await?))
             }
-            14 => {
+            16 | 17 => {
                 let value = random.pick(AMOUNTS) * random.pick(&[-1, 1]) + i64::from(random.one_in(4));
                 let (call, expected) = match random.below(3) {
                     0 => (Query { balance, period }.invocation(), account.query(now)),
@@ -218,10 +218,13 @@ impl Played {
     }
 }
 
-/// Somebody who writes, as the oracle and as the scripts know it.
-fn writer(random: &mut Random) -> (Writer, Fence<'static>) {
-    let (owner, uid) = (random.pick(&[OWNERS[0], OWNERS[0], OWNERS[1]]), random.pick(UIDS));
-    let (term, generation) = (random.pick(&[1, 2, 2, 3]), random.pick(&[1, 2, 3]));
+/// Somebody who writes, as the oracle and as the scripts know it; mostly not too late.
+fn writer(random: &mut Random, account: &Account) -> (Writer, Fence<'static>) {
+    let owner = random.pick(&[OWNERS[0], OWNERS[0], OWNERS[0], OWNERS[1]]);
+    let uid = random.pick(&[UIDS[0], UIDS[0], UIDS[1]]);
+    let (last, newest) = account.book.as_ref().map_or((1, 1), |book| (book.fence.0, book.fence.2));
+    let near = |random: &mut Random, now| i64::try_from(now).unwrap_or(1) + random.pick(&[-1, 0, 0, 0, 1]);
+    let (term, generation) = (near(random, last), near(random, newest));
     ((owner, term.into(), uid, generation.into()), Fence { term, uid, generation })
 }
 

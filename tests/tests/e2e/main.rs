@@ -4,6 +4,7 @@ mod answers;
 mod behaviours;
 mod components;
 mod concurrency;
+mod crash;
 mod gateway;
 mod hostile;
 mod module;

@@ -1,0 +1,218 @@
+//! One API server and one Redis for all runs of a story, both behind proxies that count, and the controller between.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use e2e::raw::Raw;
+use enforcement::redis::{Balance, Charge, ChargeOutcome};
+use kube::api::{Api, DeleteParams, DynamicObject, ListParams, Patch, PatchParams};
+use serde_json::{Value, json};
+use testbed::{
+    ApiProxy, ApiServer, Controller, ControllerOptions, Moment, Operation, Operations, Reached, Redis, RedisOptions,
+    RedisProxy, eventually,
+};
+
+use super::state::{self, State};
+use crate::stage::{NAMESPACE, condition, quota};
+
+const OURS: &str = "quota.higress.io/v1alpha1";
+/// Longer than anything here takes.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// An object without a target: an edit of it makes the controller go round and say so in its status.
+const PROBE: &str = "probe";
+
+pub(super) struct Bed {
+    api: ApiServer,
+    pub(super) redis: Redis,
+    operations: Operations,
+    controller: Arc<Controller>,
+    quotas: Api<DynamicObject>,
+    stores: Api<DynamicObject>,
+    plugins: Api<DynamicObject>,
+    /// Stop with the bed.
+    _proxies: (ApiProxy, RedisProxy),
+}
+
+/// The store, on the gateway's Redis.
+pub(super) fn store() -> Value {
+    json!({"apiVersion": OURS, "kind": "AIQuotaStore", "metadata": {"name": "default", "namespace": NAMESPACE},
+        "spec": {"service": {"name": "redis.static", "port": 80}, "timeout": "5s"}})
+}
+
+impl Bed {
+    /// Everything but quotas and store; the controller does not run.
+    pub(super) async fn new() -> Result<Self> {
+        let (redis, operations) = (Redis::start(RedisOptions::default()).await?, Operations::new());
+        let to_redis = RedisProxy::start(redis.addr(), &operations).await?;
+        let api = ApiServer::start().await?;
+        api.install_crds().await?;
+        api.namespace(NAMESPACE).await?;
+        let registry = json!({"name": "redis", "type": "static", "domain": to_redis.addr().to_string(), "port": 80});
+        api.apply(&json!({"apiVersion": "networking.higress.io/v1", "kind": "McpBridge",
+            "metadata": {"name": "default", "namespace": NAMESPACE}, "spec": {"registries": [registry]}}))
+            .await?;
+        api.apply(&json!({"apiVersion": "networking.k8s.io/v1", "kind": "Ingress",
+            "metadata": {"name": "qwen", "namespace": NAMESPACE},
+            "spec": {"rules": [{"http": {"paths": [{"path": "/", "pathType": "Prefix",
+                "backend": {"service": {"name": "llm", "port": {"number": 80}}}}]}}]}}))
+            .await?;
+        let to_api = ApiProxy::start(&api, &operations).await?;
+        let options = ControllerOptions {
+            args: vec!["--log=controller=debug,info".to_owned()],
+            kubeconfig: Some(to_api.kubeconfig().to_owned()),
+            ..ControllerOptions::default()
+        };
+        let controller = Arc::new(Controller::start(&api, options)?);
+        controller.kill();
+        let quotas = api.objects(OURS, "AIQuota", NAMESPACE).await?;
+        let stores = api.objects(OURS, "AIQuotaStore", NAMESPACE).await?;
+        let plugins = api.objects("extensions.higress.io/v1alpha1", "WasmPlugin", NAMESPACE).await?;
+        Ok(Self { api, redis, operations, controller, quotas, stores, plugins, _proxies: (to_api, to_redis) })
+    }
+
+    /// As new: no controller, no object of ours but the probe, an empty Redis.
+    pub(super) async fn clear(&self) -> Result<()> {
+        self.controller.kill();
+        self.operations.disarm();
+        for kind in [&self.quotas, &self.stores, &self.plugins] {
+            for object in kind.list(&ListParams::default()).await?.items {
+                let name = object.metadata.name.context("an object without a name")?;
+                if object.metadata.finalizers.is_some_and(|finalizers| !finalizers.is_empty()) {
+                    let none = json!({"metadata": {"finalizers": null}});
+                    kind.patch(&name, &PatchParams::default(), &Patch::Merge(none)).await?;
+                }
+                match kind.delete(&name, &DeleteParams::default()).await {
+                    // It had been waiting for its finalizers.
+                    Err(kube::Error::Api(status)) if status.is_not_found() => {}
+                    other => drop(other?),
+                }
+            }
+        }
+        self.redis.flush().await?;
+        // It has never heard of the script either.
+        redis::cmd("SCRIPT").arg("FLUSH").query_async::<()>(&mut self.redis.connect().await?).await?;
+        self.probe(1).await?;
+        self.forget();
+        Ok(())
+    }
+
+    pub(super) async fn apply(&self, objects: &[Value]) -> Result<()> {
+        for object in objects {
+            self.api.apply(object).await?;
+        }
+        Ok(())
+    }
+
+    /// Starts the controller, also when it was killed.
+    pub(super) fn restart(&self) -> Result<()> {
+        self.controller.restart()
+    }
+
+    /// What the controller has written since [`Self::forget`].
+    pub(super) fn operations(&self) -> Vec<Operation> {
+        self.operations.seen()
+    }
+
+    pub(super) fn forget(&self) {
+        self.operations.take();
+    }
+
+    /// Kills the controller when it has done `n` more operations; it hears nothing of the last.
+    pub(super) fn kill_after(&self, n: usize) -> Reached {
+        let controller = self.controller.clone();
+        self.operations.cut(n, Moment::Unanswered, move || controller.kill())
+    }
+
+    /// Waits until every object is ready as it is now.
+    pub(super) async fn done(&self) -> Result<()> {
+        self.eventually("every object is ready", async || {
+            for object in self.quotas.list(&ListParams::default()).await?.items {
+                let name = object.metadata.name.as_deref().unwrap_or_default();
+                ensure!(object.metadata.deletion_timestamp.is_none(), "{name} is being deleted");
+                if name != PROBE {
+                    ensure!(observed(&object) == object.metadata.generation, "{name}: {}", object.data["status"]);
+                    let ready = condition(&object, "Ready").context("no condition")?;
+                    ensure!(ready["status"] == "True", "{name}: {}", object.data["status"]);
+                }
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// Waits until all is as `wanted` says and the controller, made to look at everything, leaves it so.
+    pub(super) async fn settled(&self, wanted: impl Fn(&State) -> Result<()>) -> Result<State> {
+        let mut value = 1;
+        self.eventually("all is as it should be, and the controller writes nothing more", async || {
+            let before = self.operations.seen().len();
+            value += 1;
+            let generation = self.probe(value).await?;
+            self.eventually("the controller looks at everything", async || {
+                let probe = self.quotas.get(PROBE).await?;
+                ensure!(observed(&probe) == Some(generation), "the probe's status is {}", probe.data["status"]);
+                Ok(())
+            })
+            .await?;
+            let seen = self.operations.seen().split_off(before);
+            let others: Vec<String> = seen.iter().filter(|seen| !is_of_probe(seen)).map(ToString::to_string).collect();
+            let state = self.state().await?;
+            wanted(&state)?;
+            ensure!(others.is_empty(), "it was still writing: {others:?}");
+            Ok(state)
+        })
+        .await
+    }
+
+    async fn state(&self) -> Result<State> {
+        state::read(&self.redis, [&self.quotas, &self.stores, &self.plugins], PROBE).await
+    }
+
+    pub(super) fn balance(&self, consumer: &str) -> Balance {
+        Balance::new("chat:", consumer.as_bytes())
+    }
+
+    /// Books what a request used, as the module does; whether there was something to book it on.
+    pub(super) async fn spend(&self, consumer: &str, tokens: i64) -> Result<bool> {
+        let balance = self.balance(consumer);
+        let charge = Charge { balance: &balance, tokens, hold: None, admitted_in: None, period: None };
+        let mut redis = Raw::connect(&self.redis.addr()).await?;
+        match redis.call(&charge.invocation(), ChargeOutcome::of).await? {
+            ChargeOutcome::Booked { .. } => Ok(true),
+            ChargeOutcome::Absent => Ok(false),
+            other => bail!("{tokens} of {consumer} became {other:?}"),
+        }
+    }
+
+    pub(super) async fn patiently<T>(&self, what: &str, awaited: impl Future<Output = T>) -> Result<T> {
+        let awaited = tokio::time::timeout(PATIENCE, awaited).await;
+        awaited.with_context(|| format!("in vain: {what}; {}", self.ends()))
+    }
+
+    /// Gives the probe another grant; its generation then.
+    async fn probe(&self, grant: i64) -> Result<i64> {
+        let consumers = json!([{"name": "nobody", "quota": grant}]);
+        let target = json!([{"kind": "Ingress", "name": "nowhere"}]);
+        let probe = quota(PROBE, &json!({"targetRefs": target, "keyPrefix": "probe:", "consumers": consumers}));
+        self.api.apply(&probe).await?.metadata.generation.context("no generation")
+    }
+
+    async fn eventually<T>(&self, what: &str, probe: impl AsyncFnMut() -> Result<T>) -> Result<T> {
+        eventually(what, probe).await.with_context(|| self.ends())
+    }
+
+    fn ends(&self) -> String {
+        let log = self.controller.log();
+        let lines: Vec<&str> = log.lines().collect();
+        format!("the controller's log ends:\n{}", lines[lines.len().saturating_sub(30)..].join("\n"))
+    }
+}
+
+/// Whether an edit of the probe caused it.
+pub(super) fn is_of_probe(operation: &Operation) -> bool {
+    operation.name == format!("{NAMESPACE}/{PROBE}")
+}
+
+fn observed(object: &DynamicObject) -> Option<i64> {
+    object.data.pointer("/status/observedGeneration")?.as_i64()
+}

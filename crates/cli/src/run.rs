@@ -7,7 +7,7 @@ use anyhow::{Result, ensure};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{ArgAction, Args};
 use controller::Election;
-use plan::{FailStrategy, Guard, Module, Phase, PullPolicy, Settings};
+use plan::{FailStrategy, Flavor, Guard, GuardModule, Module, Phase, PullPolicy, Settings};
 
 use crate::module_url::{ModuleUrl, is_sha256};
 
@@ -25,7 +25,13 @@ pub(crate) struct Run {
     #[arg(value_delimiter = ',', value_parser = namespace)]
     trusted_namespaces: Vec<String>,
 
-    /// Where the gateway loads the ai-quota module from: oci://, http(s):// or file://, with a version or digest
+    /// Whose ai-quota module the gateway runs: native is this project's, upstream the one that comes with Higress
+    #[arg(long, env = "AIQUOTA_FLAVOR", value_name = "FLAVOR", default_value = "native")]
+    #[arg(value_parser = one_of(&[("native", Flavor::Native), ("upstream", Flavor::Upstream)]))]
+    flavor: Flavor,
+
+    /// Where the gateway loads the ai-quota module of that flavor from: oci://, http(s):// or file://, with a version
+    /// or digest
     #[arg(long, env = "AIQUOTA_MODULE_URL", value_name = "URL")]
     module_url: ModuleUrl,
 
@@ -68,6 +74,16 @@ pub(crate) struct Run {
     #[arg(value_parser = one_of(&[("on", Guard::On), ("off", Guard::Off)]))]
     guard: Guard,
 
+    /// Where the gateway loads the guard from, which is this project's ai-quota module whatever the flavor; with
+    /// --flavor=native that of --module-url unless given
+    #[arg(long, env = "AIQUOTA_GUARD_MODULE_URL", value_name = "URL")]
+    guard_module_url: Option<ModuleUrl>,
+
+    /// The SHA-256 of the guard's module; only with --guard-module-url
+    #[arg(long, env = "AIQUOTA_GUARD_MODULE_SHA256", value_name = "HEX", value_parser = sha256)]
+    #[arg(requires = "guard_module_url")]
+    guard_module_sha256: Option<String>,
+
     /// A WasmPlugin that authenticates consumers, besides those known by name; repeatable, in the environment
     /// separated by commas
     #[arg(long = "auth-plugin", env = "AIQUOTA_AUTH_PLUGINS", value_name = "NAME")]
@@ -102,15 +118,25 @@ impl Run {
 
     /// What the controller is told.
     pub(crate) fn settings(self) -> Result<Settings> {
-        ensure!(
-            self.module_url.is_pinned() || self.module_sha256.is_some(),
-            "--module-url: {} names no version, and the gateway may run another module tomorrow: name a version, as in \
-             oci://registry/ai-quota:1.0.0, a digest @sha256:..., or give --module-sha256",
-            self.module_url
-        );
+        pinned("module", &self.module_url, self.module_sha256.as_ref())?;
+        let guard_module = match self.guard_module_url {
+            Some(url) => {
+                pinned("guard-module", &url, self.guard_module_sha256.as_ref())?;
+                GuardModule { url: url.to_string(), sha256: self.guard_module_sha256 }
+            }
+            None => {
+                ensure!(
+                    self.flavor == Flavor::Native || self.guard == Guard::Off,
+                    "--guard-module-url: with --flavor=upstream the guard needs this project's ai-quota module beside \
+                     upstream's: say where it is, or switch the guard off with --guard=off"
+                );
+                GuardModule { url: self.module_url.to_string(), sha256: self.module_sha256.clone() }
+            }
+        };
         Ok(Settings {
             gateway_namespace: self.gateway_namespace,
             trusted_namespaces: self.trusted_namespaces.into_iter().collect(),
+            flavor: self.flavor,
             module: Module {
                 url: self.module_url.to_string(),
                 sha256: self.module_sha256,
@@ -121,10 +147,21 @@ impl Run {
                 priority: self.priority,
             },
             guard: self.guard,
+            guard_module,
             auth_plugins: self.auth_plugins,
             drain: self.drain,
         })
     }
+}
+
+/// What the gateway loads today must be what it loads tomorrow.
+fn pinned(flag: &str, url: &ModuleUrl, sha256: Option<&String>) -> Result<()> {
+    ensure!(
+        url.is_pinned() || sha256.is_some(),
+        "--{flag}-url: {url} names no version, and the gateway may run another module tomorrow: name a version, as in \
+         oci://registry/ai-quota:1.0.0, a digest @sha256:..., or give --{flag}-sha256"
+    );
+    Ok(())
 }
 
 /// Exactly one of some words, which the help text lists.
@@ -196,7 +233,9 @@ mod tests {
     fn the_module_url_is_all_that_must_be_given() {
         let settings = settings(&[MODULE]).unwrap();
         assert_eq!(settings.gateway_namespace, "higress-system");
-        assert_eq!((settings.guard, settings.drain), (Guard::On, Duration::from_secs(300)));
+        assert_eq!((settings.flavor, settings.guard), (Flavor::Native, Guard::On));
+        assert_eq!(settings.guard_module.url, settings.module.url);
+        assert_eq!(settings.drain, Duration::from_secs(300));
         assert_eq!(settings.module.url, "oci://registry.example/ai-quota:1.0.0");
         assert_eq!((settings.module.phase, settings.module.priority), (Phase::Unspecified, 750));
         assert_eq!(settings.module.fail_strategy, FailStrategy::Close);
@@ -218,6 +257,9 @@ mod tests {
             "--phase=AUTHZ",
             "--priority=7",
             "--guard=off",
+            "--flavor=upstream",
+            "--guard-module-url=oci://registry.example/guard:2.0.0",
+            &format!("--guard-module-sha256={sha256}"),
             "--auth-plugin=sso",
             "--drain=90s",
         ])
@@ -227,6 +269,7 @@ mod tests {
             Settings {
                 gateway_namespace: "gateway".into(),
                 trusted_namespaces: ["a".into(), "b".into()].into(),
+                flavor: Flavor::Upstream,
                 module: Module {
                     url: "file:///modules/ai-quota.wasm".into(),
                     sha256: Some(sha256.to_lowercase()),
@@ -237,6 +280,10 @@ mod tests {
                     priority: 7,
                 },
                 guard: Guard::Off,
+                guard_module: GuardModule {
+                    url: "oci://registry.example/guard:2.0.0".into(),
+                    sha256: Some(sha256.to_lowercase()),
+                },
                 auth_plugins: vec!["sso".into()],
                 drain: Duration::from_secs(90),
             }
@@ -257,6 +304,15 @@ mod tests {
     }
 
     #[test]
+    fn upstreams_module_needs_ours_for_the_guard_or_no_guard() {
+        let with_guard =
+            settings(&[MODULE, "--flavor=upstream", "--guard-module-url=oci://registry.example/guard:2.0.0"]).unwrap();
+        assert_eq!(with_guard.guard_module.url, "oci://registry.example/guard:2.0.0");
+        assert_eq!(with_guard.module.url, "oci://registry.example/ai-quota:1.0.0");
+        assert_eq!(settings(&[MODULE, "--flavor=upstream", "--guard=off"]).unwrap().guard, Guard::Off);
+    }
+
+    #[test]
     fn what_is_refused_names_the_flag_and_the_remedy() {
         for (flags, flag, remedy) in [
             (&["--module-url=oci://registry.example/ai-quota:latest"][..], "--module-url", "name a version"),
@@ -272,6 +328,18 @@ mod tests {
             (&[MODULE, "--lease-duration=2s"], "--lease-duration", "3s to 300s"),
             (&[MODULE, "--lease-duration=6m"], "--lease-duration", "1m to 5m"),
             (&[MODULE, "--lease-duration=15"], "--lease-duration", "3s to 300s"),
+            (&[MODULE, "--flavor=sidestream"], "--flavor", "upstream"),
+            (&[MODULE, "--flavor=upstream"], "--guard-module-url", "--guard=off"),
+            (
+                &[MODULE, "--guard-module-url=oci://registry.example/guard"],
+                "--guard-module-url",
+                "--guard-module-sha256",
+            ),
+            (
+                &[MODULE, &format!("--guard-module-sha256={}", "a".repeat(64))],
+                "--guard-module-sha256",
+                "--guard-module-url",
+            ),
             (&[], "--module-url", "required"),
         ] {
             let error = settings(flags).unwrap_err();

@@ -149,10 +149,11 @@ impl Programmer {
     }
 }
 
-/// In the place of something that is there: all of its metadata stays, but for our labels.
+/// In the place of something that is there: all of its metadata stays, but for our labels and annotations.
 fn over(mut found: ObjectMeta, wanted: &WasmPlugin) -> WasmPlugin {
     found.managed_fields = None;
     found.labels.get_or_insert_default().extend(wanted.labels().clone());
+    found.annotations.get_or_insert_default().extend(wanted.annotations().clone());
     WasmPlugin { metadata: found, spec: wanted.spec.clone() }
 }
 
@@ -192,7 +193,10 @@ fn step(plugin: &PluginWrite, last: Option<&Last>, now: Instant) -> Step {
 /// Whether what was found is what the API server made of the same wish before.
 fn is_as_stored(found: &WasmPlugin, wanted: &WasmPlugin, last: Option<&Last>) -> bool {
     last.and_then(|last| last.written.as_ref()).is_some_and(|written| {
-        written.wanted == wanted.spec && written.stored.spec == found.spec && wanted.labels() == found.labels()
+        written.wanted == wanted.spec
+            && written.stored.spec == found.spec
+            && wanted.labels() == found.labels()
+            && wanted.annotations().get(plan::POLICIES) == found.annotations().get(plan::POLICIES)
     })
 }
 

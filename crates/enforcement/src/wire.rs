@@ -1,6 +1,8 @@
 //! The native configuration of the modules: what the controller writes under `aiquota` in a WasmPlugin's
 //! `defaultConfig`, and in a rule's `config`. One type for both ends. Pure.
 
+pub mod upstream;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};

@@ -1,15 +1,12 @@
 //! The world in, the plan out, in steps: stores, then each object by itself (valid, permitted, targets there), then
 //! all together (who decides on what, whose balance it is, what fits), then the warnings. Pure.
 
-use std::{
-    collections::{HashMap, HashSet},
-    sync::Arc,
-};
+use std::{collections::HashMap, sync::Arc};
 
 use api::AiQuota;
 use enforcement::{
     redis::{Balance, Grant},
-    values::{DEFAULT_ADMIN_PATH, DEFAULT_PATHS},
+    values::DEFAULT_ADMIN_PATH,
     wire,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -26,7 +23,8 @@ use crate::{
     life,
     merge::{Claim, Lost, Narrower, Slot, Why, ceilings_of, resolve},
     plan::Declared,
-    prefix, room,
+    prefix,
+    room::{self, NoRoom},
     stores::{self, Stores},
     targets::Targets,
     validate::validate,
@@ -38,17 +36,18 @@ use crate::{
 pub fn build(world: &World) -> Plan {
     let plugin = |name: &str| world.plugins.iter().find(|found| found.metadata.name.as_deref() == Some(name)).cloned();
     let ai_quota = plugin(AI_QUOTA);
-    let form = form::wanted();
-    let found = Arc::new(Existing::of(ai_quota.as_deref(), form));
+    let form = form::of(world.settings.flavor);
+    let found = Existing::of(ai_quota.as_deref(), form);
     let changed =
-        world.last_written.as_deref().filter(|last| ai_quota.as_ref().is_none_or(|now| now.spec != last.spec));
-    let existing = changed.map_or_else(|| found.clone(), |last| Arc::new(Existing::of(Some(last), form)));
+        world.last_written.as_deref().filter(|last| ai_quota.as_ref().is_none_or(|now| !form::same(now, last)));
+    let existing = Existing::of(changed.or(ai_quota.as_deref()), form);
     let stores = stores::resolve(world, &existing.stores);
+    let existing = existing.with_names_of(&stores.wire);
     let targets = Targets::new(world);
 
     let mut draft = Draft::new(world);
-    draft.examine(world, &existing, &stores, &targets);
-    let slots = draft.decide(world, form, &existing, &targets);
+    draft.examine(world, form, &existing, &stores, &targets);
+    let slots = draft.decide(world, form, &stores, &existing, &targets);
     let seeds = draft.seed(&stores, &slots);
 
     let Draft { mut verdicts, policies, .. } = draft;
@@ -110,12 +109,13 @@ impl Draft {
     }
 
     /// Each object by itself.
-    fn examine(&mut self, world: &World, existing: &Existing, stores: &Stores, targets: &Targets<'_>) {
+    fn examine(&mut self, world: &World, form: &dyn Form, existing: &Existing, stores: &Stores, targets: &Targets<'_>) {
         for (index, verdict) in self.verdicts.iter_mut().enumerate() {
             let quota = match &verdict.object {
-                Object::Read(quota) => match validate(quota) {
-                    Ok(()) => Ok(quota),
-                    Err(refusals) => Err(Reason::Invalid(refusals)),
+                Object::Read(quota) => match (validate(quota), form.unsupported(&quota.spec)) {
+                    (Ok(()), unsupported) if unsupported.is_empty() => Ok(quota),
+                    (Ok(()), unsupported) => Err(Reason::NotSupportedByPlugin(unsupported)),
+                    (Err(refusals), _) => Err(Reason::Invalid(refusals)),
                 },
                 Object::Undecodable(unread) => Err(Reason::Undecodable(unread.error.clone())),
             };
@@ -130,6 +130,7 @@ impl Draft {
                     // What cannot be understood keeps its last rule: nothing becomes free by a typo.
                     verdict.refused.push(reason);
                     if let Some(Kept { settings, named, derived }) = kept(verdict, &name, existing, targets) {
+                        let settings = wire::Policy { owner: owner_name(world, &verdict.key), ..settings };
                         let by = self.policies.len();
                         let claim = |what| Claim { what, by, target: 0 };
                         self.named.extend(named.into_iter().map(claim));
@@ -197,22 +198,25 @@ impl Draft {
         &mut self,
         world: &World,
         form: &dyn Form,
+        stores: &Stores,
         existing: &Existing,
         targets: &Targets<'_>,
     ) -> Vec<Slot<Matcher>> {
+        let stores = form::Stores { usable: &stores.wire, known: &existing.stores };
         let (named, derived) = (std::mem::take(&mut self.named), std::mem::take(&mut self.derived));
-        let mut full = HashSet::new();
+        let mut full = HashMap::new();
         let (mut slots, lost, no_room) = loop {
             let context = Surroundings { world, existing, targets, policies: &self.policies };
             let mut ceilings = Ceilings::new(&self.policies, &context);
-            let fits = |claim: &&Claim<Matcher>| !full.contains(&(claim.by, claim.target));
+            let fits = |claim: &&Claim<Matcher>| !full.contains_key(&(claim.by, claim.target));
             let (slots, lost) =
                 resolve(named.iter().filter(fits), derived.iter().filter(fits), &self.policies, &mut ceilings);
-            let no_room = room::without_room(&self.policies, form, existing, &slots);
+            let no_room = room::without_room(&self.policies, form, stores, existing, &slots);
             let ceilings = ceilings_of(&lost);
             let before = full.len();
-            let out = no_room.iter().filter(|slot| ceilings.contains(slot));
-            full.extend(out.flat_map(|slot| &slots[*slot].holders).map(|holder| (holder.by, holder.target)));
+            for NoRoom { slot, limit } in no_room.iter().filter(|out| ceilings.contains(&out.slot)) {
+                full.extend(slots[*slot].holders.iter().map(|holder| ((holder.by, holder.target), *limit)));
+            }
             if full.len() == before {
                 break (slots, lost, no_room);
             }
@@ -224,9 +228,13 @@ impl Draft {
                 Why::Under(slot) => Reason::Overridden { target, winner, ceiling: slots[slot].what.target() },
             });
         }
-        let out = no_room.into_iter().flat_map(|slot| std::mem::take(&mut slots[slot].holders));
-        for (by, target) in out.map(|holder| (holder.by, holder.target)).chain(full) {
-            self.refuse(by, target, |_| Reason::GatewayFull { limit: room::LIMIT });
+        for NoRoom { slot, limit } in no_room {
+            full.extend(
+                std::mem::take(&mut slots[slot].holders).into_iter().map(|lost| ((lost.by, lost.target), limit)),
+            );
+        }
+        for ((by, target), limit) in full {
+            self.refuse(by, target, |_| Reason::GatewayFull { limit });
         }
         slots
     }
@@ -396,7 +404,7 @@ fn settings(world: &World, quota: &AiQuota, key: &Key) -> wire::Policy {
     let derived = || spec.target_refs.first().map(|target| prefix::derived(&key.namespace, target)).unwrap_or_default();
     let mut paths = match &spec.paths {
         Some(paths) => paths.clone(),
-        None => DEFAULT_PATHS.map(str::to_owned).to_vec(),
+        None => form::of(world.settings.flavor).default_paths(),
     };
     paths.sort_unstable();
     wire::Policy {

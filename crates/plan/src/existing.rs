@@ -1,6 +1,6 @@
 //! What the gateway enforces now: our WasmPlugin as found in, its policies and what they match out. Pure.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use api::{MatchRule, WasmPlugin};
 use enforcement::wire;
@@ -21,6 +21,8 @@ pub(crate) struct Existing {
     over: HashMap<Matcher, String>,
     /// Whether there are rules that are not as we write them.
     foreign: bool,
+    /// Stores as found, and those of now that are the same though they are called otherwise.
+    same_stores: HashSet<(String, String)>,
 }
 
 impl Existing {
@@ -29,8 +31,15 @@ impl Existing {
         for settings in policies.values_mut() {
             *settings = form.said(settings).into_owned();
         }
-        let mut existing =
-            Self { form, policies, stores, matchers: HashMap::new(), over: HashMap::new(), foreign: false };
+        let mut existing = Self {
+            form,
+            policies,
+            stores,
+            matchers: HashMap::new(),
+            over: HashMap::new(),
+            foreign: false,
+            same_stores: HashSet::new(),
+        };
         let found = plugin.into_iter().flat_map(|plugin| plugin.spec.match_rules.iter().flatten());
         for (rule, policy) in found.zip(rules) {
             existing.add(rule, policy);
@@ -54,6 +63,21 @@ impl Existing {
         self.matchers.entry(policy).or_default().extend(all);
     }
 
+    /// With the names that stores have now for those that are the same.
+    pub(crate) fn with_names_of(mut self, now: &BTreeMap<String, wire::Store>) -> Self {
+        for (found, store) in &self.stores {
+            let same = now.iter().filter(|(name, now)| *name != found && *now == store);
+            self.same_stores.extend(same.map(|(name, _)| (found.clone(), name.clone())));
+        }
+        for store in self.policies.values_mut().filter_map(|policy| policy.store.as_mut()) {
+            let known = self.stores.get(store).filter(|_| store.starts_with(form::NAMELESS));
+            if let Some((name, _)) = known.and_then(|known| now.iter().find(|(_, now)| *now == known)) {
+                store.clone_from(name);
+            }
+        }
+        self
+    }
+
     /// Whether the gateway has a rule with this policy.
     pub(crate) fn enforces(&self, policy: &str) -> bool {
         self.policies.contains_key(policy) && self.matchers.contains_key(policy)
@@ -71,10 +95,16 @@ impl Existing {
 
     /// Whether something is held to these settings already, whoever they were written for.
     pub(crate) fn holds(&self, matcher: &Matcher, settings: &wire::Policy) -> bool {
-        self.over(matcher).is_some_and(|over| {
-            let gone = over.unavailable.is_some();
-            difference(&self.form.said(settings), over).is_none_or(|field| gone && field == "storeRef")
-        })
+        let Some(over) = self.over(matcher) else { return false };
+        let gone = over.unavailable.is_some();
+        // A rule that refuses everything, and does not say any more whom it stands for.
+        let nameless = gone && over.key_prefix.is_empty();
+        let same_store = || match (&over.store, &settings.store) {
+            (Some(over), Some(wanted)) => self.same_stores.contains(&(over.clone(), wanted.clone())),
+            _ => false,
+        };
+        let field = difference(&self.form.said(settings), over);
+        nameless || field.is_none_or(|field| field == "storeRef" && (gone || same_store()))
     }
 
     /// Whether a policy stands there just so.

@@ -35,9 +35,9 @@ pub(crate) struct Gateway {
     pub(crate) guard: Option<Arc<WasmPlugin>>,
     pub(crate) ai_quota: Option<Arc<WasmPlugin>>,
     /// What the latter says.
-    pub(crate) found: Arc<Existing>,
+    pub(crate) found: Existing,
     /// What was in force last: the same, unless somebody else changed it.
-    pub(crate) existing: Arc<Existing>,
+    pub(crate) existing: Existing,
 }
 
 /// An object's settings, as a policy of its own; objects with equal settings on one target need only one.

@@ -209,5 +209,5 @@ fn store_name(verdict: &Verdict) -> String {
 }
 
 fn is_unread(verdict: &Verdict) -> bool {
-    matches!(verdict.refused.first(), Some(Reason::Invalid(_) | Reason::Undecodable(_)))
+    verdict.refused.first().is_some_and(Reason::keeps_last_rule)
 }

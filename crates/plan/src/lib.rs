@@ -39,12 +39,13 @@ mod world;
 
 pub use build::build;
 pub use decode::decode;
+pub use form::POLICIES;
 pub use leftovers::{Deletion, Deletions, Departure, Fate, Leftovers, Recorded};
 pub use life::{Finalizer, Leaving, Life};
 pub use plan::{Access, Object, Owner, Plan, Seed, Seeded, StorePlan, StoreWarning, Verdict, Warning};
 pub use program::{AI_QUOTA, GUARD, PluginWrite, Program, program};
 pub use reason::{Reason, WaitsFor};
-pub use settings::{FailStrategy, Guard, Module, Phase, PullPolicy, Settings};
+pub use settings::{FailStrategy, Flavor, Guard, GuardModule, Module, Phase, PullPolicy, Settings};
 pub use status::{Seen, Write, Writes, status, store_status};
 pub use validate::{Refusal, Refused, validate, validate_store};
 pub use world::{Key, Undecodable, World};

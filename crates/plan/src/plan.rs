@@ -83,8 +83,7 @@ impl Plan {
     #[must_use]
     pub fn may_take_over(&self, owner: &str) -> bool {
         let Some((cluster, _)) = owner.split_once('/') else { return false };
-        let unread =
-            |verdict: &Verdict| matches!(verdict.refused.first(), Some(Reason::Invalid(_) | Reason::Undecodable(_)));
+        let unread = |verdict: &Verdict| verdict.refused.first().is_some_and(Reason::keeps_last_rule);
         cluster == self.cluster && !self.verdicts.iter().any(|verdict| unread(verdict) && verdict.owner.name == owner)
     }
 }

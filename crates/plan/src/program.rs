@@ -9,8 +9,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::{Map, Value};
 
 use crate::{
-    Guard, Phase, Plan, Seeded,
-    form::{self, Body, Ruled},
+    Guard, GuardModule, Phase, Plan, Seeded, Settings,
+    form::{self, Body, POLICIES, Ruled},
     gateway::{Gateway, Matcher, Policy},
     merge::{Holder, Loser, Slot},
     templates,
@@ -49,7 +49,9 @@ impl PluginWrite {
         match (&self.found, &self.wanted) {
             _ if self.refused.is_some() => false,
             (None, None) => false,
-            (Some(found), Some(wanted)) => found.spec != wanted.spec || found.metadata.labels != wanted.metadata.labels,
+            (Some(found), Some(wanted)) => {
+                !form::same(found, wanted) || found.metadata.labels != wanted.metadata.labels
+            }
             (Some(_), None) | (None, Some(_)) => true,
         }
     }
@@ -161,9 +163,9 @@ impl Gateway {
     }
 
     fn plugins(&self, decided: Vec<(&Matcher, usize)>) -> Vec<PluginWrite> {
+        let Settings { module, guard, guard_module, .. } = &self.settings;
         let enforced = !decided.is_empty();
-        let guarded = enforced && self.settings.guard == Guard::On;
-        let guard = guarded.then(|| {
+        let guard = (enforced && *guard == Guard::On).then(|| {
             let native = Native::<wire::Policy> {
                 version: VERSION,
                 guard: true,
@@ -171,24 +173,25 @@ impl Gateway {
                 schedules: BTreeMap::new(),
                 policies: BTreeMap::new(),
             };
-            let body = Body { default_config: Some(form::config(&native)), match_rules: Vec::new() };
-            self.spec(Phase::Authn, self.guard_priority, body)
+            let body = Body { default_config: Some(form::config(&native)), ..Body::default() };
+            let GuardModule { url, sha256 } = guard_module;
+            self.owned(GUARD, self.guard.as_deref(), (url, sha256), (Phase::Authn, self.guard_priority), body)
         });
         let ai_quota = enforced.then(|| {
-            let module = &self.settings.module;
             let body = self.form.write(self, self.ruled(decided));
-            self.spec(module.phase, module.priority.into(), body)
+            let place = (module.phase, module.priority.into());
+            self.owned(AI_QUOTA, self.ai_quota.as_deref(), (&module.url, &module.sha256), place, body)
         });
         [(GUARD, &self.guard, guard), (AI_QUOTA, &self.ai_quota, ai_quota)]
             .into_iter()
-            .map(|(name, found, spec)| PluginWrite {
+            .map(|(name, found, wanted)| PluginWrite {
                 name,
                 found: found.clone(),
                 // Nothing that gets here should have one: this is looked at whatever was looked at before.
-                refused: spec.as_ref().and_then(|spec| templates::unknown(spec, &self.templates)).map(|path| {
+                refused: wanted.as_ref().and_then(|plugin| templates::unknown(&plugin.spec, &self.templates)).map(|path| {
                     format!("{path} has a template that is no store's, or that the gateway cannot replace: nothing is written")
                 }),
-                wanted: spec.map(|spec| self.owned(name, found.as_deref(), spec)),
+                wanted,
             })
             .collect()
     }
@@ -225,12 +228,20 @@ impl Gateway {
         rules
     }
 
-    fn spec(&self, phase: Phase, priority: i64, body: Body) -> WasmPluginSpec {
-        let Body { default_config, match_rules } = body;
+    /// The spec is all ours; the metadata only by one label and one annotation.
+    fn owned(
+        &self,
+        name: &str,
+        found: Option<&WasmPlugin>,
+        (url, sha256): (&str, &Option<String>),
+        (phase, priority): (Phase, i64),
+        body: Body,
+    ) -> WasmPlugin {
+        let Body { default_config, match_rules, policies } = body;
         let module = &self.settings.module;
-        WasmPluginSpec {
-            url: Some(module.url.clone()),
-            sha256: module.sha256.clone(),
+        let spec = WasmPluginSpec {
+            url: Some(url.to_owned()),
+            sha256: sha256.clone(),
             image_pull_policy: Some(module.image_pull_policy.as_str().to_owned()),
             image_pull_secret: module.image_pull_secret.clone(),
             plugin_name: None,
@@ -241,11 +252,7 @@ impl Gateway {
             default_config_disable: None,
             match_rules: Some(match_rules).filter(|rules| !rules.is_empty()),
             rest: Map::new(),
-        }
-    }
-
-    /// The spec is all ours; the metadata only by one label.
-    fn owned(&self, name: &str, found: Option<&WasmPlugin>, spec: WasmPluginSpec) -> WasmPlugin {
+        };
         let mut metadata = found.map_or_else(
             || ObjectMeta {
                 name: Some(name.to_owned()),
@@ -256,6 +263,12 @@ impl Gateway {
         );
         metadata.managed_fields = None;
         metadata.labels.get_or_insert_default().insert(MANAGED_BY.to_owned(), MANAGER.to_owned());
+        match (policies, &mut metadata.annotations) {
+            (Some(policies), all) => drop(all.get_or_insert_default().insert(POLICIES.to_owned(), policies)),
+            (None, Some(all)) => drop(all.remove(POLICIES)),
+            (None, None) => {}
+        }
+        metadata.annotations.take_if(|all| all.is_empty());
         WasmPlugin { metadata, spec }
     }
 }

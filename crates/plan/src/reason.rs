@@ -15,6 +15,9 @@ pub enum Reason {
     #[error("the object cannot be read, its last rule stays: {0}")]
     Undecodable(String),
 
+    #[error("upstream's ai-quota module (--flavor=upstream) cannot do what is declared: {}", Listed(.0))]
+    NotSupportedByPlugin(Vec<Refusal>),
+
     #[error(
         "{field}: namespace {namespace} is not trusted with {what}; move the object to a trusted namespace, or let \
          the administrator add the namespace with --trusted-namespace"
@@ -116,6 +119,7 @@ impl Reason {
         match self {
             Self::Invalid(_) => "Invalid",
             Self::Undecodable(_) => "Undecodable",
+            Self::NotSupportedByPlugin(_) => "NotSupportedByPlugin",
             Self::NotTrusted { .. } => "NotTrusted",
             Self::TargetNotFound { .. } => "TargetNotFound",
             Self::TargetConflicted { .. }
@@ -143,12 +147,19 @@ impl Reason {
         }
     }
 
+    /// Whether an object that is refused for this stays under its last rule: nothing becomes free by a typo.
+    pub(crate) const fn keeps_last_rule(&self) -> bool {
+        matches!(self, Self::Invalid(_) | Self::Undecodable(_) | Self::NotSupportedByPlugin(_))
+    }
+
     #[must_use]
     pub const fn waits_for(&self) -> WaitsFor {
         match self {
-            Self::Invalid(_) | Self::Undecodable(_) | Self::NotTrusted { .. } | Self::NotInGatewayNamespace(_) => {
-                WaitsFor::Spec
-            }
+            Self::Invalid(_)
+            | Self::Undecodable(_)
+            | Self::NotSupportedByPlugin(_)
+            | Self::NotTrusted { .. }
+            | Self::NotInGatewayNamespace(_) => WaitsFor::Spec,
             Self::TargetNotFound { .. }
             | Self::TargetConflicted { .. }
             | Self::Overridden { .. }

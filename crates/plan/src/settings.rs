@@ -8,12 +8,31 @@ pub struct Settings {
     pub gateway_namespace: String,
     /// Namespaces that may target Gateways, Domains and Services and choose key prefixes, besides the gateway's.
     pub trusted_namespaces: BTreeSet<String>,
+    /// Whose module enforces quotas.
+    pub flavor: Flavor,
     pub module: Module,
     pub guard: Guard,
+    /// Where the guard is loaded from: always a module of ours.
+    pub guard_module: GuardModule,
     /// WasmPlugins that authenticate consumers, besides those known by name.
     pub auth_plugins: Vec<String>,
     /// How long after their last rule requests may still be under way: balances are not deleted before.
     pub drain: Duration,
+}
+
+/// Whose ai-quota module enforces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flavor {
+    /// Ours.
+    Native,
+    /// The one that comes with Higress.
+    Upstream,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GuardModule {
+    pub url: String,
+    pub sha256: Option<String>,
 }
 
 /// How the gateway loads the ai-quota module, and where in its chain.

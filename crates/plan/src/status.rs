@@ -7,7 +7,7 @@ use api::{ABANDON_BALANCES, AiQuotaStatus, AiQuotaStoreStatus, Condition, Summar
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
 
 use crate::{
-    AI_QUOTA, Deletion, Deletions, GUARD, Leaving, Life, Object, Plan, Program, Reason, Seeded, StorePlan,
+    AI_QUOTA, Deletion, Deletions, Flavor, GUARD, Leaving, Life, Object, Plan, Program, Reason, Seeded, StorePlan,
     StoreWarning, Verdict,
 };
 
@@ -57,7 +57,11 @@ pub fn status(
         ),
         other => other,
     };
-    let programmed = lost(programmed(verdict, rules, write(stands, writes)));
+    let refused = match plan.gateway.settings.flavor {
+        Flavor::Native => "answered with 503",
+        Flavor::Upstream => "refused with 403",
+    };
+    let programmed = lost(programmed(verdict, rules, write(stands, writes), refused));
     let balances = lost(balances(plan, verdict, &seeds));
     let ready = match (&accepted, &programmed, &balances) {
         (State::Is, State::Is, State::Is) => State::Is,
@@ -173,15 +177,16 @@ fn write(stands: bool, writes: &Writes) -> &Write {
     }
 }
 
-fn programmed(verdict: &Verdict, rules: &[bool], write: &Write) -> State {
+/// `refused`: what becomes of requests where the store cannot be used.
+fn programmed(verdict: &Verdict, rules: &[bool], write: &Write, refused: &str) -> State {
     if rejected(verdict) {
-        return refused(verdict);
+        return not_accepted(verdict);
     }
     let complete = verdict.targets.iter().zip(rules).all(|((_, problem), rule)| problem.is_some() || *rule);
     match (&verdict.withheld, write) {
         (Some(reason), _) if complete => State::Not(
             reason.reason(),
-            cut(format!("requests are answered with 503, because the store cannot be used: {reason}")),
+            cut(format!("requests are {refused}, because the store cannot be used: {reason}")),
         ),
         (Some(reason), _) => State::Not(
             reason.reason(),
@@ -198,7 +203,7 @@ fn programmed(verdict: &Verdict, rules: &[bool], write: &Write) -> State {
 
 fn balances(plan: &Plan, verdict: &Verdict, seeds: &Seeds) -> State {
     if rejected(verdict) {
-        return refused(verdict);
+        return not_accepted(verdict);
     }
     if let Some(reason) = &verdict.withheld {
         return State::not(reason);
@@ -238,9 +243,9 @@ fn rejected(verdict: &Verdict) -> bool {
     verdict.targets.iter().all(|(_, problem)| problem.is_some())
 }
 
-fn refused(verdict: &Verdict) -> State {
+fn not_accepted(verdict: &Verdict) -> State {
     match verdict.refused.first() {
-        Some(reason @ (Reason::Invalid(_) | Reason::Undecodable(_))) => {
+        Some(reason) if reason.keeps_last_rule() => {
             State::Unknown(reason.reason(), "what was in force before stays".to_owned())
         }
         _ => State::Not("NotAccepted", "no target is accepted, so this object limits nothing".to_owned()),

@@ -37,6 +37,8 @@ pub enum Refused {
     Excluded,
     /// Not readable at all: of another type, or a field there is not.
     Unreadable,
+    /// Valid, but the gateway's module has no means for it.
+    Unsupported,
 }
 
 impl fmt::Display for Refusal {

@@ -2,15 +2,22 @@
 
 #![expect(clippy::unwrap_used, reason = "a scenario that cannot be read fails its test")]
 
+use plan::Flavor;
+use serde_json::Value;
 use simulator::{Scenario, play};
 
 mod simulator;
+mod translate;
 
+/// Plays them with our module, and as far as they ask for nothing that upstream's module cannot do, with that.
 fn all(yaml: &str) {
-    let scenarios: Vec<Scenario> = serde_yaml::from_str(yaml).unwrap();
+    let scenarios: Vec<Value> = serde_yaml::from_str(yaml).unwrap();
     assert!(!scenarios.is_empty());
-    for scenario in &scenarios {
-        play(scenario);
+    for scenario in scenarios {
+        if let Some(upstream) = translate::for_upstream(&scenario) {
+            play(&serde_json::from_value(upstream).unwrap(), Flavor::Upstream);
+        }
+        play(&serde_json::from_value(scenario).unwrap(), Flavor::Native);
     }
 }
 
@@ -47,6 +54,14 @@ fn a_target_without_an_auth_plugin_ahead_is_warned_about() {
 #[test]
 fn another_plugin_that_charges_as_well_is_waited_for_or_warned_about() {
     all(include_str!("scenarios/foreign.yaml"));
+}
+
+#[test]
+fn upstreams_module_is_told_all_it_reads_and_no_more() {
+    let scenarios: Vec<Scenario> = serde_yaml::from_str(include_str!("scenarios/upstream.yaml")).unwrap();
+    for scenario in &scenarios {
+        play(scenario, Flavor::Upstream);
+    }
 }
 
 #[test]

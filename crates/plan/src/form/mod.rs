@@ -2,31 +2,44 @@
 //! say at all, what it takes, and what one that was found says. Pure.
 
 mod native;
+mod upstream;
 
 use std::{
     borrow::Cow,
     collections::{BTreeMap, HashMap},
 };
 
-use api::{MatchRule, WasmPlugin};
+use api::{AiQuotaSpec, MatchRule, WasmPlugin};
 use enforcement::wire;
 use serde_json::Value;
 
-use crate::gateway::Gateway;
+use crate::{
+    Flavor, Refusal,
+    gateway::{Gateway, Policy},
+};
 pub(crate) use native::config;
+
+/// The annotation of the ai-quota WasmPlugin with what rules in upstream's form cannot say: a list with an entry for
+/// each rule.
+pub const POLICIES: &str = "quota.higress.io/policies";
+
+/// Before the name of what was found without one: neither policies nor stores are called so.
+pub(crate) const NAMELESS: char = '?';
 
 /// One way to write policies. All of them are read, whichever is written.
 pub(crate) trait Form: Send + Sync {
+    /// What a spec asks for that the module has no means for.
+    fn unsupported(&self, spec: &AiQuotaSpec) -> Vec<Refusal>;
+
+    /// What is metered where a spec has no paths; nothing: what the module meters by itself.
+    fn default_paths(&self) -> Vec<String>;
+
     /// What is left of these settings when they are written so and read back.
     fn said<'a>(&self, settings: &'a wire::Policy) -> Cow<'a, wire::Policy>;
 
     fn write(&self, gateway: &Gateway, rules: Vec<Ruled>) -> Body;
 
-    /// Bytes of the spec that a policy takes once.
-    fn policy_size(&self, name: &str, settings: &wire::Policy) -> usize;
-
-    /// Bytes of the spec that each of its rules takes, without what it matches.
-    fn rule_size(&self, name: &str, settings: &wire::Policy) -> usize;
+    fn size(&self, policy: &Policy, stores: Stores<'_>) -> Size;
 }
 
 /// A rule to be written: which policy what it matches is under.
@@ -40,9 +53,31 @@ pub(crate) struct Ruled {
 }
 
 /// What of a WasmPlugin a form writes.
+#[derive(Default)]
 pub(crate) struct Body {
     pub(crate) default_config: Option<Value>,
     pub(crate) match_rules: Vec<MatchRule>,
+    /// The annotation [`POLICIES`].
+    pub(crate) policies: Option<String>,
+}
+
+/// Bytes that a policy takes.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Size {
+    /// In the spec, once.
+    pub(crate) once: usize,
+    /// In the spec, for each of its rules, without what that matches.
+    pub(crate) rule: usize,
+    /// In annotations, for each of its rules.
+    pub(crate) note: usize,
+}
+
+/// The stores that rules may lead to, by name.
+#[derive(Clone, Copy)]
+pub(crate) struct Stores<'a> {
+    pub(crate) usable: &'a BTreeMap<String, wire::Store>,
+    /// What the gateway knows now.
+    pub(crate) known: &'a BTreeMap<String, wire::Store>,
 }
 
 /// What a WasmPlugin that was found says, as far as it can be read.
@@ -54,21 +89,34 @@ pub(crate) struct Read {
     pub(crate) rules: Vec<Option<String>>,
 }
 
-/// The form of the module that is to enforce.
-pub(crate) fn wanted() -> &'static dyn Form {
-    &native::Native
+/// The form that a flavor's module reads.
+pub(crate) fn of(flavor: Flavor) -> &'static dyn Form {
+    match flavor {
+        Flavor::Native => &native::Native,
+        Flavor::Upstream => &upstream::Upstream,
+    }
 }
 
 /// Reads a WasmPlugin in the form it is in.
 pub(crate) fn read(plugin: &WasmPlugin) -> Read {
-    native::read(&plugin.spec).unwrap_or_default()
+    native::read(&plugin.spec).unwrap_or_else(|| upstream::read(plugin))
+}
+
+/// Whether two WasmPlugins enforce the same and say the same about it.
+pub(crate) fn same(a: &WasmPlugin, b: &WasmPlugin) -> bool {
+    a.spec == b.spec && policies(a) == policies(b)
+}
+
+fn policies(plugin: &WasmPlugin) -> Option<&String> {
+    plugin.metadata.annotations.as_ref()?.get(POLICIES)
 }
 
 /// Structs of strings, numbers and maps with string keys: always a value.
-pub(crate) fn value(of: &impl serde::Serialize) -> Value {
+fn value(of: &impl serde::Serialize) -> Value {
     serde_json::to_value(of).unwrap_or_default()
 }
 
-fn size(of: &impl serde::Serialize) -> usize {
-    serde_json::to_vec(of).map_or(0, |text| text.len())
+/// The same, as text.
+fn text(of: &impl serde::Serialize) -> String {
+    serde_json::to_string(of).unwrap_or_default()
 }

@@ -3,13 +3,19 @@
 
 use std::{borrow::Cow, collections::BTreeMap};
 
-use api::{MatchRule, WasmPluginSpec};
-use enforcement::wire::{self, Rule, VERSION};
+use api::{AiQuotaSpec, MatchRule, WasmPluginSpec};
+use enforcement::{
+    values::DEFAULT_PATHS,
+    wire::{self, Rule, VERSION},
+};
 use serde::Deserialize as _;
 use serde_json::{Map, Value};
 
-use super::{Body, Form, Read, Ruled, size, value};
-use crate::gateway::Gateway;
+use super::{Body, Form, Read, Ruled, Size, Stores, text, value};
+use crate::{
+    Refusal,
+    gateway::{Gateway, Policy},
+};
 
 /// Around a rule's matchers: `{"ingress":[],"config":{"policy":"","open":true}},`
 const RULE: usize = 56;
@@ -19,7 +25,19 @@ const ENTRY: usize = 4;
 pub(super) struct Native;
 
 impl Form for Native {
+    fn unsupported(&self, _: &AiQuotaSpec) -> Vec<Refusal> {
+        Vec::new()
+    }
+
+    fn default_paths(&self) -> Vec<String> {
+        DEFAULT_PATHS.map(str::to_owned).to_vec()
+    }
+
     fn said<'a>(&self, settings: &'a wire::Policy) -> Cow<'a, wire::Policy> {
+        if settings.paths.is_empty() {
+            // As upstream's form has it: what the module meters by itself.
+            return Cow::Owned(wire::Policy { paths: self.default_paths(), ..settings.clone() });
+        }
         Cow::Borrowed(settings)
     }
 
@@ -38,15 +56,12 @@ impl Form for Native {
         });
         let match_rules = rules.collect();
         let native = wire::Native { version: VERSION, guard: false, stores, schedules: BTreeMap::new(), policies };
-        Body { default_config: Some(config(&native)), match_rules }
+        Body { default_config: Some(config(&native)), match_rules, policies: None }
     }
 
-    fn policy_size(&self, name: &str, settings: &wire::Policy) -> usize {
-        size(settings) + name.len() + ENTRY
-    }
-
-    fn rule_size(&self, name: &str, _: &wire::Policy) -> usize {
-        RULE + name.len()
+    fn size(&self, policy: &Policy, _: Stores<'_>) -> Size {
+        let name = policy.name.len();
+        Size { once: text(&policy.settings).len() + name + ENTRY, rule: RULE + name, note: 0 }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
-use plan::{FailStrategy, Guard, Module, Phase, PullPolicy, Settings, World};
+use plan::{FailStrategy, Flavor, Guard, GuardModule, Module, Phase, PullPolicy, Settings, World};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
@@ -25,6 +25,7 @@ fn of(quotas: impl Iterator<Item = Value>, routes: usize) -> World {
         settings: Settings {
             gateway_namespace: gateway.to_owned(),
             trusted_namespaces: BTreeSet::new(),
+            flavor: Flavor::Native,
             module: Module {
                 url: "oci://example/ai-quota:1.0.0".to_owned(),
                 sha256: None,
@@ -35,6 +36,7 @@ fn of(quotas: impl Iterator<Item = Value>, routes: usize) -> World {
                 priority: 750,
             },
             guard: Guard::On,
+            guard_module: GuardModule { url: "oci://example/ai-quota:1.0.0".to_owned(), sha256: None },
             auth_plugins: Vec::new(),
             drain: std::time::Duration::from_secs(300),
         },

@@ -11,8 +11,8 @@ use k8s_openapi::api::{core::v1::Secret, networking::v1::Ingress};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use plan::{
-    FailStrategy, Guard, Key, Module, Object, Phase, PullPolicy, Seeded, Settings, Undecodable, Verdict, World, Write,
-    Writes,
+    FailStrategy, Flavor, Guard, GuardModule, Key, Module, Object, Phase, PullPolicy, Seeded, Settings, Undecodable,
+    Verdict, World, Write, Writes,
 };
 use serde::Deserialize;
 use serde_json::Value;
@@ -42,6 +42,14 @@ pub(crate) struct Scenario {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Step {
+    /// Started again with this flavor, `native` or `upstream`.
+    flavor: Option<String>,
+    /// Started again: what was written is not remembered.
+    #[serde(default)]
+    restart: bool,
+    /// What somebody makes of the annotation with the names of policies; null takes it away.
+    #[serde(default, deserialize_with = "given")]
+    annotate: Option<Option<String>>,
     #[serde(default)]
     put: Vec<Value>,
     /// `<kind> <namespace>/<name>`
@@ -76,16 +84,28 @@ struct Expect {
     /// Values in the ai-quota WasmPlugin's `defaultConfig.aiquota` by JSON pointer.
     #[serde(default)]
     config: BTreeMap<String, Value>,
+    /// Values in the ai-quota WasmPlugin by JSON pointer, whatever its flavor.
+    #[serde(default)]
+    plugin: BTreeMap<String, Value>,
     /// Values in the guard's spec by JSON pointer; null for none at all.
     #[serde(default)]
     guard: BTreeMap<String, Value>,
 }
 
-pub(crate) fn play(scenario: &Scenario) {
-    let mut world = world(scenario);
+pub(crate) fn play(scenario: &Scenario, flavor: Flavor) {
+    let mut world = world(scenario, flavor);
     let (mut index, mut clock) = (Index::default(), 0);
     for (number, step) in scenario.steps.iter().enumerate() {
-        let at = format!("{}, step {}", scenario.name, number + 1);
+        let at = format!("{} ({flavor:?}), step {}", scenario.name, number + 1);
+        if let Some(flavor) = &step.flavor {
+            world.settings.flavor = if flavor == "upstream" { Flavor::Upstream } else { Flavor::Native };
+        }
+        if step.restart {
+            world.last_written = None;
+        }
+        if let Some(policies) = &step.annotate {
+            annotate(&mut world, policies);
+        }
         for object in &step.delete {
             delete(&mut world, object);
         }
@@ -104,6 +124,20 @@ pub(crate) fn play(scenario: &Scenario) {
         assert_eq!(statuses(&world), before, "{at}: a second run reports something else");
         assert_eq!(index.shown(), recorded, "{at}: a second run makes something else of the balances");
     }
+}
+
+/// Tells null from what is not there.
+fn given<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Option<String>>, D::Error> {
+    Deserialize::deserialize(deserializer).map(Some)
+}
+
+fn annotate(world: &mut World, policies: &Option<String>) {
+    let plugin = world.plugins.iter_mut().find(|found| found.metadata.name.as_deref() == Some(plan::AI_QUOTA));
+    let annotations = Arc::make_mut(plugin.unwrap()).metadata.annotations.get_or_insert_default();
+    match policies {
+        Some(policies) => annotations.insert(plan::POLICIES.to_owned(), policies.clone()),
+        None => annotations.remove(plan::POLICIES),
+    };
 }
 
 fn statuses(world: &World) -> Vec<Value> {
@@ -186,7 +220,7 @@ fn answer(redis: &BTreeMap<String, String>, balance: &str) -> Seeded {
 fn check(world: &World, index: &Index, step: &Step, at: &str) {
     let plugin = |name: &str| world.plugins.iter().find(|found| found.metadata.name.as_deref() == Some(name));
     let ai_quota = plugin(plan::AI_QUOTA);
-    let Expect { rules, seeds, recorded, objects, conditions, stores, config, guard } = &step.expect;
+    let Expect { rules, seeds, recorded, objects, conditions, stores, config, plugin: values, guard } = &step.expect;
     if let Some(recorded) = recorded {
         assert_eq!(&index.shown(), recorded, "{at}: recorded balances");
     }
@@ -231,6 +265,10 @@ fn check(world: &World, index: &Index, step: &Step, at: &str) {
         let found = config.pointer(&format!("/aiquota{pointer}")).unwrap_or(&Value::Null);
         assert_eq!(found, expected, "{at}: {pointer} in {config:#}");
     }
+    for (pointer, expected) in values {
+        let plugin = ai_quota.map_or(Value::Null, |plugin| serde_json::to_value(&**plugin).unwrap());
+        assert_eq!(plugin.pointer(pointer).unwrap_or(&Value::Null), expected, "{at}: {pointer} in {plugin:#}");
+    }
     for (pointer, expected) in guard {
         let spec = plugin(plan::GUARD).map_or(Value::Null, |plugin| serde_json::to_value(&plugin.spec).unwrap());
         assert_eq!(spec.pointer(pointer).unwrap_or(&Value::Null), expected, "{at}: {pointer} in {spec:#}");
@@ -263,6 +301,8 @@ fn conditions_are(conditions: &[Condition], expected: &[String], at: &str) {
 
 /// The rules of a WasmPlugin, one line each.
 fn shown(plugin: &WasmPlugin) -> Vec<String> {
+    let notes = plugin.metadata.annotations.as_ref().and_then(|all| all.get(plan::POLICIES));
+    let mut notes = notes.map(|text| serde_json::from_str::<Vec<Value>>(text).unwrap()).unwrap_or_default().into_iter();
     let rules = plugin.spec.match_rules.iter().flatten().map(|rule| {
         let matchers: Vec<String> = [("ingress", &rule.ingress), ("service", &rule.service), ("domain", &rule.domain)]
             .into_iter()
@@ -271,16 +311,19 @@ fn shown(plugin: &WasmPlugin) -> Vec<String> {
         assert_eq!(matchers.len(), 1, "kinds in one rule are ANDed or ignored");
         let config = rule.config.as_ref().unwrap();
         let open = if config.get("open") == Some(&Value::Bool(true)) { " (open)" } else { "" };
-        format!("{} -> {}{open}", matchers[0], config["policy"].as_str().unwrap())
+        // Upstream's rules do not say whom they are for.
+        let policy = config.get("policy").cloned().unwrap_or_else(|| notes.next().unwrap()["policy"].clone());
+        format!("{} -> {}{open}", matchers[0], policy.as_str().unwrap())
     });
     rules.collect()
 }
 
-fn world(scenario: &Scenario) -> World {
+fn world(scenario: &Scenario, flavor: Flavor) -> World {
     World {
         settings: Settings {
             gateway_namespace: "higress-system".to_owned(),
             trusted_namespaces: scenario.trusted.clone(),
+            flavor,
             module: Module {
                 url: scenario.module_url.clone().unwrap_or_else(|| "oci://example/ai-quota:1.0.0".to_owned()),
                 sha256: None,
@@ -291,6 +334,10 @@ fn world(scenario: &Scenario) -> World {
                 priority: 750,
             },
             guard: if scenario.guard_off { Guard::Off } else { Guard::On },
+            guard_module: GuardModule {
+                url: scenario.module_url.clone().unwrap_or_else(|| "oci://example/guard:1.0.0".to_owned()),
+                sha256: None,
+            },
             auth_plugins: scenario.auth_plugins.clone(),
             drain: DRAIN,
         },

@@ -48,9 +48,15 @@ enum Command {
     },
     /// Run the benchmarks, optimised.
     Bench {
-        /// Passed to the benchmark program.
-        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-        arguments: Vec<String>,
+        /// Measure the control plane with many objects, on a real API server and Redis, instead of modules and scripts.
+        #[arg(long)]
+        scale: bool,
+        /// AIQuota objects, with 10 consumers each and ten on a route.
+        #[arg(long, default_value_t = 10_000, requires = "scale")]
+        objects: usize,
+        /// Edits of each kind, one after the other.
+        #[arg(long, default_value_t = 50, requires = "scale")]
+        edits: usize,
     },
 }
 
@@ -61,7 +67,8 @@ fn main() -> ExitCode {
         Command::Check => check::check(),
         Command::Modules => modules::modules(),
         Command::Generate { check } => generate::generate(check),
-        Command::Bench { arguments } => bench::bench(&arguments),
+        Command::Bench { scale: true, objects, edits } => bench::scale(objects, edits),
+        Command::Bench { scale: false, objects: _, edits: _ } => bench::bench(),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -2,21 +2,39 @@
 //! nothing here passes or fails by them.
 
 use anyhow::Result;
-use comfy_table::{CellAlignment, Table, presets};
-use e2e::bench::{exchange, lookup, lua};
+use clap::Parser;
+use e2e::bench::{exchange, lookup, lua, print, scale, table};
 use testbed::{Redis, RedisOptions};
+
+#[derive(Parser)]
+#[command(about = "Measures on this machine and prints tables")]
+struct Arguments {
+    /// Measure the control plane with many objects, on a real API server and Redis, instead of modules and scripts.
+    #[arg(long)]
+    scale: bool,
+    /// AIQuota objects, with 10 consumers each and ten on a route.
+    #[arg(long, default_value_t = 10_000, requires = "scale")]
+    objects: usize,
+    /// Edits of each kind.
+    #[arg(long, default_value_t = 50, requires = "scale")]
+    edits: usize,
+}
 
 #[tokio::main]
 async fn main() -> Result<()> {
+    let Arguments { scale, objects, edits } = Arguments::parse();
     println!("machine: {}\n", machine());
+    if scale { scale::run(objects, edits).await } else { data_plane().await }
+}
 
+async fn data_plane() -> Result<()> {
     let mut table = table(["rules", "one lookup, ns"]);
     for (rules, nanoseconds) in lookup::run()? {
         table.add_row([rules.to_string(), format!("{nanoseconds:.0}")]);
     }
     print("A request's rule, native", &table);
 
-    let mut table = self::table(["rules", "one exchange, µs"]);
+    let mut table = e2e::bench::table(["rules", "one exchange, µs"]);
     for (rules, microseconds) in exchange::run(&testbed::module("ai-quota")?)? {
         table.add_row([rules.to_string(), format!("{microseconds:.0}")]);
     }
@@ -24,25 +42,12 @@ async fn main() -> Result<()> {
 
     let redis = Redis::start(RedisOptions::default()).await?;
     let figures = lua::run(&mut redis.connect().await?).await?;
-    let mut table = self::table(["operation", "per second"]);
+    let mut table = e2e::bench::table(["operation", "per second"]);
     for (operation, per_second) in figures {
         table.add_row([operation.to_owned(), format!("{per_second:.0}")]);
     }
     print("Redis, one connection, pipelined by 500", &table);
     Ok(())
-}
-
-fn table<const N: usize>(head: [&str; N]) -> Table {
-    let mut table = Table::new();
-    table.load_style(presets::ASCII_MARKDOWN).set_header(head);
-    for column in table.column_iter_mut().skip(1) {
-        column.set_cell_alignment(CellAlignment::Right);
-    }
-    table
-}
-
-fn print(title: &str, table: &Table) {
-    println!("{title}\n\n{table}\n");
 }
 
 /// The processor's name and how many of them there are.

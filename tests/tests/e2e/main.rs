@@ -10,6 +10,7 @@ mod hostile;
 mod module;
 mod proxies;
 mod refusals;
+mod scale;
 mod scenario_a;
 mod scenario_b;
 mod stage;

@@ -47,7 +47,8 @@ pub struct AiQuotaSpec {
     /// Whether quotas of other namespaces may apply to less than a target of kind `Gateway` or `Domain` of this one:
     /// to an Ingress, HTTPRoute, Service or narrower Domain in it. Absent or false: none may, whatever its age, and it
     /// says `Accepted=False` with reason `Overridden`. An Ingress or HTTPRoute lies in a Domain with any of its hosts,
-    /// and in every Domain if it has none. Quotas of this namespace may always. Only together with such a target.
+    /// and in every Domain if it has none. Quotas of this namespace and of the gateway's may always. Only together with
+    /// such a target.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub allow_narrower: Option<bool>,
 

@@ -336,6 +336,10 @@ impl<'a> Context<'a> for Surroundings<'a, '_> {
     fn trusts(&self, namespace: &str) -> bool {
         self.world.settings.trusts(namespace)
     }
+
+    fn is_gateways(&self, namespace: &str) -> bool {
+        namespace == self.world.settings.gateway_namespace
+    }
 }
 
 impl Verdict {

@@ -29,6 +29,10 @@ pub(crate) trait Context<'a> {
     fn is_in_force(&self, what: &Matcher, by: usize) -> bool;
 
     fn trusts(&self, namespace: &str) -> bool;
+
+    /// Whether it is the gateway's namespace, whose objects are the administrator's: no other namespace's ceiling
+    /// holds them.
+    fn is_gateways(&self, namespace: &str) -> bool;
 }
 
 #[derive(Clone, Copy)]
@@ -43,8 +47,9 @@ impl<'a, S: Settings> Ceilings<'a, S> {
     }
 
     fn restricts(&self, ceiling: &Ceiling, what: &Matcher, by: usize) -> bool {
-        let owner = &self.settings[ceiling.by];
-        owner.namespace() != self.settings[by].namespace()
+        let (owner, namespace) = (&self.settings[ceiling.by], self.settings[by].namespace());
+        owner.namespace() != namespace
+            && !self.context.is_gateways(namespace)
             && match owner.narrower() {
                 Narrower::Allowed => false,
                 Narrower::Refused => true,

@@ -14,4 +14,5 @@ mod scale;
 mod scenario_a;
 mod scenario_b;
 mod stage;
+mod tenants;
 mod two_controllers;

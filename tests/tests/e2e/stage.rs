@@ -42,7 +42,12 @@ impl Stage {
 
     /// Starts the controller, logging each round.
     pub(crate) fn start_controller(&self) -> Result<&Controller> {
-        let args = vec!["--log=controller=debug,info".to_owned()];
+        self.start_controller_with(&[])
+    }
+
+    /// [`Self::start_controller`] with more arguments.
+    pub(crate) fn start_controller_with(&self, more: &[&str]) -> Result<&Controller> {
+        let args = ["--log=controller=debug,info"].iter().chain(more).map(ToString::to_string).collect();
         let controller = Controller::start(&self.api, ControllerOptions { args, ..ControllerOptions::default() })?;
         Ok(self.controller.get_or_init(|| controller))
     }

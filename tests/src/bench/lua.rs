@@ -15,6 +15,7 @@ const BALANCES: usize = 10_000;
 const PIPELINED: usize = 500;
 const ON_THE_WAY: usize = 4;
 const MEASURED: Duration = Duration::from_secs(2);
+const OWNER: &str = "0c1d2e3f-7b3e-4f6a-9f0e-1f2a3b4c5d6e/higress-system/bench";
 
 /// Applies so many new balances, some round trips on the way at once, and says how long that took.
 ///
@@ -43,7 +44,8 @@ pub async fn run(redis: &mut MultiplexedConnection) -> Result<Vec<(&'static str,
     let period = Some(Period { schedule: "hourly", mode: RefreshMode::Reset, cap: 0, boundaries: &boundaries });
 
     let apply = |balance: &Balance| apply(balance, period);
-    let check = |balance: &Balance| Check { balance, need: 1, hold: None, default: None, period }.invocation();
+    let check =
+        |balance: &Balance| Check { balance, need: 1, hold: None, default: None, owner: OWNER, period }.invocation();
     let charge =
         |balance: &Balance| Charge { balance, tokens: 25, hold: None, admitted_in: Some(2), period }.invocation();
 
@@ -72,14 +74,14 @@ pub async fn run(redis: &mut MultiplexedConnection) -> Result<Vec<(&'static str,
 fn apply(balance: &Balance, period: Option<Period<'_>>) -> Invocation {
     let fence = Fence { term: 1, uid: "b4c5ba1c-7b3e-4f6a-9f0e-1f2a3b4c5d6e", generation: 1 };
     let grant = Grant::Tokens(1_000_000_000_000);
-    let owner = "0c1d2e3f-7b3e-4f6a-9f0e-1f2a3b4c5d6e/higress-system/bench";
-    Apply { balance, owner, fence, grant, takeover: false, refresh: None, period }.invocation()
+    Apply { balance, owner: OWNER, fence, grant, takeover: false, refresh: None, period }.invocation()
 }
 
 /// Redis is told the library, by a call that changes nothing.
 async fn tell(redis: &mut MultiplexedConnection) -> Result<()> {
     let balance = Balance::new("bench:", b"nobody");
-    let check = Check { balance: &balance, need: 1, hold: None, default: None, period: None }.invocation();
+    let check =
+        Check { balance: &balance, need: 1, hold: None, default: None, owner: OWNER, period: None }.invocation();
     encoded(&check.eval()).query_async::<redis::Value>(redis).await?;
     Ok(())
 }

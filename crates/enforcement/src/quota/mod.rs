@@ -131,7 +131,8 @@ fn check(policy: &Arc<Policy>, consumer: &[u8], now: i64) -> Ask {
                 balance: &balance,
                 need: 1,
                 hold: None,
-                default: default_quota.map(|grant| redis::DefaultQuota { grant, owner }),
+                default: *default_quota,
+                owner,
                 period: policy.period(now),
             }
             .invocation(),

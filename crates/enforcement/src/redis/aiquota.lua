@@ -23,7 +23,7 @@
 -- A ledger that is not lazy is away (no object lists the consumer) if it has parked, or neither grant nor unlimited.
 --
 -- ARGV, with "" for what is absent:
---   check   need, hold id, hold seconds, default grant, default owner, PERIOD
+--   check   need, hold id, hold seconds, default grant, owner of what is made from it, PERIOD
 --           -> unlimited, ordinal | admitted, available, ordinal | refused, available | malformed, value
 --   charge  tokens, hold id, ordinal at admission, PERIOD
 --           -> booked, balance | forgiven | absent | malformed, value
@@ -163,7 +163,7 @@ local ours, value, refreshed, refresh = false, nil, false, false
 local away = ledger and not lazy and (parked or not (grant or unlimited))
 if operation == 'check' then
   -- No controller writes these ledgers: the policy that made them carries its edits to them, or who comes first.
-  ours = lazy and ARGV[5] ~= '' and (not owner or owner == ARGV[6])
+  ours = lazy and (not owner or owner == ARGV[6])
   if ours and not owner then save('owner', ARGV[6]) end
   if ours and schedule ~= their then follow() end
 elseif fenced then
@@ -258,6 +258,14 @@ if operation == 'check' then
   if unlimited then return { 'unlimited', schedule and schedule == their and ordinal } end
   if broken then return { 'malformed', broken } end
 
+  if ours and grant and not default then
+    -- The default was withdrawn: parked as under a grant of which the same is left, so that it is worth the same when
+    -- it is listed again, and what it had is what counts where there is a default once more.
+    save('parked', text(balance or clamp(grant - used)), 'grant', text(clamp(grant - (parked or 0))))
+    forget('lazy')
+    redis.call('DEL', BALANCE)
+    return { 'refused', false }
+  end
   if ours and grant and grant ~= default then
     if balance then write(clamp(balance + (default - grant))) end
     grant = default

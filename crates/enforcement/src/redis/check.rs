@@ -17,8 +17,10 @@ pub struct Check<'a> {
     pub need: i64,
     /// Holds `need` for this request if it is admitted.
     pub hold: Option<Hold<'a>>,
-    /// What a consumer without a balance gets; without it such a consumer is refused.
-    pub default: Option<DefaultQuota<'a>>,
+    /// What a consumer that no object lists starts with; without it such a consumer is refused.
+    pub default: Option<i64>,
+    /// Who owns the balances that are made from the default, or were when there was one.
+    pub owner: &'a str,
     pub period: Option<Period<'a>>,
 }
 
@@ -29,13 +31,6 @@ pub struct Hold<'a> {
     pub id: &'a [u8],
     /// Seconds after which it no longer counts if it was not charged.
     pub expires_in: u32,
-}
-
-/// What a consumer without a balance starts with, and who owns the ledger that is made for it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct DefaultQuota<'a> {
-    pub grant: i64,
-    pub owner: &'a str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,13 +58,13 @@ pub enum Left {
 impl Check<'_> {
     #[must_use]
     pub fn invocation(&self) -> Invocation {
-        let Self { balance, need, hold, default, period } = *self;
+        let Self { balance, need, hold, default, owner, period } = *self;
         Invocation::new("check", balance)
             .number(need.max(1))
             .text(hold.map_or(b"", |hold| hold.id))
             .optional(hold.map(|hold| hold.expires_in.into()))
-            .optional(default.map(|default| default.grant))
-            .text(default.map_or(b"", |default| default.owner.as_bytes()))
+            .optional(default)
+            .text(owner.as_bytes())
             .period(period)
     }
 }

@@ -89,7 +89,7 @@ impl Invocation {
 #[cfg(test)]
 mod tests {
     use super::{
-        super::{Add, Apply, Charge, Check, DefaultQuota, Delete, Grant, Hold, Park, Query, Release, Set},
+        super::{Add, Apply, Charge, Check, Delete, Grant, Hold, Park, Query, Release, Set},
         *,
     };
     use crate::wire::RefreshMode;
@@ -117,12 +117,12 @@ mod tests {
     #[test]
     fn the_arguments_of_every_operation_are_in_the_documented_order() {
         let balance = &Balance::new("q:", b"u");
-        let check = Check { balance, need: 0, hold: None, default: None, period: None };
-        args(&check.invocation(), &["check", "1", "", "", "", ""]);
+        let check = Check { balance, need: 0, hold: None, default: None, owner: "c/n/o", period: None };
+        args(&check.invocation(), &["check", "1", "", "", "", "c/n/o"]);
         let full = Check {
             need: 70,
             hold: Some(Hold { id: b"7-1", expires_in: 60 }),
-            default: Some(DefaultQuota { grant: 1000, owner: "c/n/o" }),
+            default: Some(1000),
             period: Some(PERIOD),
             ..check
         };

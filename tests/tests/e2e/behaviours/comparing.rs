@@ -7,8 +7,8 @@ use anyhow::{Context as _, Result};
 use e2e::{random::Random, raw::Raw};
 use enforcement::{
     redis::{
-        Add, AdminOutcome, Apply, ApplyOutcome, Balance, Charge, ChargeOutcome, Check, CheckOutcome, DefaultQuota,
-        Delete, Fence, Grant, Hold, LeaveOutcome, Left, Park, Period, Query, Release, Set,
+        Add, AdminOutcome, Apply, ApplyOutcome, Balance, Charge, ChargeOutcome, Check, CheckOutcome, Delete, Fence,
+        Grant, Hold, LeaveOutcome, Left, Park, Period, Query, Release, Set,
     },
     wire::RefreshMode,
 };
@@ -102,20 +102,20 @@ impl Played {
         Ok(match random.below(20) {
             0..=4 => {
                 let need = random.pick(AMOUNTS).max(1);
-                let default = (!random.one_in(3)).then(|| (random.pick(&[100, 250]), random.pick(OWNERS)));
+                let (default, owner) = ((!random.one_in(3)).then(|| random.pick(&[100, 250])), random.pick(OWNERS));
                 self.holds += 1;
                 let hold = random.one_in(2).then_some(self.holds);
-                story.push(format!("check {need} hold {hold:?} default {default:?} {at:?}"));
+                story.push(format!("check {need} hold {hold:?} default {default:?} of {owner} {at:?}"));
                 let id = self.holds.to_string();
                 let call = Check {
                     balance,
                     need,
                     hold: hold.map(|_| Hold { id: id.as_bytes(), expires_in: 86_400 }),
-                    default: default.map(|(grant, owner)| DefaultQuota { grant, owner }),
+                    default,
+                    owner,
                     period,
                 };
-                let default = default.map(|(grant, owner)| (i128::from(grant), owner));
-                let expected = account.check(need.into(), hold, default, now);
+                let expected = account.check(need.into(), hold, default.map(Into::into), owner, now);
                 let outcome = raw.call(&call.invocation(), CheckOutcome::of).await?;
                 if let CheckOutcome::Admitted { period, .. } = outcome {
                     self.admissions.push(period);

@@ -85,7 +85,9 @@ impl Door {
 /// The period a request is admitted in; nothing where it is refused.
 async fn admitted(raw: &Mutex<Raw>, stage: &Stage, consumer: &str) -> Result<Option<Option<i64>>> {
     let balance = &stage.key(consumer);
-    let check = Check { balance, need: 1, hold: None, default: stage.default_quota(), period: stage.period() };
+    let policy = &stage.setting.policy;
+    let (default, owner, period) = (policy.default_quota, policy.owner.as_str(), stage.period());
+    let check = Check { balance, need: 1, hold: None, default, owner, period };
     Ok(match raw.lock().await.call(&check.invocation(), CheckOutcome::of).await? {
         CheckOutcome::Admitted { period, .. } => Some(period),
         CheckOutcome::Refused { .. } | CheckOutcome::Malformed { .. } => None,

@@ -2,13 +2,13 @@
 
 use anyhow::{Context as _, Result};
 use e2e::raw::Raw;
-use enforcement::redis::{Balance, Check, CheckOutcome, DefaultQuota, Invocation, Left, ReplyError};
+use enforcement::redis::{Balance, Check, CheckOutcome, Invocation, Left, ReplyError};
 use testbed::{Redis, RedisOptions};
 
 /// A check that writes: it creates the balance.
 fn creating(balance: &Balance) -> Invocation {
-    let default = Some(DefaultQuota { grant: 10, owner: "c/n/o" });
-    Check { balance, need: 1, hold: None, default, period: None }.invocation()
+    let default = Some(10);
+    Check { balance, need: 1, hold: None, default, owner: "c/n/o", period: None }.invocation()
 }
 
 async fn refused(redis: &Redis) -> Result<ReplyError> {
@@ -58,7 +58,8 @@ async fn a_redis_that_could_not_book_a_request_admits_none() -> Result<()> {
     let redis = Redis::start(RedisOptions::default()).await?;
     redis.set("q:ann", 10).await?;
     let balance = Balance::new("q:", b"ann");
-    let check = Check { balance: &balance, need: 1, hold: None, default: None, period: None }.invocation();
+    let check =
+        Check { balance: &balance, need: 1, hold: None, default: None, owner: "c/n/o", period: None }.invocation();
     let mut raw = Raw::connect(&redis.addr()).await?;
     let admitted = CheckOutcome::Admitted { left: Left::Tokens(10), period: None };
     assert_eq!(raw.call(&check, CheckOutcome::of).await?, admitted);

@@ -10,7 +10,7 @@ use enforcement::{
 
 use super::{
     Behaviour, behaviour,
-    stage::{NOW, Setup, Stage},
+    stage::{NOW, OWNER, Setup, Stage},
 };
 
 const PLAIN: Setup = Setup { default_quota: None, refresh: None };
@@ -210,7 +210,7 @@ const fn admitted_in(available: i64, ordinal: i64) -> CheckOutcome {
 }
 
 const fn plain(balance: &Balance) -> Check<'_> {
-    Check { balance, need: 1, hold: None, default: None, period: None }
+    Check { balance, need: 1, hold: None, default: None, owner: OWNER, period: None }
 }
 
 pub(super) async fn hold(s: &Stage, id: &str, need: i64) -> Result<CheckOutcome> {

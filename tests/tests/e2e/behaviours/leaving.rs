@@ -3,7 +3,7 @@
 
 use anyhow::Result;
 use enforcement::{
-    redis::{Delete, Fence, Grant, Invocation, LeaveOutcome, Park, Release},
+    redis::{Check, CheckOutcome, Delete, Fence, Grant, Invocation, LeaveOutcome, Park, Release},
     wire::RefreshMode,
 };
 
@@ -157,6 +157,50 @@ pub(super) const SUITE: &[Behaviour] = &[
             s.balance_is("ann", 10_000 - 4000 + 50 - 20).await
         })
     }),
+    behaviour("who lived on a default that is withdrawn is refused, and has it again when it is back", PLAIN, |s| {
+        Box::pin(async move {
+            s.declare("ann", Grant::Tokens(10_000)).await?;
+            s.ask("ann", 4000).await?;
+            s.park("ann").await?;
+            for consumer in ["ann", "bob"] {
+                with_default(&s, consumer, OWNER, 1000).await?;
+                s.add(consumer, -300).await?;
+                assert_eq!(s.ask(consumer, 1).await?, Asked::NoQuota, "{consumer}");
+                s.balance_is(consumer, None).await?;
+                assert_eq!(s.field(consumer, "parked").await?, "700");
+                with_default(&s, consumer, OWNER, 2000).await?;
+                s.balance_is(consumer, 700).await?;
+                assert_eq!(s.ask(consumer, 1).await?, Asked::NoQuota);
+                s.add(consumer, 10).await?;
+                assert_eq!(s.ask(consumer, 4).await?, Asked::Served, "an administrator's gift");
+                s.declare(consumer, Grant::Tokens(10_000)).await?;
+            }
+            s.balance_is("ann", 10_000 - 4000 - 300 + 10 - 4).await?;
+            s.balance_is("bob", 10_000 - 300 + 10 - 4).await
+        })
+    }),
+    behaviour("a Reset renews a withdrawn default as it was, and what the object gave", RESET, |s| {
+        Box::pin(async move {
+            s.declare("ann", Grant::Tokens(10_000)).await?;
+            s.ask("ann", 4000).await?;
+            s.park("ann").await?;
+            with_default(&s, "ann", OWNER, 1000).await?;
+            assert_eq!(s.ask("ann", 1).await?, Asked::NoQuota);
+            s.rewind("ann", 1).await?;
+            assert_eq!(s.ask("ann", 1).await?, Asked::NoQuota);
+            with_default(&s, "ann", OWNER, 1000).await?;
+            s.balance_is("ann", 1000).await?;
+            s.declare("ann", Grant::Tokens(10_000)).await?;
+            s.balance_is("ann", 10_000).await
+        })
+    }),
+    behaviour("who lives on another policy's default is obeyed where there is none", PLAIN, |s| {
+        Box::pin(async move {
+            with_default(&s, "ann", "cluster/ns/other", 1000).await?;
+            assert_eq!(s.ask("ann", 30).await?, Asked::Served);
+            s.balance_is("ann", 970).await
+        })
+    }),
     behaviour("a released balance is obeyed, and rolls with its policy", RESET, |s| {
         Box::pin(async move {
             s.declare("ann", Grant::Tokens(100)).await?;
@@ -207,6 +251,14 @@ pub(super) fn release(consumer: &'static str, term: i64) -> impl FnOnce(&Stage) 
 
 pub(super) fn delete(consumer: &'static str, by: Fenced) -> impl FnOnce(&Stage) -> Invocation {
     move |s| Delete { balance: &s.key(consumer), owner: OWNER, fence: fence(by) }.invocation()
+}
+
+/// A request under a policy of `owner` with a default.
+async fn with_default(s: &Stage, consumer: &str, owner: &str, default: i64) -> Result<()> {
+    let (balance, period) = (&s.key(consumer), s.period());
+    let outcome = s.check(Check { balance, need: 1, hold: None, default: Some(default), owner, period }).await?;
+    anyhow::ensure!(matches!(outcome, CheckOutcome::Admitted { .. }), "{outcome:?}");
+    Ok(())
 }
 
 /// Makes a call that must do something.

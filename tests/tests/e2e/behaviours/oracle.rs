@@ -115,22 +115,22 @@ impl Account {
         &mut self,
         need: i128,
         hold: Option<u32>,
-        default: Option<(i128, &'static str)>,
+        default: Option<i128>,
+        owner: &'static str,
         now: Option<Now>,
     ) -> Said {
         let here = now.map(|now| (now.schedule, now.ordinal));
-        let edited = match (&mut self.book, default) {
-            (Some(book), Some((default, owner)))
-                if book.place == Place::OnDefault && book.owner.is_none_or(|of| of == owner) =>
-            {
-                book.owner = Some(owner);
-                if !same_schedule(book.follows, here) {
-                    book.follows = here;
-                }
-                Some(default)
+        let mut edited = false;
+        if let Some(book) = &mut self.book
+            && book.place == Place::OnDefault
+            && book.owner.is_none_or(|of| of == owner)
+        {
+            edited = true;
+            book.owner = Some(owner);
+            if !same_schedule(book.follows, here) {
+                book.follows = here;
             }
-            _ => None,
-        };
+        }
         self.roll(now);
         let period = |book: &Option<Book>| match (book.as_ref().and_then(|book| book.follows), here) {
             (Some((followed, ordinal)), Some((asked, _))) if followed == asked => Some(ordinal),
@@ -139,12 +139,22 @@ impl Account {
         if self.book.as_ref().is_some_and(|book| book.unlimited) {
             return Said::Passed { left: None, period: period(&self.book) };
         }
-        if let (Some(book), Some(default)) = (&mut self.book, edited)
-            && let Some(grant) = book.grant.replace(default)
-        {
-            self.tokens = self.tokens.map(|had| bounded(had + default - grant));
+        match (&mut self.book, default) {
+            (Some(book), Some(default)) if edited => {
+                if let Some(grant) = book.grant.replace(default) {
+                    self.tokens = self.tokens.map(|had| bounded(had + default - grant));
+                }
+            }
+            (Some(book), None) if edited => {
+                // What it has stays what it has; what it is worth when it is listed again stays, too.
+                let (grant, difference) = (book.grant.unwrap_or(0), book.aside.unwrap_or(0));
+                book.aside = Some(self.tokens.take().unwrap_or(bounded(grant - book.used)));
+                (book.place, book.grant) = (Place::Away, Some(bounded(grant - difference)));
+                return Said::Refused(None);
+            }
+            _ => {}
         }
-        if let Some((default, owner)) = default {
+        if let Some(default) = default {
             self.start(default, owner, here);
         }
         let Some(had) = self.tokens else { return Said::Refused(None) };

@@ -165,7 +165,8 @@ pub(super) const SUITE: &[Behaviour] = &[
                 s.declare(consumer, Grant::Tokens(100)).await?;
                 let held = Some(Hold { id: b"1", expires_in: 600 });
                 let balance_key = &s.key(consumer);
-                let check = Check { balance: balance_key, need: 60, hold: held, default: None, period: None };
+                let check =
+                    Check { balance: balance_key, need: 60, hold: held, default: None, owner: OWNER, period: None };
                 s.check(check).await?;
                 if let Some(balance) = balance {
                     s.store(consumer, balance).await?;

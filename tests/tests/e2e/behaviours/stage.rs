@@ -6,8 +6,8 @@ use anyhow::Result;
 use e2e::raw::Raw;
 use enforcement::{
     redis::{
-        Apply, ApplyOutcome, Balance, Charge, ChargeOutcome, Check, CheckOutcome, DefaultQuota, Fence, Grant,
-        Invocation, LeaveOutcome, Park, Period,
+        Apply, ApplyOutcome, Balance, Charge, ChargeOutcome, Check, CheckOutcome, Fence, Grant, Invocation,
+        LeaveOutcome, Park, Period,
     },
     wire::{Admin, Policy, Refresh, RefreshMode, Schedule},
 };
@@ -103,10 +103,6 @@ impl Stage {
 
     pub(super) fn period(&self) -> Option<Period<'_>> {
         Period::around(self.setting.policy.refresh.as_ref()?, &self.setting.boundaries, self.now)
-    }
-
-    pub(super) fn default_quota(&self) -> Option<DefaultQuota<'_>> {
-        self.setting.policy.default_quota.map(|grant| DefaultQuota { grant, owner: &self.setting.policy.owner })
     }
 
     // What a client or an administrator does, through the door.

@@ -29,14 +29,14 @@ pub(crate) struct Programming {
 pub(crate) struct Programmer {
     api: Api<WasmPlugin>,
     last: HashMap<&'static str, Last>,
+    /// What stood there when it was last as it should be: written by us, or found so.
+    standing: HashMap<&'static str, Standing>,
 }
 
 /// The last write of one object.
 struct Last {
     at: Instant,
     replaced: Replaced,
-    /// What stands there since; nothing after a deletion.
-    written: Option<Written>,
     /// Why it failed.
     error: Option<String>,
 }
@@ -50,7 +50,7 @@ enum Replaced {
     Nothing,
 }
 
-struct Written {
+struct Standing {
     wanted: WasmPluginSpec,
     /// As the API server took it: defaults and pruning of the CRD applied.
     stored: Arc<WasmPlugin>,
@@ -68,7 +68,7 @@ enum Step {
 
 impl Programmer {
     pub(crate) fn new(client: Client, gateway_namespace: &str) -> Self {
-        Self { api: Api::namespaced(client, gateway_namespace), last: HashMap::new() }
+        Self { api: Api::namespaced(client, gateway_namespace), last: HashMap::new(), standing: HashMap::new() }
     }
 
     /// Makes the gateway's WasmPlugins as the program says.
@@ -84,7 +84,7 @@ impl Programmer {
 
     /// As the API server stored it.
     pub(crate) fn last_written(&self, name: &str) -> Option<Arc<WasmPlugin>> {
-        self.last.get(name)?.written.as_ref().map(|written| written.stored.clone())
+        self.standing.get(name).map(|standing| standing.stored.clone())
     }
 
     async fn one(&mut self, plugin: &PluginWrite, events: &Events) -> (Write, Option<Instant>) {
@@ -93,33 +93,36 @@ impl Programmer {
             return (Write::Failed { error: error.clone() }, None);
         }
         let now = Instant::now();
-        let step = step(plugin, self.last.get(plugin.name), now);
+        self.remember(plugin);
+        let step = step(plugin, self.last.get(plugin.name), self.standing.get(plugin.name), now);
         let result = match (&step, &plugin.wanted) {
             (Step::Nothing, _) => return (Write::Done, None),
             (Step::WaitUntil(then), _) => return (waiting(self.last.get(plugin.name)), Some(*then)),
             (Step::Create, Some(wanted)) => self.create(plugin.name, wanted).await.map(Some),
             (Step::Replace, Some(wanted)) => self.api.replace(plugin.name, &parameters(), wanted).await.map(Some),
             (Step::Create | Step::Replace, None) | (Step::Delete, _) => {
-                let uid = plugin.found.as_ref().and_then(|found| found.uid());
-                let only_this =
-                    DeleteParams::default().preconditions(Preconditions { uid, ..Preconditions::default() });
+                let (uid, resource_version) =
+                    plugin.found.as_ref().map(|found| (found.uid(), found.resource_version())).unwrap_or_default();
+                let only_this = DeleteParams::default().preconditions(Preconditions { uid, resource_version });
                 self.api.delete(plugin.name, &only_this).await.map(|_| None)
             }
         };
-        let before = self.last.get(plugin.name).and_then(|last| last.written.as_ref());
         match result {
             Ok(stored) => {
                 tracing::info!(name = plugin.name, "WasmPlugin written");
+                let before = self.standing.remove(plugin.name);
                 if let (Some(before), Some(stored)) = (before, &stored) {
-                    report_foreign_change(plugin, before, stored, events).await;
+                    report_foreign_change(plugin, &before, stored, events).await;
                 }
-                let written = stored.zip(plugin.wanted.clone());
-                let written = written.map(|(stored, wanted)| Written { wanted: wanted.spec, stored: Arc::new(stored) });
+                if let (Some(stored), Some(wanted)) = (stored, &plugin.wanted) {
+                    let standing = Standing { wanted: wanted.spec.clone(), stored: Arc::new(stored) };
+                    self.standing.insert(plugin.name, standing);
+                }
                 let replaced = match &plugin.found {
                     None => Replaced::Absence,
                     Some(found) => Replaced::Version(found.resource_version()),
                 };
-                self.last.insert(plugin.name, Last { at: now, replaced, written, error: None });
+                self.last.insert(plugin.name, Last { at: now, replaced, error: None });
                 // The watch may not show it before the interval is over; then it is looked at again.
                 (Write::Done, Some(now + INTERVAL))
             }
@@ -127,13 +130,23 @@ impl Programmer {
                 let overtaken = is_overtaken(&step, &error);
                 let error = error.to_string();
                 tracing::warn!(name = plugin.name, %error, overtaken, "WasmPlugin not written");
-                let written = self.last.remove(plugin.name).and_then(|last| last.written);
                 let error = (!overtaken).then_some(error);
-                let last = Last { at: now, replaced: Replaced::Nothing, written, error };
+                let last = Last { at: now, replaced: Replaced::Nothing, error };
                 let write = waiting(Some(&last));
                 self.last.insert(plugin.name, last);
                 (write, Some(now + INTERVAL))
             }
+        }
+    }
+
+    /// What another process made as it should be is known as well: what then differs is somebody else's change.
+    fn remember(&mut self, plugin: &PluginWrite) {
+        let (Some(found), Some(wanted)) = (&plugin.found, &plugin.wanted) else { return };
+        let version = |stored: &WasmPlugin| stored.resource_version();
+        let known = self.standing.get(plugin.name).is_some_and(|known| version(&known.stored) == version(found));
+        if !known && !plugin.differs() {
+            let standing = Standing { wanted: wanted.spec.clone(), stored: found.clone() };
+            self.standing.insert(plugin.name, standing);
         }
     }
 
@@ -170,19 +183,18 @@ fn is_overtaken(step: &Step, error: &kube::Error) -> bool {
     status.is_conflict() || (status.is_not_found() && matches!(step, Step::Replace | Step::Delete))
 }
 
-fn step(plugin: &PluginWrite, last: Option<&Last>, now: Instant) -> Step {
+fn step(plugin: &PluginWrite, last: Option<&Last>, standing: Option<&Standing>, now: Instant) -> Step {
     let free = last.map(|last| last.at + INTERVAL).filter(|free| now < *free);
     if let (Some(last), Some(free)) = (last, free)
         && last.replaced.is(plugin)
     {
         // The watch does not show our write yet.
-        let same =
-            last.written.as_ref().map(|written| &written.wanted) == plugin.wanted.as_ref().map(|wanted| &wanted.spec);
+        let same = standing.map(|standing| &standing.wanted) == plugin.wanted.as_ref().map(|wanted| &wanted.spec);
         return if same { Step::Nothing } else { Step::WaitUntil(free) };
     }
     let wanted_step = match (&plugin.found, &plugin.wanted) {
         _ if !plugin.differs() => return Step::Nothing,
-        (Some(found), Some(wanted)) if is_as_stored(found, wanted, last) => return Step::Nothing,
+        (Some(found), Some(wanted)) if is_as_stored(found, wanted, standing) => return Step::Nothing,
         (Some(_), Some(_)) => Step::Replace,
         (None, Some(_)) => Step::Create,
         (_, None) => Step::Delete,
@@ -191,10 +203,10 @@ fn step(plugin: &PluginWrite, last: Option<&Last>, now: Instant) -> Step {
 }
 
 /// Whether what was found is what the API server made of the same wish before.
-fn is_as_stored(found: &WasmPlugin, wanted: &WasmPlugin, last: Option<&Last>) -> bool {
-    last.and_then(|last| last.written.as_ref()).is_some_and(|written| {
-        written.wanted == wanted.spec
-            && written.stored.spec == found.spec
+fn is_as_stored(found: &WasmPlugin, wanted: &WasmPlugin, standing: Option<&Standing>) -> bool {
+    standing.is_some_and(|standing| {
+        standing.wanted == wanted.spec
+            && standing.stored.spec == found.spec
             && wanted.labels() == found.labels()
             && wanted.annotations().get(plan::POLICIES) == found.annotations().get(plan::POLICIES)
     })
@@ -216,7 +228,7 @@ fn parameters() -> PostParams {
 }
 
 /// The write succeeded on the version that was found: what differed from our last write was somebody else's.
-async fn report_foreign_change(plugin: &PluginWrite, before: &Written, stored: &WasmPlugin, events: &Events) {
+async fn report_foreign_change(plugin: &PluginWrite, before: &Standing, stored: &WasmPlugin, events: &Events) {
     let (reason, message) = match &plugin.found {
         None => ("Recreated", "was deleted by somebody else and is made anew".to_owned()),
         Some(found) if found.spec != before.stored.spec => {
@@ -247,48 +259,61 @@ mod tests {
         PluginWrite { name: "aiquota-guard", found: found.map(Arc::new), wanted, refused: None }
     }
 
-    fn last(at: Instant, replaced: Replaced, wanted: i64, stored: WasmPlugin) -> Last {
-        Last {
-            at,
-            replaced,
-            written: Some(Written { wanted: plugin(None, wanted).spec, stored: Arc::new(stored) }),
-            error: None,
-        }
+    fn last(at: Instant, replaced: Replaced) -> Last {
+        Last { at, replaced, error: None }
+    }
+
+    fn standing(wanted: i64, stored: WasmPlugin) -> Standing {
+        Standing { wanted: plugin(None, wanted).spec, stored: Arc::new(stored) }
     }
 
     #[tokio::test(start_paused = true)]
     async fn what_is_as_wanted_is_not_written() {
         let now = Instant::now();
-        assert_eq!(step(&write(Some(plugin(Some("1"), 5)), Some(plugin(Some("1"), 5))), None, now), Step::Nothing);
-        assert_eq!(step(&write(None, None), None, now), Step::Nothing);
+        assert_eq!(
+            step(&write(Some(plugin(Some("1"), 5)), Some(plugin(Some("1"), 5))), None, None, now),
+            Step::Nothing
+        );
+        assert_eq!(step(&write(None, None), None, None, now), Step::Nothing);
     }
 
     #[tokio::test(start_paused = true)]
     async fn the_first_difference_is_written_at_once() {
         let now = Instant::now();
-        assert_eq!(step(&write(None, Some(plugin(None, 5))), None, now), Step::Create);
-        assert_eq!(step(&write(Some(plugin(Some("1"), 4)), Some(plugin(Some("1"), 5))), None, now), Step::Replace);
-        assert_eq!(step(&write(Some(plugin(Some("1"), 4)), None), None, now), Step::Delete);
+        assert_eq!(step(&write(None, Some(plugin(None, 5))), None, None, now), Step::Create);
+        assert_eq!(
+            step(&write(Some(plugin(Some("1"), 4)), Some(plugin(Some("1"), 5))), None, None, now),
+            Step::Replace
+        );
+        assert_eq!(step(&write(Some(plugin(Some("1"), 4)), None), None, None, now), Step::Delete);
     }
 
     #[tokio::test(start_paused = true)]
     async fn the_second_within_the_interval_waits_for_its_end() {
         let at = Instant::now();
-        let last = last(at, Replaced::Version(Some("1".into())), 5, plugin(Some("2"), 5));
+        let last = last(at, Replaced::Version(Some("1".into())));
+        let standing = standing(5, plugin(Some("2"), 5));
         let next = write(Some(plugin(Some("2"), 5)), Some(plugin(Some("2"), 6)));
-        assert_eq!(step(&next, Some(&last), at + INTERVAL / 2), Step::WaitUntil(at + INTERVAL));
-        assert_eq!(step(&next, Some(&last), at + INTERVAL), Step::Replace);
+        assert_eq!(step(&next, Some(&last), Some(&standing), at + INTERVAL / 2), Step::WaitUntil(at + INTERVAL));
+        assert_eq!(step(&next, Some(&last), Some(&standing), at + INTERVAL), Step::Replace);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_watch_that_lags_behind_our_write_causes_no_second_one() {
         let at = Instant::now();
-        let replaced = last(at, Replaced::Version(Some("1".into())), 5, plugin(Some("2"), 5));
+        let standing = standing(5, plugin(Some("2"), 5));
+        let replaced = last(at, Replaced::Version(Some("1".into())));
         let stale = write(Some(plugin(Some("1"), 4)), Some(plugin(Some("1"), 5)));
-        assert_eq!(step(&stale, Some(&replaced), at + INTERVAL / 2), Step::Nothing);
-        let created = last(at, Replaced::Absence, 5, plugin(Some("2"), 5));
-        assert_eq!(step(&write(None, Some(plugin(None, 5))), Some(&created), at + INTERVAL / 2), Step::Nothing);
-        assert_eq!(step(&write(None, Some(plugin(None, 5))), Some(&created), at + INTERVAL), Step::Create);
+        assert_eq!(step(&stale, Some(&replaced), Some(&standing), at + INTERVAL / 2), Step::Nothing);
+        let created = last(at, Replaced::Absence);
+        assert_eq!(
+            step(&write(None, Some(plugin(None, 5))), Some(&created), Some(&standing), at + INTERVAL / 2),
+            Step::Nothing
+        );
+        assert_eq!(
+            step(&write(None, Some(plugin(None, 5))), Some(&created), Some(&standing), at + INTERVAL),
+            Step::Create
+        );
     }
 
     #[tokio::test(start_paused = true)]
@@ -296,19 +321,20 @@ mod tests {
         let at = Instant::now();
         let mut stored = plugin(Some("2"), 5);
         stored.spec.rest.insert("defaulted".into(), json!(true));
-        let last = last(at, Replaced::Version(Some("1".into())), 5, stored.clone());
+        let last = last(at, Replaced::Version(Some("1".into())));
+        let standing = standing(5, stored.clone());
         let found = write(Some(stored.clone()), Some(plugin(Some("2"), 5)));
-        assert_eq!(step(&found, Some(&last), at + INTERVAL * 2), Step::Nothing);
+        assert_eq!(step(&found, Some(&last), Some(&standing), at + INTERVAL * 2), Step::Nothing);
         stored.spec.rest.insert("defaulted".into(), json!(false));
         assert_eq!(
-            step(&write(Some(stored), Some(plugin(Some("2"), 5))), Some(&last), at + INTERVAL * 2),
+            step(&write(Some(stored), Some(plugin(Some("2"), 5))), Some(&last), Some(&standing), at + INTERVAL * 2),
             Step::Replace
         );
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_failed_write_remains_one_until_the_next_attempt() {
-        let mut last = last(Instant::now(), Replaced::Nothing, 5, plugin(Some("2"), 5));
+        let mut last = last(Instant::now(), Replaced::Nothing);
         assert_eq!((waiting(None), waiting(Some(&last))), (Write::Waiting, Write::Waiting));
         last.error = Some("no".into());
         assert_eq!(waiting(Some(&last)), Write::Failed { error: "no".into() });

@@ -13,7 +13,7 @@ use k8s_openapi::api::coordination::v1::Lease as Object;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::PostParams;
 use kube::{Api, Client};
-use tokio::sync::{Mutex, watch};
+use tokio::sync::{Mutex, Notify, watch};
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use crate::tenure::{Step, Tenure, named};
@@ -64,6 +64,8 @@ enum State {
 struct Claim {
     api: Api<Object>,
     known: Mutex<Known>,
+    /// Wakes who renews it.
+    look: Notify,
 }
 
 struct Known {
@@ -91,7 +93,8 @@ impl Lease {
             }
             Election::On { duration } => {
                 let known = Known { tenure: Tenure::new(identity(), duration), stored: None };
-                let claim = Claim { api: Api::namespaced(client, namespace), known: Mutex::new(known) };
+                let claim =
+                    Claim { api: Api::namespaced(client, namespace), known: Mutex::new(known), look: Notify::new() };
                 Self { claim: Some(claim), state: watch::Sender::new(State::Asking) }
             }
         }
@@ -146,6 +149,7 @@ impl Lease {
             if let Ok(Attempt::Again) = self.attempt(claim, &mut known).await {
                 let _ = self.attempt(claim, &mut known).await;
             }
+            claim.look.notify_one();
         } else {
             self.state.send_replace(State::Leading { term: above.max(before), until: None });
         }
@@ -219,12 +223,15 @@ impl Lease {
                 told = news;
             }
             let next = self.until().map_or(next, |until| until.min(next));
-            sleep_until(next).await;
+            tokio::select! {
+                () = sleep_until(next) => {}
+                () = claim.look.notified() => {}
+            }
         }
     }
 
     async fn attempt(&self, claim: &Claim, known: &mut Known) -> Result<Attempt, kube::Error> {
-        let Claim { api, known: _ } = claim;
+        let api = &claim.api;
         let sent = Instant::now();
         let found = match known.stored.take() {
             Some(stored) => Some(stored),

@@ -95,10 +95,14 @@ impl Programmer {
         let now = Instant::now();
         self.remember(plugin);
         let step = step(plugin, self.last.get(plugin.name), self.standing.get(plugin.name), now);
+        let mut shown = true;
         let result = match (&step, &plugin.wanted) {
             (Step::Nothing, _) => return (Write::Done, None),
             (Step::WaitUntil(then), _) => return (waiting(self.last.get(plugin.name)), Some(*then)),
-            (Step::Create, Some(wanted)) => self.create(plugin.name, wanted).await.map(Some),
+            (Step::Create, Some(wanted)) => self.create(plugin.name, wanted).await.map(|(stored, new)| {
+                shown = new;
+                Some(stored)
+            }),
             (Step::Replace, Some(wanted)) => self.api.replace(plugin.name, &parameters(), wanted).await.map(Some),
             (Step::Create | Step::Replace, None) | (Step::Delete, _) => {
                 let (uid, resource_version) =
@@ -111,7 +115,10 @@ impl Programmer {
             Ok(stored) => {
                 tracing::info!(name = plugin.name, "WasmPlugin written");
                 let before = self.standing.remove(plugin.name);
-                if let (Some(before), Some(stored)) = (before, &stored) {
+                // What stands there though the watch does not show it may be anything.
+                if let (Some(before), Some(stored)) = (before, &stored)
+                    && shown
+                {
                     report_foreign_change(plugin, &before, stored, events).await;
                 }
                 if let (Some(stored), Some(wanted)) = (stored, &plugin.wanted) {
@@ -150,14 +157,16 @@ impl Programmer {
         }
     }
 
-    async fn create(&self, name: &str, wanted: &WasmPlugin) -> Result<WasmPlugin, kube::Error> {
+    /// And whether there was none.
+    async fn create(&self, name: &str, wanted: &WasmPlugin) -> Result<(WasmPlugin, bool), kube::Error> {
         match self.api.create(&parameters(), wanted).await {
             // The watch lags, or what stands there is so far from a WasmPlugin that it was left out.
             Err(kube::Error::Api(status)) if status.is_already_exists() => {
                 let found = self.api.get_metadata(name).await?.metadata;
-                self.api.replace(name, &parameters(), &over(found, wanted)).await
+                let replaced = self.api.replace(name, &parameters(), &over(found, wanted)).await?;
+                Ok((replaced, false))
             }
-            other => other,
+            other => other.map(|created| (created, true)),
         }
     }
 }

@@ -8,6 +8,7 @@ mod crash;
 mod gateway;
 mod hostile;
 mod module;
+mod ownership;
 mod proxies;
 mod refusals;
 mod scale;

@@ -1,5 +1,5 @@
 //! Generated sequences of operations on one balance, on real Redis and in the oracle: after each, what was answered
-//! and everything that is stored must agree.
+//! and everything that is stored must agree. What a controller writes may be repeated: the repetition changes nothing.
 
 use std::collections::BTreeMap;
 
@@ -140,7 +140,18 @@ impl Played {
                 let grants = grant.map_or(Grant::Unlimited, Grant::Tokens);
                 let call = Apply { balance, owner: writer.0, fence, grant: grants, takeover, refresh, period };
                 let expected = account.apply(writer, grant.map(Into::into), takeover, refresh, now);
-                (Some(expected), applied(raw.call(&call.invocation(), ApplyOutcome::of).await?))
+                let said = applied(raw.call(&call.invocation(), ApplyOutcome::of).await?);
+                if random.one_in(3) {
+                    let again = applied(raw.call(&call.invocation(), ApplyOutcome::of).await?);
+                    let nothing = match &expected {
+                        Said::Applied { tokens, used, .. } => {
+                            Said::Applied { changed: false, tokens: *tokens, used: *used }
+                        }
+                        refused => refused.clone(),
+                    };
+                    anyhow::ensure!(again == Some(nothing), "repeated it said {again:?}");
+                }
+                (Some(expected), said)
             }
             13..=15 => {
                 let (writer, fence) = writer(random, account);
@@ -152,7 +163,17 @@ impl Played {
                     _ => (Park { balance, owner, fence, period }.invocation(), account.park(writer, now)),
                 };
                 story.push(format!("{} {writer:?} {at:?}", call.args()[0].escape_ascii()));
-                (Some(expected), left(raw.call(&call, LeaveOutcome::of).await?))
+                let said = left(raw.call(&call, LeaveOutcome::of).await?);
+                if random.one_in(3) {
+                    let again = left(raw.call(&call, LeaveOutcome::of).await?);
+                    let nothing = match &expected {
+                        Said::Left { .. } if account.book.is_none() => Said::Absent,
+                        Said::Left { .. } => Said::Left { changed: false },
+                        refused => refused.clone(),
+                    };
+                    anyhow::ensure!(again == Some(nothing), "repeated it said {again:?}");
+                }
+                (Some(expected), said)
             }
             16 | 17 => {
                 let value = random.pick(AMOUNTS) * random.pick(&[-1, 1]) + i64::from(random.one_in(4));

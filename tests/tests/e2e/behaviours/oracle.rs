@@ -51,7 +51,7 @@ pub(super) enum Place {
     OnDefault,
 }
 
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Said {
     Passed { left: Option<i128>, period: Option<i128> },
     Refused(Option<i128>),

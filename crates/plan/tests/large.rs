@@ -150,3 +150,49 @@ fn what_an_older_object_wants_in_addition_takes_no_room_from_what_is_programmed(
     let reason = plan.verdicts[0].targets[15].1.as_ref().map(plan::Reason::reason);
     assert_eq!(reason, Some("GatewayFull"));
 }
+
+/// Objects with a route each, for upstream's module.
+fn for_upstream(objects: usize, name: impl Fn(&str) -> String) -> plan::World {
+    let mut world = world::world(objects, 1, objects);
+    world.settings.flavor = plan::Flavor::Upstream;
+    for quota in &mut world.quotas {
+        let quota = std::sync::Arc::make_mut(quota);
+        quota.spec.admin = Some(api::Admin { consumer: "admin".to_owned(), path: None });
+        quota.metadata.name = quota.metadata.name.as_deref().map(&name);
+    }
+    world
+}
+
+/// How many objects have room, the bytes of the spec and of the annotation; what is written stays as it is.
+fn room(world: &mut plan::World) -> (usize, usize, usize) {
+    let plan = plan::build(world);
+    let full =
+        |verdict: &&plan::Verdict| verdict.targets[0].1.as_ref().is_some_and(|why| why.reason() == "GatewayFull");
+    let out = plan.verdicts.iter().filter(full).count();
+    let program = plan::program(&plan, &vec![Seeded::Applied; plan.seeds.len()]);
+    let plugins: Vec<_> = program.plugins.into_iter().filter_map(|plugin| plugin.wanted).collect();
+    let plugin =
+        plugins.iter().find(|plugin| plugin.metadata.name.as_deref() == Some(AI_QUOTA)).expect("it is written");
+    let spec = serde_json::to_vec(&plugin.spec).expect("JSON").len();
+    let annotations = plugin.metadata.annotations.as_ref().expect("names");
+    let annotation = annotations.iter().map(|(key, value)| key.len() + value.len()).sum();
+    world.plugins.extend(plugins.into_iter().map(std::sync::Arc::new));
+    let again = plan::program(&plan::build(world), &[]);
+    assert!(again.plugins.iter().all(|plugin| !plugin.differs()), "what has room keeps it");
+    (plan.verdicts.len() - out, spec, annotation)
+}
+
+#[test]
+fn rules_of_upstreams_form_count_with_all_they_carry_and_so_do_their_names() {
+    const SPEC: usize = 1 << 20;
+    const ANNOTATION: usize = 240 << 10;
+    let (fit, spec, annotation) = room(&mut for_upstream(4_500, str::to_owned));
+    assert!((3_000..4_500).contains(&fit), "{fit} objects");
+    assert!((SPEC * 98 / 100..=SPEC).contains(&spec), "{spec} bytes");
+    assert!(annotation < ANNOTATION, "{annotation} bytes");
+    // Names as long as Kubernetes allows fill the annotation first.
+    let (fit, spec, annotation) = room(&mut for_upstream(1_500, |name| format!("{name}-{}", "n".repeat(240))));
+    assert!((500..1_500).contains(&fit), "{fit} objects");
+    assert!((ANNOTATION * 99 / 100..=ANNOTATION).contains(&annotation), "{annotation} bytes");
+    assert!(spec < SPEC, "{spec} bytes");
+}

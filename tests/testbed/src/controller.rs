@@ -19,6 +19,8 @@ use crate::wait::eventually;
 pub struct ControllerOptions {
     /// Where the gateway is to load the module from; without it, the built module as a file with its checksum.
     pub module_url: Option<String>,
+    /// Whether it runs with `--flavor=upstream`. Upstream's module is played by ours, which its guard is anyway.
+    pub upstream: bool,
     /// Whether it takes part in an election, which costs a restart the time of the lease. Without it, it is told that
     /// it is the only one.
     pub elected: bool,
@@ -46,7 +48,11 @@ impl Controller {
         let mut arguments = vec!["run".to_owned()];
         match options.module_url {
             Some(url) => arguments.push(format!("--module-url={url}")),
-            None => arguments.extend(built_module()?),
+            None => arguments.extend(built_module("module")?),
+        }
+        if options.upstream {
+            arguments.push("--flavor=upstream".to_owned());
+            arguments.extend(built_module("guard-module")?);
         }
         if !options.elected {
             arguments.push("--leader-election=off".to_owned());
@@ -152,11 +158,11 @@ impl Controller {
 }
 
 /// The arguments that name the built module and pin what it is.
-fn built_module() -> Result<[String; 2]> {
+fn built_module(flag: &str) -> Result<[String; 2]> {
     let path = module("ai-quota")?;
     let sum = digest(&SHA256, &std::fs::read(&path)?);
     let sum: String = sum.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
     let path = path.to_str().with_context(|| format!("{} is no UTF-8", path.display()))?;
     ensure!(path.starts_with('/'), "{path} is no absolute path");
-    Ok([format!("--module-url=file://{path}"), format!("--module-sha256={sum}")])
+    Ok([format!("--{flag}-url=file://{path}"), format!("--{flag}-sha256={sum}")])
 }

@@ -5,6 +5,7 @@ mod behaviours;
 mod components;
 mod concurrency;
 mod crash;
+mod flavor_upstream;
 mod gateway;
 mod hostile;
 mod module;

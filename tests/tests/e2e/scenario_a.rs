@@ -7,7 +7,7 @@ use testbed::{Call, Gateway, RedisOptions, get, post};
 use crate::stage::{PASSWORD, Stage, quota};
 
 /// All keys with their values, to see whether anything was written.
-async fn contents(stage: &Stage) -> Result<Vec<(String, String)>> {
+pub(crate) async fn contents(stage: &Stage) -> Result<Vec<(String, String)>> {
     let mut redis = stage.redis.connect().await?;
     let mut keys: Vec<String> = redis::cmd("KEYS").arg("*").query_async(&mut redis).await?;
     keys.sort();
@@ -20,7 +20,7 @@ async fn contents(stage: &Stage) -> Result<Vec<(String, String)>> {
 }
 
 /// The versions of everything the controller writes.
-async fn versions(stage: &Stage) -> Result<Vec<(String, Option<String>)>> {
+pub(crate) async fn versions(stage: &Stage) -> Result<Vec<(String, Option<String>)>> {
     let mut versions = Vec::new();
     for api in [stage.quotas().await?, stage.stores().await?, stage.plugins().await?] {
         for object in api.list(&kube::api::ListParams::default()).await?.items {
@@ -30,16 +30,16 @@ async fn versions(stage: &Stage) -> Result<Vec<(String, Option<String>)>> {
     Ok(versions)
 }
 
-const CHAT: &str = "/v1/chat/completions";
+pub(crate) const CHAT: &str = "/v1/chat/completions";
 
 /// A request of the consumer with this key.
-fn completion(gateway: &Gateway, key: &str, stream: bool) -> Call {
+pub(crate) fn completion(gateway: &Gateway, key: &str, stream: bool) -> Call {
     let body = json!({"model": "qwen-max", "stream": stream, "messages": [{"role": "user", "content": "Hello"}]});
     let call = post(format!("{}{CHAT}", gateway.url())).json(&body);
     call.header("x-api-key", key).header("x-higress-llm-model", "qwen-max")
 }
 
-async fn is(call: Call, status: u16, body: &str) -> Result<()> {
+pub(crate) async fn is(call: Call, status: u16, body: &str) -> Result<()> {
     let shown = call.shown();
     let reply = call.send().await?;
     ensure!(reply.status == status && reply.text().contains(body), "{shown}: {} {}", reply.status, reply.text());

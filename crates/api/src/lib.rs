@@ -4,6 +4,7 @@
 mod crd;
 mod higress;
 mod quota;
+mod refresh;
 mod status;
 mod store;
 
@@ -13,6 +14,7 @@ pub use quota::{
     Admin, AiQuota, AiQuotaSpec, CONSUMERS_MAX, Consumer, DeletionPolicy, StoreRef, TARGET_NAME_MAX_LENGTH,
     TARGET_NAME_PATTERN, TARGETS_MAX, TargetKind, TargetRef,
 };
+pub use refresh::{NICKNAMES, Refresh, RefreshMode, SCHEDULE_MAX_LENGTH, TIME_ZONE_MAX_LENGTH};
 pub use status::{AiQuotaStatus, AiQuotaStoreStatus, Condition, Summary, TargetStatus};
 pub use store::{
     ADDRESS_PATTERN, AiQuotaStore, AiQuotaStoreSpec, Auth, SERVICE_NAME_PATTERN, Service, TIMEOUT_PATTERN,
@@ -26,6 +28,8 @@ pub const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
 pub const FINALIZER: &str = "quota.higress.io/balances";
 /// With the value `true` on an object that is being deleted: it goes without its balances.
 pub const ABANDON_BALANCES: &str = "quota.higress.io/abandon-balances";
+/// An annotation of an AIQuota: each new value refreshes its listed consumers once.
+pub const REFRESH: &str = "quota.higress.io/refresh";
 
 /// The API server drops `null` before it validates; what reads files of users must not be stricter.
 pub(crate) fn null_is_absent<'de, T, D>(deserializer: D) -> Result<T, D::Error>

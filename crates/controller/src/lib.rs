@@ -18,6 +18,7 @@ mod watch;
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::time::Duration;
 
 use k8s_openapi::jiff::Timestamp;
 use kube::Client;
@@ -131,7 +132,8 @@ async fn rounds(client: Client, gateway: &str, mut observer: Observer, changes: 
         let reporting = reporter.run(&plan, &seeding, &program, &programming.writes, Timestamp::now(), &events).await;
         took.step("reporting");
         tracing::debug!(objects = plan.verdicts.len(), balances = plan.seeds.len(), %took, "round done");
-        again = [seeding.again, programming.again, reporting.again].into_iter().flatten().min();
+        let next = plan.next.map(|next| instant(next, Timestamp::now()));
+        again = [seeding.again, programming.again, reporting.again, next].into_iter().flatten().min();
     }
 }
 
@@ -141,6 +143,13 @@ async fn due(again: Option<Instant>) {
         Some(then) => sleep_until(then).await,
         None => std::future::pending().await,
     }
+}
+
+/// When to look again whether a moment has come. Somebody may set the clock meanwhile, so not in an hour.
+fn instant(moment: Timestamp, now: Timestamp) -> Instant {
+    const LONGEST: Duration = Duration::from_secs(60);
+    let left = Duration::try_from(moment.duration_since(now)).unwrap_or_default();
+    Instant::now() + left.min(LONGEST)
 }
 
 fn ended_watch(ended: Option<Result<&'static str, JoinError>>) -> Error {
@@ -187,5 +196,15 @@ mod tests {
         assert_eq!(ended(async { "AIQuota" }).await, "the watch of AIQuota ended");
         let panicked = ended(async { panic!("at the worst time") }).await;
         assert!(panicked.starts_with("a task failed") && panicked.contains("at the worst time"), "{panicked}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_moment_is_waited_for_but_never_so_long_that_a_clock_which_is_set_would_matter() {
+        let now: Timestamp = "2026-11-22T00:00:00Z".parse().unwrap();
+        let waits =
+            |seconds| instant(now + k8s_openapi::jiff::SignedDuration::from_secs(seconds), now) - Instant::now();
+        assert_eq!(waits(7), Duration::from_secs(7));
+        assert_eq!(waits(86_400), Duration::from_secs(60));
+        assert_eq!(waits(-5), Duration::ZERO, "it has come");
     }
 }

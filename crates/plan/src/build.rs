@@ -1,7 +1,10 @@
 //! The world in, the plan out, in steps: stores, then each object by itself (valid, permitted, targets there), then
 //! all together (who decides on what, whose balance it is, what fits), then the warnings. Pure.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
 
 use api::AiQuota;
 use enforcement::{
@@ -25,7 +28,9 @@ use crate::{
     plan::Declared,
     prefix,
     room::{self, NoRoom},
+    schedule::{Schedule, UTC},
     stores::{self, Stores},
+    tables::{Known, Tables},
     targets::Targets,
     validate::validate,
     warn::Beside,
@@ -48,13 +53,17 @@ pub fn build(world: &World) -> Plan {
     let mut draft = Draft::new(world);
     draft.examine(world, form, &existing, &stores, &targets);
     let slots = draft.decide(world, form, &stores, &existing, &targets);
-    let seeds = draft.seed(&stores, &slots);
+    let own = world.last_written.is_some().then_some(&existing.schedules);
+    let tables = draft.schedule(&slots, &Known { now: world.now, own, found: &found.schedules });
+    let seeds = draft.seed(world, &stores, &slots, &tables);
 
     let Draft { mut verdicts, policies, .. } = draft;
     let (auth, twins) = (AuthPlugins::new(world), Twins::new(world, "ai-quota"));
     let beside = Beside { world, targets: &targets, auth: &auth, twins: &twins, existing: &existing };
     let waiting = beside.look(&policies, &slots, &mut verdicts);
+    let refreshes = verdicts.iter().filter_map(|verdict| verdict.next_refresh);
     Plan {
+        next: refreshes.chain(tables.next()).min(),
         seeds,
         verdicts,
         gateway: Gateway {
@@ -63,6 +72,7 @@ pub fn build(world: &World) -> Plan {
             guard_priority: auth.guard_priority(),
             templates: stores.templates(),
             stores: stores.wire,
+            tables,
             policies,
             slots,
             waiting,
@@ -103,6 +113,7 @@ impl Draft {
             withheld: None,
             waits: Vec::new(),
             seeds: 0..0,
+            next_refresh: None,
             warnings: Vec::new(),
         });
         Self { verdicts: verdicts.collect(), policies: Vec::new(), named: Vec::new(), derived: Vec::new() }
@@ -246,8 +257,21 @@ impl Draft {
         }
     }
 
+    /// The tables of the schedules that are followed, and when each object is refreshed next.
+    fn schedule(&mut self, slots: &[Slot<Matcher>], known: &Known<'_>) -> Tables {
+        let mut tables = Tables::default();
+        let deciding: BTreeSet<usize> =
+            slots.iter().flat_map(|slot| slot.holders.iter().map(|holder| holder.by)).collect();
+        for policy in deciding.into_iter().map(|by| &self.policies[by]) {
+            let refresh = policy.settings.refresh.as_ref();
+            let table = refresh.and_then(|refresh| tables.table(&refresh.schedule, known));
+            self.verdicts[policy.verdict].next_refresh = table.and_then(|table| table.next(known.now));
+        }
+        tables
+    }
+
     /// The balances of all objects that decide on anything. Each belongs to one object: the oldest that lists it.
-    fn seed(&mut self, stores: &Stores, slots: &[Slot<Matcher>]) -> Vec<Seed> {
+    fn seed(&mut self, world: &World, stores: &Stores, slots: &[Slot<Matcher>], tables: &Tables) -> Vec<Seed> {
         let mut in_force = vec![false; self.policies.len()];
         for holder in slots.iter().flat_map(|slot| &slot.holders) {
             in_force[holder.by] = true;
@@ -259,12 +283,18 @@ impl Draft {
             let Some(Ok(store)) = policy.settings.store.as_deref().map(|store| stores.find(store)) else { continue };
             let verdict = &mut self.verdicts[policy.verdict];
             let object = verdict.owner.clone();
+            let refreshing = policy
+                .settings
+                .refresh
+                .as_ref()
+                .and_then(|refresh| Some(Arc::new(tables.get(&refresh.schedule)?.refreshing(refresh, world.now))));
             let begin = seeds.len();
             seeds.extend(verdict.object.consumers().iter().enumerate().map(|(consumer, listed)| Seed {
                 store,
                 balance: Balance::new(&policy.settings.key_prefix, listed.name.as_bytes()),
                 grant: listed.quota.map_or(Grant::Unlimited, Grant::Tokens),
                 object: object.clone(),
+                refreshing: refreshing.clone(),
                 consumer,
             }));
             verdict.seeds = begin..seeds.len();
@@ -421,9 +451,21 @@ fn settings(world: &World, quota: &AiQuota, key: &Key) -> wire::Policy {
             path: admin.path.clone().unwrap_or_else(|| DEFAULT_ADMIN_PATH.to_owned()),
         }),
         default_quota: spec.default_quota,
-        refresh: None,
+        refresh: spec.refresh.as_ref().and_then(refresh),
         unavailable: None,
     }
+}
+
+/// Nothing for a schedule that cannot be read, which is refused.
+fn refresh(declared: &api::Refresh) -> Option<wire::Refresh> {
+    let api::Refresh { schedule, time_zone, mode, max_balance } = declared;
+    let schedule = Schedule::new(schedule, time_zone.as_deref().unwrap_or(UTC)).ok()?;
+    let mode = match mode.unwrap_or_default() {
+        api::RefreshMode::Reset => wire::RefreshMode::Reset,
+        api::RefreshMode::Add => wire::RefreshMode::Add,
+        api::RefreshMode::CarryOver => wire::RefreshMode::CarryOver,
+    };
+    Some(wire::Refresh { schedule: schedule.name().to_owned(), mode, max_balance: *max_balance })
 }
 
 fn owner(world: &World, metadata: &ObjectMeta) -> Owner {

@@ -28,9 +28,13 @@ pub(crate) enum Problem {
     Empty,
     #[error("has {0} characters, at most {SCHEDULE_MAX_LENGTH} may be")]
     TooLong(usize),
-    #[error("has {0} fields, must have five: minute, hour, day of the month, month, day of the week; or be a name such as @daily")]
+    #[error(
+        "has {0} fields, must have five: minute, hour, day of the month, month, day of the week; or be a name such as @daily"
+    )]
     Fields(usize),
-    #[error("the {field} `{text}` cannot be read: it must be `*`, numbers, ranges as 1-5, steps as */15, or a list of these")]
+    #[error(
+        "the {field} `{text}` cannot be read: it must be `*`, numbers, ranges as 1-5, steps as */15, or a list of these"
+    )]
     Unreadable { field: &'static str, text: String },
     #[error("the {field} `{text}` must be {min} to {max}")]
     OutOfRange { field: &'static str, text: String, min: u8, max: u8 },
@@ -82,7 +86,8 @@ impl Pattern {
         let text = NICKNAMES.iter().find(|(name, _)| *name == text).map_or(text, |(_, fields)| fields);
         // Only blanks separate fields, and only between them.
         let fields: Vec<&str> = text.split(' ').collect();
-        let inner = fields.first().is_some_and(|field| !field.is_empty()) && fields.last().is_some_and(|field| !field.is_empty());
+        let inner = fields.first().is_some_and(|field| !field.is_empty())
+            && fields.last().is_some_and(|field| !field.is_empty());
         let fields: Vec<&str> = fields.into_iter().filter(|field| !field.is_empty()).collect();
         if fields.len() != FIELDS.len() || !inner {
             return Err(Problem::Fields(fields.len()));
@@ -95,7 +100,8 @@ impl Pattern {
         let unreadable = |_| Problem::Unreadable { field: "schedule", text: text.clone() };
         let cron = parser.parse(&text).map_err(unreadable)?;
         let hours = cron.pattern.hours.values();
-        let times = hours.iter().flat_map(|hour| cron.pattern.minutes.values().into_iter().map(move |minute| (*hour, minute)));
+        let times =
+            hours.iter().flat_map(|hour| cron.pattern.minutes.values().into_iter().map(move |minute| (*hour, minute)));
         let times = times.filter_map(|(hour, minute)| Some((i8::try_from(hour).ok()?, i8::try_from(minute).ok()?)));
         let times: Vec<(i8, i8)> = times.collect();
         let pattern = Self { cron, text, times };
@@ -172,4 +178,82 @@ impl Field {
 fn number(text: &str) -> Option<u8> {
     let digits = (1..=2).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit());
     digits.then(|| text.parse().ok()).flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::civil::date;
+
+    use super::*;
+
+    #[test]
+    fn patterns_that_are_written_alike_have_one_text() {
+        for (written, text) in [
+            ("@daily", "0 0 * * *"),
+            ("0  0 *   * *", "0 0 * * *"),
+            ("*/15 9-17 1,15 jan-mar MON-fri", "*/15 9-17 1,15 JAN-MAR MON-FRI"),
+        ] {
+            assert_eq!(Pattern::parse(written).map(|pattern| pattern.text), Ok(text.to_owned()), "{written}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_meant_is_refused_with_the_field() {
+        for (written, message) in [
+            ("", "must not be empty"),
+            ("0 0 * *", "has 4 fields"),
+            ("0 0 0 * * *", "has 6 fields"),
+            ("0 0 * * * 2027", "has 6 fields"),
+            (" 0 0 * * *", "has 5 fields"),
+            ("@fortnightly", "has 1 fields"),
+            ("@Daily", "has 1 fields"),
+            ("60 0 * * *", "the minute `60` must be 0 to 59"),
+            ("0 24 * * *", "the hour `24` must be 0 to 23"),
+            ("0 0 0 * *", "the day of the month `0` must be 1 to 31"),
+            ("0 0 * 13 *", "the month `13` must be 1 to 12"),
+            ("0 0 * * 8", "the day of the week `8` must be 0 to 7"),
+            ("0 5-3 * * *", "the hour `5-3` ends before it begins"),
+            ("0 0 * * FRI-MON", "the day of the week `FRI-MON` ends before it begins"),
+            ("MON 0 * * *", "the minute `MON` cannot be read"),
+            ("0 0 * * Mon", "the day of the week `Mon` cannot be read"),
+            ("0 0 L * *", "the day of the month `L` cannot be read"),
+            ("0 0 ? * *", "the day of the month `?` cannot be read"),
+            ("0 0 * * 1#2", "the day of the week `1#2` cannot be read"),
+            ("0 0 1,,2 * *", "the day of the month `` cannot be read"),
+            ("0 5/2 * * *", "the hour `5/2` cannot be read"),
+            ("*/0 * * * *", "the minute `*/0` cannot be read"),
+            ("000 0 * * *", "the minute `000` cannot be read"),
+            ("-1 0 * * *", "the minute `-1` cannot be read"),
+            ("0 0 31 2,4,6,9,11 *", "there is no such day in any year"),
+        ] {
+            let problem = Pattern::parse(written).expect_err(written).to_string();
+            assert!(problem.contains(message), "{written}: {problem}");
+        }
+    }
+
+    #[test]
+    fn a_day_that_comes_once_in_four_years_is_one() {
+        let leap = Pattern::parse("0 0 29 2 *").unwrap();
+        assert!(leap.matches(date(2028, 2, 29)) && !leap.matches(date(2028, 2, 28)));
+    }
+
+    #[test]
+    fn either_day_is_enough_where_both_are_restricted() {
+        let pattern = Pattern::parse("0 0 13 * FRI").unwrap();
+        // A Thursday, a Friday, the thirteenth and another Saturday.
+        let days = [date(2026, 11, 12), date(2026, 11, 20), date(2027, 2, 13), date(2027, 2, 20)];
+        assert_eq!(days.map(|day| pattern.matches(day)), [false, true, true, false]);
+        let week = Pattern::parse("0 0 * * SAT-SUN").unwrap();
+        assert_eq!([14, 15, 16].map(|day| week.matches(date(2026, 11, day))), [true, true, false]);
+    }
+
+    #[test]
+    fn only_what_is_hourly_every_day_runs_on_elapsed_time() {
+        for hourly in ["@hourly", "*/5 * * * *", "0 */1 * * *", "0 0-23 1-31 * *"] {
+            assert!(Pattern::parse(hourly).unwrap().is_hourly(), "{hourly}");
+        }
+        for other in ["0 */2 * * *", "0 * * * 1-5", "0 * 1 * *", "0 * * 1 *", "@daily"] {
+            assert!(!Pattern::parse(other).unwrap().is_hourly(), "{other}");
+        }
+    }
 }

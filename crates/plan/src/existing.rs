@@ -16,6 +16,7 @@ pub(crate) struct Existing {
     form: &'static dyn Form,
     pub(crate) policies: HashMap<String, wire::Policy>,
     pub(crate) stores: BTreeMap<String, wire::Store>,
+    pub(crate) schedules: BTreeMap<String, wire::Schedule>,
     /// By policy.
     pub(crate) matchers: HashMap<String, Vec<Matcher>>,
     over: HashMap<Matcher, String>,
@@ -27,7 +28,7 @@ pub(crate) struct Existing {
 
 impl Existing {
     pub(crate) fn of(plugin: Option<&WasmPlugin>, form: &'static dyn Form) -> Self {
-        let Read { mut policies, stores, rules } = plugin.map(form::read).unwrap_or_default();
+        let Read { mut policies, stores, schedules, rules } = plugin.map(form::read).unwrap_or_default();
         for settings in policies.values_mut() {
             *settings = form.said(settings).into_owned();
         }
@@ -35,6 +36,7 @@ impl Existing {
             form,
             policies,
             stores,
+            schedules,
             matchers: HashMap::new(),
             over: HashMap::new(),
             foreign: false,

@@ -13,6 +13,7 @@ use crate::{
     existing::Existing,
     form::Form,
     merge::{self, Narrower, Slot},
+    tables::Tables,
 };
 
 pub(crate) struct Gateway {
@@ -25,6 +26,8 @@ pub(crate) struct Gateway {
     pub(crate) stores: BTreeMap<String, wire::Store>,
     /// The templates that the gateway can replace now; no other may be written.
     pub(crate) templates: HashSet<String>,
+    /// The schedules of policies that decide on anything.
+    pub(crate) tables: Tables,
     /// Oldest first.
     pub(crate) policies: Vec<Policy>,
     /// What is matched, each with the policies that have a claim to it, the oldest first.

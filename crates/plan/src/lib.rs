@@ -33,6 +33,7 @@ mod settings;
 mod shared;
 mod status;
 mod stores;
+mod tables;
 mod targets;
 mod templates;
 mod validate;

@@ -8,7 +8,9 @@ use enforcement::redis::{Apply, Balance, Fence, Grant};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-use crate::{Finalizer, Key, Life, Reason, Undecodable, gateway::Gateway};
+use jiff::Timestamp;
+
+use crate::{Finalizer, Key, Life, Reason, Undecodable, gateway::Gateway, tables::Refreshing};
 
 pub struct Plan {
     /// One per AIQuotaStore object.
@@ -17,6 +19,8 @@ pub struct Plan {
     pub seeds: Vec<Seed>,
     /// One per AIQuota object, undecodable ones too.
     pub verdicts: Vec<Verdict>,
+    /// The first moment at which the same world would give another plan.
+    pub next: Option<Timestamp>,
     /// What the WasmPlugins are made of: [`crate::program`] finishes it.
     pub(crate) gateway: Gateway,
     /// The uid of the namespace kube-system.
@@ -62,6 +66,8 @@ pub struct Seed {
     pub balance: Balance,
     pub grant: Grant,
     pub object: Arc<Owner>,
+    /// Nothing where balances are not refreshed.
+    pub(crate) refreshing: Option<Arc<Refreshing>>,
     /// The index of the consumer in the object's spec.
     pub(crate) consumer: usize,
 }
@@ -100,8 +106,14 @@ impl Seed {
             grant: self.grant,
             takeover,
             refresh: None,
-            period: None,
+            period: self.refreshing.as_deref().and_then(Refreshing::period),
         }
+    }
+
+    /// The ordinal of the period that it is in by the plan's clock.
+    #[must_use]
+    pub fn ordinal(&self) -> Option<i64> {
+        self.refreshing.as_deref().and_then(Refreshing::ordinal)
     }
 }
 
@@ -166,6 +178,8 @@ pub struct Verdict {
     pub waits: Vec<(usize, Reason)>,
     /// The object's seeds in [`Plan::seeds`].
     pub seeds: Range<usize>,
+    /// When its next period begins, by the table of its schedule.
+    pub next_refresh: Option<Timestamp>,
     pub warnings: Vec<Warning>,
 }
 

@@ -153,6 +153,10 @@ impl Gateway {
             let store = settings.store.as_ref();
             self.found.says(&policy.name, &settings)
                 && store.is_none_or(|name| self.found.stores.get(name) == self.stores.get(name))
+                && self.form.said(&settings).refresh.as_ref().is_none_or(|refresh| {
+                    let found = self.found.schedules.get(&refresh.schedule);
+                    self.tables.get(&refresh.schedule).is_none_or(|table| table.stands(found))
+                })
         };
         self.policies.iter().map(is).collect()
     }

@@ -1,6 +1,6 @@
 //! What fits into one WasmPlugin. Policies and what they match in, slots that have no room out. Pure.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use crate::{
     existing::Existing,
@@ -64,7 +64,12 @@ pub(crate) fn without_room(
         }
     }
     let all = |of: fn(&Need) -> usize| needs.iter().flatten().map(of).sum::<usize>();
-    if all(|need| need.spec) <= LIMIT && all(|need| need.notes) <= NOTES_LIMIT {
+    // What several policies share is paid for by the first.
+    let schedule = |policy: usize| policies[policy].settings.refresh.as_ref().map(|refresh| refresh.schedule.as_str());
+    let deciding = (0..policies.len()).filter(|policy| needs[*policy].iter().any(|need| *need != Need::default()));
+    let schedules: HashSet<&str> = deciding.filter_map(schedule).collect();
+    let schedules = schedules.iter().map(|name| form.schedule_size(name)).sum::<usize>();
+    if all(|need| need.spec) + schedules <= LIMIT && all(|need| need.notes) <= NOTES_LIMIT {
         return Vec::new();
     }
     let mut order: Vec<(usize, usize)> = (0..policies.len()).flat_map(|policy| [(policy, 0), (policy, 1)]).collect();
@@ -74,10 +79,16 @@ pub(crate) fn without_room(
     });
     let mut left = Need { spec: LIMIT, notes: NOTES_LIMIT };
     let mut out = HashMap::new();
-    for (policy, part) in order {
+    let mut paid = HashSet::new();
+    for (policy, part) in order.into_iter().filter(|(policy, part)| needs[*policy][*part] != Need::default()) {
         let Need { spec, notes } = needs[policy][part];
+        let schedule = schedule(policy).filter(|name| !paid.contains(name));
+        let spec = spec + schedule.map_or(0, |name| form.schedule_size(name));
         match (left.spec.checked_sub(spec), left.notes.checked_sub(notes)) {
-            (Some(spec), Some(notes)) => left = Need { spec, notes },
+            (Some(spec), Some(notes)) => {
+                left = Need { spec, notes };
+                paid.extend(schedule);
+            }
             (None, _) => drop(out.insert((policy, part), LIMIT)),
             (Some(_), None) => drop(out.insert((policy, part), NOTES_LIMIT)),
         }

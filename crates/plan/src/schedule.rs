@@ -20,12 +20,15 @@ const EPOCH: Date = date(2020, 1, 1);
 /// Nobody plans further: it bounds searches.
 const END: Date = date(3000, 1, 1);
 
+/// The zone of a schedule that names none.
+pub(crate) const UTC: &str = "UTC";
+
 /// What a table holds: enough behind for a Redis whose clock is late, and ahead for a time without controller.
 const BEHIND: usize = 2;
 const AHEAD: usize = 64;
 const LONGEST: usize = BEHIND + AHEAD;
 /// A table with fewer boundaries ahead is extended.
-const FEW: usize = 16;
+pub(crate) const FEW: usize = 16;
 
 /// A pattern in a time zone.
 #[derive(Clone, Debug)]
@@ -156,4 +159,168 @@ impl Schedule {
 /// From the first to before the second.
 fn days(from: Date, to: Date) -> impl Iterator<Item = Date> {
     std::iter::successors(Some(from), |day| day.tomorrow().ok()).take_while(move |day| *day < to)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn schedule(pattern: &str, zone: &str) -> Schedule {
+        Schedule::new(pattern, zone).unwrap()
+    }
+
+    fn time(text: &str) -> Timestamp {
+        text.parse().unwrap()
+    }
+
+    /// The boundaries of a table that are ahead, in UTC.
+    fn ahead(pattern: &str, zone: &str, now: &str, count: usize) -> Vec<String> {
+        let table = schedule(pattern, zone).table(time(now));
+        let shown = |at: &i64| Timestamp::from_second(*at).unwrap().to_string();
+        table.at[BEHIND..].iter().take(count).map(shown).collect()
+    }
+
+    #[test]
+    fn ordinals_are_counted_from_2020_on_and_must_never_change() {
+        for (pattern, zone, first) in [
+            ("@daily", "UTC", 2517 - 1),
+            ("@daily", "Asia/Shanghai", 2517 - 1),
+            ("@daily", "America/New_York", 2517 - 1),
+            ("@daily", "America/Los_Angeles", 2517 - 2),
+            ("@hourly", "UTC", 2517 * 24 + 5 - 1),
+            ("@hourly", "Asia/Kolkata", 2517 * 24 + 11 - 1),
+            ("*/15 9-17 * * MON-FRI", "UTC", 1798 * 36 - 2),
+            ("@monthly", "Europe/Berlin", 6 * 12 + 10 - 1),
+            ("@yearly", "UTC", 6 - 1),
+            ("0 0 29 2 *", "UTC", 0),
+        ] {
+            let table = schedule(pattern, zone).table(time("2026-11-22T05:40:00Z"));
+            assert_eq!((table.first, table.at.len()), (first, BEHIND + AHEAD), "{pattern} {zone}");
+        }
+    }
+
+    #[test]
+    fn a_time_that_clocks_skip_counts_at_their_change_and_one_that_comes_twice_the_first_time() {
+        let berlin = |now| ahead("30 2 * * *", "Europe/Berlin", now, 3);
+        assert_eq!(
+            berlin("2026-03-28T00:00:00Z"),
+            ["2026-03-28T01:30:00Z", "2026-03-29T01:00:00Z", "2026-03-30T00:30:00Z"]
+        );
+        assert_eq!(
+            berlin("2026-10-24T00:00:00Z"),
+            ["2026-10-24T00:30:00Z", "2026-10-25T00:30:00Z", "2026-10-26T01:30:00Z"]
+        );
+        // Midnight itself is skipped.
+        assert_eq!(
+            ahead("@daily", "Africa/Cairo", "2026-04-23T00:00:00Z", 2),
+            ["2026-04-23T22:00:00Z", "2026-04-24T21:00:00Z"]
+        );
+    }
+
+    #[test]
+    fn what_is_skipped_together_comes_together_and_before_what_follows() {
+        assert_eq!(
+            ahead("0,30 1-3 * * *", "Europe/Berlin", "2026-03-29T00:00:00Z", 5),
+            [
+                "2026-03-29T00:30:00Z",
+                "2026-03-29T01:00:00Z",
+                "2026-03-29T01:00:00Z",
+                "2026-03-29T01:00:00Z",
+                "2026-03-29T01:30:00Z"
+            ]
+        );
+    }
+
+    #[test]
+    fn an_hour_is_an_hour_whatever_clocks_do() {
+        for zone in ["Europe/Berlin", "Australia/Lord_Howe", "Asia/Kolkata"] {
+            let schedule = schedule("@hourly", zone);
+            let all: Vec<i64> = schedule.boundaries(date(2026, 1, 1)).map(|(_, at)| at).take(2 * 366 * 24).collect();
+            assert!(all.windows(2).all(|pair| pair[1] - pair[0] == 3600), "{zone}");
+        }
+        assert_eq!(ahead("@hourly", "Asia/Kolkata", "2026-11-22T05:40:00Z", 1), ["2026-11-22T06:30:00Z"]);
+    }
+
+    #[test]
+    fn every_table_ascends_and_is_what_its_schedule_says() {
+        let zones = ["UTC", "Europe/Berlin", "America/New_York", "Australia/Lord_Howe", "Africa/Cairo", "Pacific/Apia"];
+        for pattern in ["@hourly", "*/30 1-3 * * *", "@daily", "@weekly", "0 0 31 * *", "@monthly", "0 2 * 3,10,11 SUN"]
+        {
+            for zone in zones {
+                let schedule = schedule(pattern, zone);
+                for now in
+                    ["2026-03-08T06:59:59Z", "2026-03-29T01:00:00Z", "2026-10-25T00:30:00Z", "2026-11-01T06:00:00Z"]
+                {
+                    let now = time(now);
+                    let table = schedule.table(now);
+                    let at = |index: usize| table.at[index];
+                    assert!(table.at.is_sorted(), "{pattern} {zone} {now}");
+                    assert!(
+                        at(BEHIND - 1) <= now.as_second() && now.as_second() < at(BEHIND),
+                        "{pattern} {zone} {now}"
+                    );
+                    assert!(schedule.agrees(&table), "{pattern} {zone} {now}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_table_that_was_changed_is_not_what_its_schedule_says() {
+        let schedule = schedule("@daily", "Europe/Berlin");
+        let table = schedule.table(time("2026-11-22T05:40:00Z"));
+        let changed = |change: fn(&mut wire::Schedule)| {
+            let mut table = table.clone();
+            change(&mut table);
+            schedule.agrees(&table)
+        };
+        assert!(changed(|_| {}));
+        assert!(changed(|table| table.at.truncate(5)), "shorter, but right");
+        assert!(!changed(|table| table.at[7] -= 3600));
+        assert!(!changed(|table| table.at.swap(7, 8)));
+        assert!(!changed(|table| table.at.clear()));
+        assert!(!changed(|table| table.at.push(table.at[65] + 86_400)), "longer than ours are");
+        for first in [0, -1, i64::MAX, i64::MIN] {
+            let mut table = table.clone();
+            table.first = first;
+            assert!(!schedule.agrees(&table), "{first}");
+        }
+    }
+
+    #[test]
+    fn a_day_that_comes_once_in_four_years_has_a_whole_table() {
+        let all = ahead("0 0 29 2 *", "UTC", "2026-11-22T05:40:00Z", AHEAD);
+        assert_eq!((all[0].as_str(), all.len()), ("2028-02-29T00:00:00Z", AHEAD));
+    }
+
+    #[test]
+    fn before_the_epoch_nothing_is_behind() {
+        let table = schedule("@daily", "UTC").table(time("1970-01-01T00:00:00Z"));
+        assert_eq!((table.first, table.at.len(), table.at[0]), (0, AHEAD, 1_577_836_800));
+    }
+
+    #[test]
+    fn zones_are_known_by_their_exact_names() {
+        for known in ["UTC", "Asia/Shanghai", "Asia/Calcutta", "Etc/GMT+8", "America/Argentina/Buenos_Aires", "EST5EDT"]
+        {
+            assert!(zone(known).is_ok(), "{known}");
+        }
+        for unknown in
+            ["", "Local", "local", "utc", "europe/berlin", "Europe/Atlantis", "+08:00", "../etc/passwd", "CEST"]
+        {
+            assert!(zone(unknown).is_err(), "{unknown}");
+        }
+    }
+
+    #[test]
+    fn a_schedule_is_found_by_its_name_alone() {
+        let daily = schedule("@daily", "Asia/Shanghai");
+        assert_eq!(daily.name(), "0 0 * * * Asia/Shanghai");
+        let named = Schedule::named(daily.name()).unwrap();
+        let now = time("2026-11-22T05:40:00Z");
+        assert_eq!(named.table(now), daily.table(now));
+        for other in ["", "daily", "0 0 * * *", "0 0 * * * Atlantis", "@daily UTC", "0  0 * * * UTC"] {
+            assert!(Schedule::named(other).is_none(), "{other}");
+        }
+    }
 }

@@ -97,6 +97,8 @@ pub fn status(
             Object::Read(_) => verdict.targets.iter().map(reported).collect(),
             Object::Undecodable(_) => before.map(|status| status.targets.clone()).unwrap_or_default(),
         },
+        next_refresh: verdict.next_refresh.map(|next| next.to_string()),
+        refreshed: None,
         summary: match &verdict.object {
             Object::Read(quota) => {
                 Some(Summary { consumers: count(quota.spec.consumers.len()), seeded: count(seeds.applied) })

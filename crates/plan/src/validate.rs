@@ -4,8 +4,8 @@
 use std::{collections::HashSet, fmt};
 
 use api::{
-    Admin, AiQuota, AiQuotaSpec, AiQuotaStore, AiQuotaStoreSpec, Auth, CONSUMERS_MAX, Consumer, Refresh, RefreshMode, TARGET_NAME_MAX_LENGTH,
-    TARGETS_MAX, TargetKind, TargetRef,
+    Admin, AiQuota, AiQuotaSpec, AiQuotaStore, AiQuotaStoreSpec, Auth, CONSUMERS_MAX, Consumer, Refresh, RefreshMode,
+    TARGET_NAME_MAX_LENGTH, TARGETS_MAX, TargetKind, TargetRef,
 };
 use enforcement::values::{
     ADMIN_BASE_PATH, CONSUMER_MAX_LENGTH, DATABASE_MAX, DEFAULT_ADMIN_PATH, DEFAULT_PATHS, KEY_PREFIX_MAX_LENGTH,

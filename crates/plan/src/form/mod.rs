@@ -40,6 +40,11 @@ pub(crate) trait Form: Send + Sync {
     fn write(&self, gateway: &Gateway, rules: Vec<Ruled>) -> Body;
 
     fn size(&self, policy: &Policy, stores: Stores<'_>) -> Size;
+
+    /// Bytes of the spec that a schedule of this name takes once.
+    fn schedule_size(&self, _name: &str) -> usize {
+        0
+    }
 }
 
 /// A rule to be written: which policy what it matches is under.
@@ -85,6 +90,7 @@ pub(crate) struct Stores<'a> {
 pub(crate) struct Read {
     pub(crate) policies: HashMap<String, wire::Policy>,
     pub(crate) stores: BTreeMap<String, wire::Store>,
+    pub(crate) schedules: BTreeMap<String, wire::Schedule>,
     /// For each rule its policy; nothing where it is not as any form writes it.
     pub(crate) rules: Vec<Option<String>>,
 }

@@ -22,6 +22,9 @@ const RULE: usize = 56;
 /// Around a policy's name: `"":,`.
 const ENTRY: usize = 4;
 
+/// A whole table: `{"first":,"at":[]}`, an ordinal, and 66 seconds of 10 digits with their commas.
+const SCHEDULE: usize = 18 + 10 + 66 * 11;
+
 pub(super) struct Native;
 
 impl Form for Native {
@@ -44,24 +47,34 @@ impl Form for Native {
     fn write(&self, gateway: &Gateway, rules: Vec<Ruled>) -> Body {
         let mut policies = BTreeMap::new();
         let mut stores = BTreeMap::new();
+        let mut schedules = BTreeMap::new();
         let rules = rules.into_iter().map(|Ruled { rule, by, open }| {
             let policy = &gateway.policies[by];
             if !policies.contains_key(&policy.name) {
                 let settings = policy.written();
                 let store = settings.store.as_ref().and_then(|name| gateway.stores.get_key_value(name));
                 stores.extend(store.map(|(name, store)| (name.clone(), store.clone())));
+                if let Some(refresh) = &settings.refresh
+                    && let Some(table) = gateway.tables.get(&refresh.schedule)
+                {
+                    schedules.insert(refresh.schedule.clone(), table.written.clone());
+                }
                 policies.insert(policy.name.clone(), settings);
             }
             MatchRule { config: Some(value(&Rule { policy: policy.name.clone(), open })), ..rule }
         });
         let match_rules = rules.collect();
-        let native = wire::Native { version: VERSION, guard: false, stores, schedules: BTreeMap::new(), policies };
+        let native = wire::Native { version: VERSION, guard: false, stores, schedules, policies };
         Body { default_config: Some(config(&native)), match_rules, policies: None }
     }
 
     fn size(&self, policy: &Policy, _: Stores<'_>) -> Size {
         let name = policy.name.len();
         Size { once: text(&policy.settings).len() + name + ENTRY, rule: RULE + name, note: 0 }
+    }
+
+    fn schedule_size(&self, name: &str) -> usize {
+        SCHEDULE + name.len() + ENTRY
     }
 }
 
@@ -78,5 +91,12 @@ pub(super) fn read(spec: &WasmPluginSpec) -> Option<Read> {
     let policies = policies.filter_map(|(name, policy)| Some((name, serde_json::from_value(policy).ok()?)));
     let rules =
         spec.match_rules.iter().flatten().map(|rule| Some(Rule::deserialize(rule.config.as_ref()?).ok()?.policy));
-    Some(Read { policies: policies.collect(), stores: native.stores, rules: rules.collect() })
+    let schedules = native.schedules.into_iter();
+    let schedules = schedules.filter_map(|(name, schedule)| Some((name, serde_json::from_value(schedule).ok()?)));
+    Some(Read {
+        policies: policies.collect(),
+        stores: native.stores,
+        schedules: schedules.collect(),
+        rules: rules.collect(),
+    })
 }

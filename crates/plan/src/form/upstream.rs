@@ -65,6 +65,7 @@ impl Form for Upstream {
             admin,
             consumers,
             default_quota,
+            refresh: _,
             paths: _,
             deletion_policy: _,
         } = spec;

@@ -5,6 +5,7 @@ mod behaviours;
 mod components;
 mod concurrency;
 mod crash;
+mod disturbances;
 mod flavor_upstream;
 mod gateway;
 mod hostile;

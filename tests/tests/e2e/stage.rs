@@ -1,14 +1,15 @@
 //! What the scenarios are played on: an API server with Higress' definitions and ours, a Redis with a password, a
 //! model server, and the objects of examples/quickstart with their addresses.
 
+use std::path::PathBuf;
 use std::sync::OnceLock;
 
 use anyhow::{Context as _, Result, ensure};
 use kube::api::{Api, DynamicObject, ListParams};
 use serde_json::{Value, json};
 use testbed::{
-    ApiServer, Controller, ControllerOptions, Gateway, GatewayOptions, ModelServer, Redis, RedisOptions, Source,
-    eventually, kubectl_with_input, workspace,
+    ApiProxy, ApiServer, Controller, ControllerOptions, Gateway, GatewayOptions, ModelServer, Redis, RedisOptions,
+    Source, eventually, kubectl_with_input, workspace,
 };
 
 pub(crate) const NAMESPACE: &str = "higress-system";
@@ -42,14 +43,29 @@ impl Stage {
 
     /// Starts the controller, logging each round.
     pub(crate) fn start_controller(&self) -> Result<&Controller> {
-        self.start_controller_with(&[])
+        self.start_controller_by(None, &[])
     }
 
     /// [`Self::start_controller`] with more arguments.
     pub(crate) fn start_controller_with(&self, more: &[&str]) -> Result<&Controller> {
+        self.start_controller_by(None, more)
+    }
+
+    /// [`Self::start_controller`] with a proxy between it and the API server.
+    pub(crate) fn start_controller_through(&self, proxy: &ApiProxy) -> Result<&Controller> {
+        self.start_controller_by(Some(proxy.kubeconfig().to_owned()), &[])
+    }
+
+    fn start_controller_by(&self, kubeconfig: Option<PathBuf>, more: &[&str]) -> Result<&Controller> {
         let args = ["--log=controller=debug,info"].iter().chain(more).map(ToString::to_string).collect();
-        let controller = Controller::start(&self.api, ControllerOptions { args, ..ControllerOptions::default() })?;
+        let options = ControllerOptions { args, kubeconfig, ..ControllerOptions::default() };
+        let controller = Controller::start(&self.api, options)?;
         Ok(self.controller.get_or_init(|| controller))
+    }
+
+    /// The controller, once it was started.
+    pub(crate) fn controller(&self) -> Option<&Controller> {
+        self.controller.get()
     }
 
     /// Starts the gateway on the objects of the API server.

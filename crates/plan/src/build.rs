@@ -62,8 +62,10 @@ pub fn build(world: &World) -> Plan {
     let beside = Beside { world, targets: &targets, auth: &auth, twins: &twins, existing: &existing };
     let waiting = beside.look(&policies, &slots, &mut verdicts);
     let refreshes = verdicts.iter().filter_map(|verdict| verdict.next_refresh);
+    let unread = verdicts.iter().filter(|verdict| verdict.refused.first().is_some_and(Reason::keeps_last_rule));
     Plan {
         next: refreshes.chain(tables.next()).min(),
+        unread: unread.map(|verdict| verdict.owner.name.clone()).collect(),
         seeds,
         verdicts,
         gateway: Gateway {

@@ -1,7 +1,7 @@
 //! What shall be: Redis endpoints, balances, one verdict per object, and what the WasmPlugins are made of. Data
 //! only; made by [`crate::build`].
 
-use std::{fmt, ops::Range, sync::Arc, time::Duration};
+use std::{collections::HashSet, fmt, ops::Range, sync::Arc, time::Duration};
 
 use api::{AiQuota, AiQuotaStatus, AiQuotaStore, Consumer, TargetRef};
 use enforcement::redis::{Apply, Balance, Fence, Grant};
@@ -25,6 +25,8 @@ pub struct Plan {
     pub(crate) gateway: Gateway,
     /// The uid of the namespace kube-system.
     pub(crate) cluster: String,
+    /// As owners, the objects that cannot be understood: asked for each balance in the way, of which there may be many.
+    pub(crate) unread: HashSet<String>,
     /// The lease's term.
     pub(crate) term: i64,
     /// For each of the stores, one number per Redis database, equal where it is the same.
@@ -88,9 +90,8 @@ impl Plan {
     /// cannot be understood, may still want is theirs.
     #[must_use]
     pub fn may_take_over(&self, owner: &str) -> bool {
-        let Some((cluster, _)) = owner.split_once('/') else { return false };
-        let unread = |verdict: &Verdict| verdict.refused.first().is_some_and(Reason::keeps_last_rule);
-        cluster == self.cluster && !self.verdicts.iter().any(|verdict| unread(verdict) && verdict.owner.name == owner)
+        let cluster = owner.split_once('/').map(|(cluster, _)| cluster);
+        cluster == Some(self.cluster.as_str()) && !self.unread.contains(owner)
     }
 }
 

@@ -18,7 +18,7 @@ pub struct AiQuotaStatus {
 
     /// `Accepted`: the spec is valid, permitted and its targets exist. `Programmed`: the gateway's plugin has the
     /// rules. `Seeded`: Redis has the balances. `Ready`: all of these. Warnings are there while they last:
-    /// `NoAuthentication`, `IdentityUnguarded`. `Deleting`: how far the deletion of an object with `deletionPolicy:
+    /// `NoAuthentication`, `ConsumerUnknown`, `ConsumerNotAllowed`, `ForeignRule`, `IdentityUnguarded`. `Deleting`: how far the deletion of an object with `deletionPolicy:
     /// Delete` is.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
@@ -75,7 +75,8 @@ pub struct AiQuotaStoreStatus {
     pub observed_generation: Option<i64>,
 
     /// `Connected`: the controller reaches Redis with these credentials. `Ready`: connected, and the gateway can be
-    /// told.
+    /// told. Warnings are there while they last: `RedisShared`, `DatabaseWithoutPassword`, `SeveralAddresses`,
+    /// `MayEvict`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,

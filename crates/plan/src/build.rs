@@ -96,6 +96,7 @@ struct Draft {
     policies: Vec<Policy>,
     named: Vec<Claim<Matcher>>,
     derived: Vec<Claim<Matcher>>,
+    beside: Vec<Claim<Matcher>>,
 }
 
 impl Draft {
@@ -118,7 +119,13 @@ impl Draft {
             next_refresh: None,
             warnings: Vec::new(),
         });
-        Self { verdicts: verdicts.collect(), policies: Vec::new(), named: Vec::new(), derived: Vec::new() }
+        Self {
+            verdicts: verdicts.collect(),
+            policies: Vec::new(),
+            named: Vec::new(),
+            derived: Vec::new(),
+            beside: Vec::new(),
+        }
     }
 
     /// Each object by itself.
@@ -177,7 +184,9 @@ impl Draft {
                 let problem = match targets.matched(namespace, at, target) {
                     Ok(matched) if !chosen => {
                         self.named.push(Claim { what: matched.named, by, target: at });
-                        self.derived.extend(matched.derived.into_iter().map(|what| Claim { what, by, target: at }));
+                        let claim = |what| Claim { what, by, target: at };
+                        self.derived.extend(matched.derived.into_iter().map(claim));
+                        self.beside.extend(matched.beside.into_iter().map(claim));
                         None
                     }
                     Ok(_) => verdict.refused.first().cloned(),
@@ -216,7 +225,8 @@ impl Draft {
         targets: &Targets<'_>,
     ) -> Vec<Slot<Matcher>> {
         let stores = form::Stores { usable: &stores.wire, known: &existing.stores };
-        let (named, derived) = (std::mem::take(&mut self.named), std::mem::take(&mut self.derived));
+        let (named, mut derived) = (std::mem::take(&mut self.named), std::mem::take(&mut self.derived));
+        derived.append(&mut self.beside);
         let mut full = HashMap::new();
         let (mut slots, lost, no_room) = loop {
             let context = Surroundings { world, existing, targets, policies: &self.policies };
@@ -419,7 +429,7 @@ fn kept(verdict: &Verdict, name: &str, existing: &Existing, targets: &Targets<'_
     let mut derived = Vec::new();
     for matched in shared.into_iter().filter(|matched| existing.holds(&matched.named, &settings)) {
         named.push(matched.named);
-        derived.extend(matched.derived);
+        derived.extend(matched.derived.into_iter().chain(matched.beside));
     }
     Some(Kept { settings, named, derived })
 }

@@ -96,8 +96,8 @@ impl<K> Slot<K> {
     }
 }
 
-/// `named` is what the objects name themselves, `derived` what follows from it (a fallback route, a canary). Both
-/// come oldest first. What an object names is not taken by what another derives; who loses a target gets nothing
+/// `named` is what the objects name themselves, the oldest first, `derived` what follows from it (a fallback route, a
+/// canary), in the order in which it is given away. What an object names is not taken by what another derives; who loses a target gets nothing
 /// that derives from it, and what is derived is lost quietly: the target itself still stands. What somebody may not
 /// have for a ceiling counts for nothing else: it takes nothing from others and is no ceiling itself.
 pub(crate) fn resolve<'a, K: Eq + Hash + Clone + 'a>(

@@ -29,7 +29,11 @@ struct Place<'a> {
 /// What one target matches.
 pub(crate) struct Matched {
     pub(crate) named: Matcher,
+    /// The routes derived from it.
     pub(crate) derived: Vec<Matcher>,
+    /// Other objects' routes that its requests may take, with those derived from them: whoever names one of those
+    /// objects comes first.
+    pub(crate) beside: Vec<Matcher>,
 }
 
 impl<'a> Targets<'a> {
@@ -62,7 +66,7 @@ impl<'a> Targets<'a> {
                 what: "Service, Domain and Gateway targets",
             })
         };
-        let only = |named| Ok(Matched { named, derived: Vec::new() });
+        let only = |named| Ok(Matched { named, derived: Vec::new(), beside: Vec::new() });
         match target.kind {
             TargetKind::Ingress => {
                 let ingress = self.ingresses.get(&(namespace, name)).ok_or_else(missing)?;
@@ -107,21 +111,27 @@ impl<'a> Targets<'a> {
 
     /// A refusal by the gateway can be redirected to a fallback route: none may be left unmetered.
     fn ingress(&self, namespace: &str, name: &str, ingress: &'a Ingress) -> Matched {
-        let mut derived = vec![self.named(namespace, name, "-default"), self.named(namespace, name, "-fallback")];
+        let mut beside = Vec::new();
         if let Some(route) = name
             .strip_suffix(".internal")
             .filter(|route| route.starts_with("ai-route-") && !route.ends_with(".fallback"))
         {
-            derived.push(self.named(namespace, route, ".fallback.internal"));
+            beside.push(format!("{route}.fallback.internal"));
         }
         if !self.canaries.is_empty() && !is_canary(ingress) {
             let mut canaries: Vec<&str> =
                 places(ingress).filter_map(|place| self.canaries.get(&place)).flatten().copied().collect();
             canaries.sort_unstable();
             canaries.dedup();
-            derived.extend(canaries.into_iter().map(|name| self.route(namespace, name)));
+            beside.extend(canaries.into_iter().map(str::to_owned));
         }
-        Matched { named: self.route(namespace, name), derived }
+        let derived = |name: &str| ["-default", "-fallback"].map(|end| self.named(namespace, name, end));
+        let with_derived = |name: &String| [self.route(namespace, name)].into_iter().chain(derived(name));
+        Matched {
+            named: self.route(namespace, name),
+            derived: derived(name).to_vec(),
+            beside: beside.iter().flat_map(with_derived).collect(),
+        }
     }
 
     /// Whether this is what the target names, not a route derived from it.

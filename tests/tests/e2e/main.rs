@@ -19,3 +19,4 @@ mod scenario_b;
 mod stage;
 mod tenants;
 mod two_controllers;
+mod warnings;

@@ -52,7 +52,7 @@ impl Events {
             let mut all = self.told.lock().unwrap_or_else(PoisonError::into_inner);
             let lasts = |event: &Event| last_seen(event).is_some_and(|last| last + SERIES > now);
             // Not every time: an outage is told of many objects.
-            if all.len() % SWEEP == 0 {
+            if all.len().is_multiple_of(SWEEP) {
                 all.retain(|_, event| lasts(event));
             }
             all.get(&told).filter(|event| lasts(event)).cloned()

@@ -127,4 +127,21 @@ mod tests {
         assert!(unreadable.error.contains("fromTheFuture"), "{}", unreadable.error);
         assert_eq!(unreadable.status, Some(json!({"observedGeneration": 7})));
     }
+
+    #[test]
+    fn an_object_without_spec_is_unreadable_however_it_comes() {
+        use kube::core::WatchEvent;
+
+        let object = json!({"apiVersion": "extensions.higress.io/v1alpha1", "kind": "WasmPlugin",
+            "metadata": {"name": "aiquota-guard", "namespace": "higress-system", "uid": "u"}});
+        let alone: Guarded<api::WasmPlugin> = serde_json::from_str(&object.to_string()).unwrap();
+        assert!(alone.readable().is_none());
+        let event = json!({"type": "MODIFIED", "object": object}).to_string();
+        let WatchEvent::Modified(watched) =
+            serde_json::from_str::<WatchEvent<Guarded<api::WasmPlugin>>>(&event).unwrap()
+        else {
+            panic!("{event}")
+        };
+        assert!(watched.readable().is_none());
+    }
 }

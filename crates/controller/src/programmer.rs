@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use crate::drift;
 use crate::events::{Events, Note};
+use crate::guarded::Guarded;
 
 /// The least time between two writes of one object.
 const INTERVAL: Duration = Duration::from_secs(2);
@@ -28,6 +29,8 @@ pub(crate) struct Programming {
 /// The writer of our WasmPlugins.
 pub(crate) struct Programmer {
     api: Api<WasmPlugin>,
+    /// The same objects, readable or not.
+    guarded: Api<Guarded<WasmPlugin>>,
     last: HashMap<&'static str, Last>,
     /// What stood there when it was last as it should be: written by us, or found so.
     standing: HashMap<&'static str, Standing>,
@@ -68,7 +71,13 @@ enum Step {
 
 impl Programmer {
     pub(crate) fn new(client: Client, gateway_namespace: &str) -> Self {
-        Self { api: Api::namespaced(client, gateway_namespace), last: HashMap::new(), standing: HashMap::new() }
+        let guarded = Api::namespaced(client.clone(), gateway_namespace);
+        Self {
+            api: Api::namespaced(client, gateway_namespace),
+            guarded,
+            last: HashMap::new(),
+            standing: HashMap::new(),
+        }
     }
 
     /// Makes the gateway's WasmPlugins as the program says.
@@ -95,12 +104,12 @@ impl Programmer {
         let now = Instant::now();
         self.remember(plugin);
         let step = step(plugin, self.last.get(plugin.name), self.standing.get(plugin.name), now);
-        let mut shown = true;
+        let mut readable = true;
         let result = match (&step, &plugin.wanted) {
             (Step::Nothing, _) => return (Write::Done, None),
             (Step::WaitUntil(then), _) => return (waiting(self.last.get(plugin.name)), Some(*then)),
             (Step::Create, Some(wanted)) => self.create(plugin.name, wanted).await.map(|(stored, new)| {
-                shown = new;
+                readable = new;
                 Some(stored)
             }),
             (Step::Replace, Some(wanted)) => self.api.replace(plugin.name, &parameters(), wanted).await.map(Some),
@@ -115,11 +124,8 @@ impl Programmer {
             Ok(stored) => {
                 tracing::info!(name = plugin.name, "WasmPlugin written");
                 let before = self.standing.remove(plugin.name);
-                // What stands there though the watch does not show it may be anything.
-                if let (Some(before), Some(stored)) = (before, &stored)
-                    && shown
-                {
-                    report_foreign_change(plugin, &before, stored, events).await;
+                if let (Some(before), Some(stored)) = (before, &stored) {
+                    report_foreign_change(plugin, readable, &before, stored, events).await;
                 }
                 if let (Some(stored), Some(wanted)) = (stored, &plugin.wanted) {
                     let standing = Standing { wanted: wanted.spec.clone(), stored: Arc::new(stored) };
@@ -157,16 +163,19 @@ impl Programmer {
         }
     }
 
-    /// And whether there was none.
+    /// And whether there was none. Where there is one though the watch does not show it, the watch lags, and the next
+    /// attempt is made on what it then shows; or what stands there cannot be read and was left out.
     async fn create(&self, name: &str, wanted: &WasmPlugin) -> Result<(WasmPlugin, bool), kube::Error> {
-        match self.api.create(&parameters(), wanted).await {
-            // The watch lags, or what stands there is so far from a WasmPlugin that it was left out.
-            Err(kube::Error::Api(status)) if status.is_already_exists() => {
-                let found = self.api.get_metadata(name).await?.metadata;
-                let replaced = self.api.replace(name, &parameters(), &over(found, wanted)).await?;
-                Ok((replaced, false))
+        let exists = match self.api.create(&parameters(), wanted).await {
+            Err(error @ kube::Error::Api(_)) if is_overtaken(&Step::Create, &error) => error,
+            other => return other.map(|created| (created, true)),
+        };
+        match self.guarded.get(name).await? {
+            Guarded::Readable(_) => Err(exists),
+            Guarded::Unreadable(found) => {
+                let wanted = over(found.metadata.clone(), wanted);
+                Ok((self.api.replace(name, &parameters(), &wanted).await?, false))
             }
-            other => other.map(|created| (created, true)),
         }
     }
 }
@@ -189,7 +198,10 @@ fn waiting(last: Option<&Last>) -> Write {
 /// Whether somebody was faster: the watch will show what there is now, and the next attempt is made on that.
 fn is_overtaken(step: &Step, error: &kube::Error) -> bool {
     let kube::Error::Api(status) = error else { return false };
-    status.is_conflict() || (status.is_not_found() && matches!(step, Step::Replace | Step::Delete))
+    match step {
+        Step::Replace | Step::Delete => status.is_conflict() || status.is_not_found(),
+        _ => status.is_conflict() || status.is_already_exists(),
+    }
 }
 
 fn step(plugin: &PluginWrite, last: Option<&Last>, standing: Option<&Standing>, now: Instant) -> Step {
@@ -237,8 +249,17 @@ fn parameters() -> PostParams {
 }
 
 /// The write succeeded on the version that was found: what differed from our last write was somebody else's.
-async fn report_foreign_change(plugin: &PluginWrite, before: &Standing, stored: &WasmPlugin, events: &Events) {
+async fn report_foreign_change(
+    plugin: &PluginWrite,
+    readable: bool,
+    before: &Standing,
+    stored: &WasmPlugin,
+    events: &Events,
+) {
     let (reason, message) = match &plugin.found {
+        None if !readable => {
+            ("Restored", "was made unreadable by somebody else at spec and is as it should be again".to_owned())
+        }
         None => ("Recreated", "was deleted by somebody else and is made anew".to_owned()),
         Some(found) if found.spec != before.stored.spec => {
             let spec = |plugin: &WasmPlugin| serde_json::to_value(&plugin.spec).unwrap_or_default();
@@ -357,7 +378,7 @@ mod tests {
         };
         for (step, error, overtaken) in [
             (Step::Replace, answer(409, "Conflict"), true),
-            (Step::Create, answer(409, "Conflict"), true),
+            (Step::Create, answer(409, "AlreadyExists"), true),
             (Step::Delete, answer(409, "Conflict"), true),
             (Step::Delete, answer(404, "NotFound"), true),
             (Step::Create, answer(404, "NotFound"), false),

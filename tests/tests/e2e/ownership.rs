@@ -94,6 +94,11 @@ async fn what_others_put_into_our_plugins_does_not_survive_and_is_told() -> Resu
     );
     ensure!(found.labels().get("team").is_some_and(|team| team == "platform"), "{:?}", found.labels());
 
+    // Not even a WasmPlugin: neither is it taken for one, nor does it end the watch of the others.
+    let nothing = json!([{"op": "remove", "path": "/spec"}]).to_string();
+    kubectl(&stage.api, &["patch", "wasmplugin", plugin, "-n", NAMESPACE, "--type=json", "-p", &nothing]).await?;
+    restored(&stage, "no spec", &expected, "Restored", &["unreadable"]).await?;
+
     let mine = "app.kubernetes.io/managed-by";
     kubectl(&stage.api, &["label", "wasmplugin", plugin, "-n", NAMESPACE, &format!("{mine}-")]).await?;
     stage
@@ -117,6 +122,47 @@ async fn our_plugins_come_back_when_they_are_deleted() -> Result<()> {
     kubectl(&stage.api, &["delete", "wasmplugin", "-n", NAMESPACE, OURS[0], OURS[1]]).await?;
     restored(&stage, "a deletion", &expected, "Recreated", &["deleted"]).await?;
     stage.ready("chat").await
+}
+
+#[tokio::test]
+async fn what_is_not_known_whole_is_not_planned() -> Result<()> {
+    let stage = Stage::set().await?;
+    let controller = stage.start_controller()?;
+    stage.apply_example("gateway.yaml").await?;
+    stage.apply_example("quota.yaml").await?;
+    stage.ready("chat").await?;
+    let expected = specs(&stage).await?;
+    let rounds = || controller.log().matches("round done").count();
+
+    // As if the definition had been lost while nobody looked: without stores no rule could be planned.
+    controller.kill();
+    let definition = "aiquotastores.quota.higress.io";
+    kubectl(&stage.api, &["delete", "crd", definition, "--wait"]).await?;
+    let before = rounds();
+    controller.restart()?;
+    stage
+        .eventually("the controller says what is missing", async || {
+            let log = controller.log();
+            ensure!(log.contains("install its CustomResourceDefinition"), "it says:\n{log}");
+            Ok(())
+        })
+        .await?;
+    ensure!(rounds() == before, "it planned half a world");
+    ensure!(specs(&stage).await? == expected, "it took rules away");
+
+    stage.api.install_crds().await?;
+    stage.apply_example("gateway.yaml").await?;
+    stage.apply_example("quota.yaml").await?;
+    stage
+        .eventually("the controller goes on", async || {
+            controller.ensure_running()?;
+            ensure!(rounds() > before, "no round");
+            Ok(())
+        })
+        .await?;
+    stage.ready("chat").await?;
+    ensure!(specs(&stage).await? == expected, "{:#?}", specs(&stage).await?);
+    Ok(())
 }
 
 #[tokio::test]

@@ -37,6 +37,12 @@ pub(crate) async fn call_all(
             if Instant::now() >= deadline {
                 return Ok(None);
             }
+            let rolls: Vec<Invocation> =
+                batch.iter().filter_map(|&(index, _)| Some(plan.seeds[index].roll()?.invocation())).collect();
+            if !rolls.is_empty() {
+                // What is wrong with a balance is told by what follows.
+                timeout(LONGEST_WAIT, connection.call(&rolls)).await.unwrap_or(Err(Failure::late()))?;
+            }
             let scripts: Vec<Invocation> =
                 batch.iter().map(|&(index, takeover)| plan.seeds[index].apply(takeover).invocation()).collect();
             let replies = timeout(LONGEST_WAIT, connection.call(&scripts)).await.unwrap_or(Err(Failure::late()))?;

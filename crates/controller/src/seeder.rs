@@ -314,7 +314,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_balance_that_could_not_be_made_is_not_tried_again_before_its_store_is_back() {
         let mut store = Store::new(access(1, Duration::from_secs(1)));
-        let owner = Owner { name: "c/team/chat".to_owned(), uid: "u".to_owned(), generation: 1, term: 1 };
+        let owner =
+            Owner { name: "c/team/chat".to_owned(), uid: "u".to_owned(), generation: 1, term: 1, refresh: None };
         let malformed = Applied {
             owner: Arc::new(owner),
             grant: Grant::Tokens(1),

@@ -12,7 +12,6 @@ use enforcement::{
     values::DEFAULT_ADMIN_PATH,
     wire,
 };
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use crate::{
     AI_QUOTA, GUARD, Key, Life, Object, Owner, Plan, Reason, Seed, Verdict, World,
@@ -23,14 +22,14 @@ use crate::{
     foreign::Twins,
     form::{self, Form},
     gateway::{Gateway, Matcher, Policy},
-    life,
+    life, manual,
     merge::{Claim, Lost, Narrower, Slot, Why, ceilings_of, resolve},
     plan::Declared,
     prefix,
     room::{self, NoRoom},
     schedule::{Schedule, UTC},
     stores::{self, Stores},
-    tables::{Known, Tables},
+    tables::{Known, Refreshing, Tables},
     targets::Targets,
     validate::validate,
     warn::Beside,
@@ -54,8 +53,8 @@ pub fn build(world: &World) -> Plan {
     draft.examine(world, form, &existing, &stores, &targets);
     let slots = draft.decide(world, form, &stores, &existing, &targets);
     let own = world.last_written.is_some().then_some(&existing.schedules);
-    let tables = draft.schedule(&slots, &Known { now: world.now, own, found: &found.schedules });
-    let seeds = draft.seed(world, &stores, &slots, &tables);
+    let (tables, former) = draft.schedule(&slots, &existing, &Known { now: world.now, own, found: &found.schedules });
+    let seeds = draft.seed(world, &stores, &slots, &tables, &former);
 
     let Draft { mut verdicts, policies, .. } = draft;
     let (auth, twins) = (AuthPlugins::new(world), Twins::new(world, "ai-quota"));
@@ -90,6 +89,9 @@ pub fn build(world: &World) -> Plan {
     }
 }
 
+/// By policy.
+type Former = HashMap<usize, Arc<Refreshing>>;
+
 struct Draft {
     verdicts: Vec<Verdict>,
     /// Oldest first.
@@ -106,7 +108,7 @@ impl Draft {
         objects.sort_by(|a, b| by_age(a.metadata(), b.metadata()));
         let verdicts = objects.into_iter().map(|object| Verdict {
             key: Key::of(object.metadata()),
-            owner: Arc::new(owner(world, object.metadata())),
+            owner: Arc::new(owner(world, &object)),
             life: life::life(&object, world.settings.drain, world.now),
             finalizer: life::finalizer(&object),
             declared: None,
@@ -269,9 +271,20 @@ impl Draft {
         }
     }
 
-    /// The tables of the schedules that are followed, and when each object is refreshed next.
-    fn schedule(&mut self, slots: &[Slot<Matcher>], known: &Known<'_>) -> Tables {
+    /// The tables of the schedules that are followed, and by policy how balances were refreshed until now where that
+    /// is edited. Says of each object when it is refreshed next.
+    fn schedule(&mut self, slots: &[Slot<Matcher>], existing: &Existing, known: &Known<'_>) -> (Tables, Former) {
         let mut tables = Tables::default();
+        let mut former = Former::new();
+        for slot in slots {
+            let Some(before) = existing.over(&slot.what).and_then(|policy| policy.refresh.as_ref()) else { continue };
+            let edited = |by: &usize| self.policies[*by].settings.refresh.as_ref() != Some(before);
+            for by in slot.holders.iter().map(|holder| holder.by).filter(edited) {
+                if let Some(table) = tables.table(&before.schedule, known) {
+                    former.entry(by).or_insert_with(|| Arc::new(table.refreshing(before, known.now)));
+                }
+            }
+        }
         let deciding: BTreeSet<usize> =
             slots.iter().flat_map(|slot| slot.holders.iter().map(|holder| holder.by)).collect();
         for policy in deciding.into_iter().map(|by| &self.policies[by]) {
@@ -279,11 +292,18 @@ impl Draft {
             let table = refresh.and_then(|refresh| tables.table(&refresh.schedule, known));
             self.verdicts[policy.verdict].next_refresh = table.and_then(|table| table.next(known.now));
         }
-        tables
+        (tables, former)
     }
 
     /// The balances of all objects that decide on anything. Each belongs to one object: the oldest that lists it.
-    fn seed(&mut self, world: &World, stores: &Stores, slots: &[Slot<Matcher>], tables: &Tables) -> Vec<Seed> {
+    fn seed(
+        &mut self,
+        world: &World,
+        stores: &Stores,
+        slots: &[Slot<Matcher>],
+        tables: &Tables,
+        former: &Former,
+    ) -> Vec<Seed> {
         let mut in_force = vec![false; self.policies.len()];
         for holder in slots.iter().flat_map(|slot| &slot.holders) {
             in_force[holder.by] = true;
@@ -307,6 +327,7 @@ impl Draft {
                 grant: listed.quota.map_or(Grant::Unlimited, Grant::Tokens),
                 object: object.clone(),
                 refreshing: refreshing.clone(),
+                former: former.get(&by).cloned(),
                 consumer,
             }));
             verdict.seeds = begin..seeds.len();
@@ -480,12 +501,14 @@ fn refresh(declared: &api::Refresh) -> Option<wire::Refresh> {
     Some(wire::Refresh { schedule: schedule.name().to_owned(), mode, max_balance: *max_balance })
 }
 
-fn owner(world: &World, metadata: &ObjectMeta) -> Owner {
+fn owner(world: &World, object: &Object) -> Owner {
+    let metadata = object.metadata();
     Owner {
         name: owner_name(world, &Key::of(metadata)),
         uid: metadata.uid.clone().unwrap_or_default(),
         generation: metadata.generation.unwrap_or_default(),
         term: world.term,
+        refresh: manual::token(object).map(str::to_owned),
     }
 }
 

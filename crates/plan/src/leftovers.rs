@@ -124,7 +124,7 @@ impl Recorded<'_, '_> {
     pub fn invocation(&self, balance: &Balance, fate: Fate) -> Option<Invocation> {
         let (owner, term) = (self.owner, self.all.plan.term);
         let fence = self.verdict.map(|verdict| {
-            let Owner { name: _, uid, generation, term } = &*verdict.owner;
+            let Owner { name: _, uid, generation, term, refresh: _ } = &*verdict.owner;
             Fence { term: *term, uid, generation: *generation }
         });
         match (fate, fence) {

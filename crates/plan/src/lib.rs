@@ -22,6 +22,7 @@ mod form;
 mod gateway;
 mod leftovers;
 mod life;
+mod manual;
 mod merge;
 mod plan;
 mod prefix;

@@ -4,7 +4,7 @@
 use std::{collections::HashSet, fmt, ops::Range, sync::Arc, time::Duration};
 
 use api::{AiQuota, AiQuotaStatus, AiQuotaStore, Consumer, TargetRef};
-use enforcement::redis::{Apply, Balance, Fence, Grant};
+use enforcement::redis::{Apply, Balance, Fence, Grant, Query};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
@@ -70,6 +70,8 @@ pub struct Seed {
     pub object: Arc<Owner>,
     /// Nothing where balances are not refreshed.
     pub(crate) refreshing: Option<Arc<Refreshing>>,
+    /// How they were refreshed until now, where that is edited.
+    pub(crate) former: Option<Arc<Refreshing>>,
     /// The index of the consumer in the object's spec.
     pub(crate) consumer: usize,
 }
@@ -82,6 +84,8 @@ pub struct Owner {
     pub uid: String,
     pub generation: i64,
     pub term: i64,
+    /// The token of a refresh by hand, which each of its balances honours once.
+    pub refresh: Option<String>,
 }
 
 impl Plan {
@@ -99,16 +103,24 @@ impl Seed {
     /// The script call that makes it so. `takeover`: see [`Plan::may_take_over`].
     #[must_use]
     pub fn apply(&self, takeover: bool) -> Apply<'_> {
-        let Owner { name, uid, generation, term } = &*self.object;
+        let Owner { name, uid, generation, term, refresh } = &*self.object;
         Apply {
             balance: &self.balance,
             owner: name,
             fence: Fence { term: *term, uid, generation: *generation },
             grant: self.grant,
             takeover,
-            refresh: None,
+            refresh: refresh.as_deref(),
             period: self.refreshing.as_deref().and_then(Refreshing::period),
         }
+    }
+
+    /// The script call to be made before [`Self::apply`] where the refresh was edited: it gives what the boundaries
+    /// that passed before the edit give, whether or not the consumer asked for anything since.
+    #[must_use]
+    pub fn roll(&self) -> Option<Query<'_>> {
+        let period = self.former.as_deref().and_then(Refreshing::period);
+        period.is_some().then_some(Query { balance: &self.balance, period })
     }
 
     /// The ordinal of the period that it is in by the plan's clock.
@@ -249,6 +261,11 @@ pub enum Warning {
         "the identity guard is off (--guard=off): a client that sends x-mse-consumer past the auth plugins spends another's quota"
     )]
     IdentityUnguarded,
+    #[error(
+        "the annotation {annotation} must be 1 to 64 visible ASCII characters, for example a time: nothing is refreshed by it",
+        annotation = api::REFRESH
+    )]
+    RefreshUnreadable,
 }
 
 impl Warning {
@@ -261,6 +278,7 @@ impl Warning {
             Self::ConsumerNotAllowed { .. } => "ConsumerNotAllowed",
             Self::ForeignRule { .. } => "ForeignRule",
             Self::IdentityUnguarded => "IdentityUnguarded",
+            Self::RefreshUnreadable => "RefreshUnreadable",
         }
     }
 }

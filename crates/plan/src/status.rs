@@ -8,7 +8,7 @@ use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
 
 use crate::{
     AI_QUOTA, Deletion, Deletions, Flavor, GUARD, Leaving, Life, Object, Plan, Program, Reason, Seeded, StorePlan,
-    StoreWarning, Verdict,
+    StoreWarning, Verdict, manual,
 };
 
 /// What became of each WasmPlugin of a [`Program`], by its name.
@@ -98,7 +98,7 @@ pub fn status(
             Object::Undecodable(_) => before.map(|status| status.targets.clone()).unwrap_or_default(),
         },
         next_refresh: verdict.next_refresh.map(|next| next.to_string()),
-        refreshed: None,
+        refreshed: refreshed(verdict, &seeds).map(str::to_owned),
         summary: match &verdict.object {
             Object::Read(quota) => {
                 Some(Summary { consumers: count(quota.spec.consumers.len()), seeded: count(seeds.applied) })
@@ -106,6 +106,13 @@ pub fn status(
             Object::Undecodable(_) => before.and_then(|status| status.summary.clone()),
         },
     }
+}
+
+/// The refresh by hand that all listed consumers had.
+fn refreshed<'a>(verdict: &'a Verdict, seeds: &Seeds<'_>) -> Option<&'a str> {
+    let token = manual::annotated(verdict.object.metadata())?;
+    let all = seeds.applied == verdict.object.consumers().len() && !rejected(verdict);
+    token.ok().filter(|_| all).or_else(|| manual::refreshed(&verdict.object))
 }
 
 /// What the controller saw of a store's Redis.

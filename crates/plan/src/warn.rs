@@ -9,6 +9,7 @@ use crate::{
     existing::Existing,
     foreign::Twins,
     gateway::{Matcher, Policy},
+    manual,
     merge::Slot,
     reason::Target,
     targets::Targets,
@@ -133,6 +134,9 @@ impl<'a> Beside<'a, '_> {
         }
         if let Some((at, plugin)) = foreign.iter().find(|(at, _)| !waiting.contains(&(by, **at))) {
             warnings.push(Warning::ForeignRule { target: named(at), plugin: (*plugin).to_owned() });
+        }
+        if let Some(Err(_)) = manual::annotated(verdicts[policies[by].verdict].object.metadata()) {
+            warnings.push(Warning::RefreshUnreadable);
         }
         if self.world.settings.guard == Guard::Off {
             warnings.push(Warning::IdentityUnguarded);

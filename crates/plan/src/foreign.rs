@@ -98,8 +98,8 @@ impl<'a> Rules<'a> {
                 }
                 Matcher::Service(name) => self.services.contains_key(name.as_str()),
                 Matcher::Domain(name) => {
-                    let leads_there = |route: &&str| hosts(route).into_iter().any(|host| domains_meet(name, host));
-                    domains(name) || self.routes.keys().any(|route| leads_there(&route))
+                    let leads_there = |route: &str| hosts(route).into_iter().any(|host| domains_meet(name, host));
+                    domains(name) || self.routes.keys().any(|route| leads_there(route))
                 }
                 Matcher::Gateway => !self.configs.is_empty(),
             }

@@ -283,7 +283,10 @@ mod tests {
         slots.iter().map(|slot| (slot.what, slot.holders.iter().map(|holder| holder.by).collect())).collect()
     }
 
-    fn losers(slots: &[Slot<&'static str>]) -> Vec<(&'static str, Vec<(usize, Option<usize>)>)> {
+    /// Who lost it, and to the ceiling of which slot.
+    type Losers = (&'static str, Vec<(usize, Option<usize>)>);
+
+    fn losers(slots: &[Slot<&'static str>]) -> Vec<Losers> {
         let of = |slot: &Slot<_>| slot.losers.iter().map(|loser| (loser.by, loser.ceiling)).collect();
         slots.iter().map(|slot| (slot.what, of(slot))).collect()
     }

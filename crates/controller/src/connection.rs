@@ -120,7 +120,8 @@ impl Connection {
         Ok(replies)
     }
 
-    async fn send(&self, commands: impl Iterator<Item = Command>) -> Result<Vec<Value>, Failure> {
+    /// Sends commands in one round trip, and gives the replies in the same order.
+    pub(crate) async fn send(&self, commands: impl Iterator<Item = Command>) -> Result<Vec<Value>, Failure> {
         let mut pipeline = Pipeline::new();
         for command in commands {
             let mut words = Cmd::new();

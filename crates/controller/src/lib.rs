@@ -1,11 +1,11 @@
 //! The operator: what the API server holds comes in through watches, a pure plan is made of it, and balances in
 //! Redis, WasmPlugins, statuses and Events go out. All cluster and Redis I/O of the control plane is in this crate.
 
-mod calls;
 mod coalesce;
 mod connection;
 mod drift;
 mod events;
+mod finalizers;
 mod guarded;
 mod lease;
 mod observe;
@@ -29,6 +29,7 @@ use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, sleep_until};
 
 use crate::events::Events;
+use crate::finalizers::{Finalizers, Finalizing};
 use crate::lease::Lease;
 use crate::observe::Observer;
 use crate::programmer::Programmer;
@@ -102,6 +103,7 @@ async fn rounds(client: Client, gateway: &str, mut observer: Observer, changes: 
     let events = Events::new(client.clone());
     let mut seeder = Seeder::default();
     let mut programmer = Programmer::new(client.clone(), gateway);
+    let mut finalizers = Finalizers::new(client.clone());
     let mut reporter = Reporter::new(client);
     let mut again = None;
     loop {
@@ -116,7 +118,8 @@ async fn rounds(client: Client, gateway: &str, mut observer: Observer, changes: 
         took.step("snapshot");
         let plan = plan::build(&world);
         took.step("plan");
-        let seeding = seeder.run(&plan).await;
+        let Finalizing { held, again: finalizing } = finalizers.prepare(&plan).await;
+        let seeding = seeder.run(&plan, &held).await;
         took.step("seeding");
         if let Some(newer) = seeding.newer_term(term)
             && lease.raise(newer).await
@@ -129,11 +132,15 @@ async fn rounds(client: Client, gateway: &str, mut observer: Observer, changes: 
         took.step("program");
         let programming = programmer.run(&program, &events).await;
         took.step("writing");
+        let letting_go = finalizers.let_go(&plan, &seeding.deletions).await;
         let reporting = reporter.run(&plan, &seeding, &program, &programming.writes, Timestamp::now(), &events).await;
         took.step("reporting");
         tracing::debug!(objects = plan.verdicts.len(), balances = plan.seeds.len(), %took, "round done");
         let next = plan.next.map(|next| instant(next, Timestamp::now()));
-        again = [seeding.again, programming.again, reporting.again, next].into_iter().flatten().min();
+        again = [finalizing, letting_go, seeding.again, programming.again, reporting.again, next]
+            .into_iter()
+            .flatten()
+            .min();
     }
 }
 

@@ -187,6 +187,12 @@ pub enum Deletion {
 }
 
 impl Plan {
+    /// The uid of the namespace kube-system: whose index of balances is meant.
+    #[must_use]
+    pub fn cluster(&self) -> &str {
+        &self.cluster
+    }
+
     /// The objects that are to go with their balances, and whose requests have had time to end.
     pub fn departures(&self) -> impl Iterator<Item = Departure> {
         let drained =

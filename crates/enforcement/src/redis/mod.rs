@@ -14,6 +14,7 @@ mod keys;
 mod leave;
 mod period;
 mod resp;
+mod scan;
 mod script;
 
 pub use admin::{Add, AdminOutcome, Query, Set};
@@ -25,4 +26,5 @@ pub use keys::Balance;
 pub use leave::{Delete, LeaveOutcome, Park, Release};
 pub use period::Period;
 pub use resp::{Command, Malformed, Reply};
+pub use scan::{Ledgers, Scanned};
 pub use script::{Invocation, LAYOUT, SHA1, SOURCE};

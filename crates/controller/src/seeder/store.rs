@@ -1,113 +1,55 @@
-//! Balances as they should be in, script calls to Redis, and what became of each balance and store out. Remembers
-//! what it applied, so that unchanged objects cost Redis nothing. I/O: Redis.
+//! One store: what it should hold in, calls to its Redis, and what became of each balance out. Remembers what it
+//! applied, so that unchanged objects cost Redis nothing. I/O: Redis.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use enforcement::redis::{Balance, Grant};
-use plan::{Access, Deletions, Key, Owner, Plan, Seed, Seeded};
+use plan::{Access, Deletion, Departure, Leftovers, Owner, Plan, Seed, Seeded};
 use tokio::time::{Instant, timeout};
 
-use crate::calls::{Calls, call_all};
+use super::calls::{Calls, call_all};
+use super::index::Index;
+use super::leaving::{self, Left, Sweeps};
 use crate::connection::{Connection, Failure, LONGEST_WAIT, address};
 
-/// How often a store that nothing is asked of is asked whether it still answers.
+/// How often a store is asked whether it still answers, and still has what was recorded in it.
 const CHECK_EVERY: Duration = Duration::from_secs(10);
 /// How often a balance is tried again that could not be made as declared, though its store answers.
 const TRY_AGAIN: Duration = Duration::from_secs(30);
 const SHORTEST_BACKOFF: Duration = Duration::from_secs(1);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(30);
 
-/// What one round came to.
-pub(crate) struct Seeding {
-    /// As [`Plan::stores`]: whether each store answers; nothing for a store that cannot be used anyway.
-    pub(crate) stores: Vec<Option<Result<(), String>>>,
-    /// As [`Plan::stores`]: the maxmemory-policy of those that may let keys go.
-    pub(crate) evicts: Vec<Option<String>>,
-    /// As [`Plan::seeds`].
-    pub(crate) seeds: Vec<Seeded>,
-    /// How far the balances are of objects that are deleted with them.
-    pub(crate) deletions: Deletions,
-    /// When to come again without a change of the world.
-    pub(crate) again: Option<Instant>,
-}
-
-impl Seeding {
-    /// The highest term above `term` that somebody acted with.
-    pub(crate) fn newer_term(&self, term: i64) -> Option<i64> {
-        let terms = self.seeds.iter().filter_map(|seeded| match seeded {
-            Seeded::Stale { term } => Some(*term),
-            _ => None,
-        });
-        terms.filter(|newer| *newer > term).max()
-    }
-}
-
-/// The controller's side of all stores.
-#[derive(Default)]
-pub(crate) struct Seeder {
-    stores: HashMap<Key, Store>,
-}
-
-impl Seeder {
-    /// Makes the balances of the plan so, as far as their stores answer.
-    pub(crate) async fn run(&mut self, plan: &Plan) -> Seeding {
-        let mut seeds_of: Vec<Vec<usize>> = vec![Vec::new(); plan.stores.len()];
-        for (index, seed) in plan.seeds.iter().enumerate() {
-            seeds_of[seed.store].push(index);
-        }
-        let mut before = std::mem::take(&mut self.stores);
-        let rounds = plan.stores.iter().zip(seeds_of).map(|(store, seeds)| {
-            let name = Key::of(&store.object.metadata);
-            // A store that is reached in another way is another store: nothing is known about what it holds.
-            let known = before.remove(&name).filter(|known| Ok(&known.access) == store.access.as_ref());
-            let access = store.access.as_ref().ok().cloned();
-            async move {
-                let mut store = known.or_else(|| access.map(Store::new))?;
-                let seeded = store.run(plan, &seeds).await;
-                Some((name, store, seeds, seeded))
-            }
-        });
-        // Stores do not wait for each other: one that is slow to fail costs its own timeout, once.
-        let rounds = futures::future::join_all(rounds).await;
-        let mut outcome = Seeding {
-            stores: Vec::with_capacity(rounds.len()),
-            evicts: Vec::with_capacity(rounds.len()),
-            seeds: vec![Seeded::Pending; plan.seeds.len()],
-            deletions: Deletions::new(),
-            again: None,
-        };
-        for round in rounds {
-            let Some((name, store, seeds, seeded)) = round else {
-                outcome.stores.push(None);
-                outcome.evicts.push(None);
-                continue;
-            };
-            for (index, seeded) in seeds.into_iter().zip(seeded) {
-                outcome.seeds[index] = seeded;
-            }
-            outcome.stores.push(Some(store.answers()));
-            outcome.evicts.push(store.evicts.clone());
-            outcome.again = outcome.again.into_iter().chain([store.again()]).min();
-            self.stores.insert(name, store);
-        }
-        outcome
-    }
+/// What a store is to do in one round.
+pub(super) struct Work<'a, 'p> {
+    pub(super) plan: &'a Plan,
+    pub(super) leftovers: &'a Leftovers<'p>,
+    pub(super) departures: &'a [Departure],
+    /// Its index in the plan.
+    pub(super) store: usize,
+    /// Those of the plan's seeds that are its own.
+    pub(super) seeds: &'a [usize],
+    /// By seed, whether it is to wait; nothing where none is.
+    pub(super) held: &'a [bool],
 }
 
 /// One store, for as long as it is reached in the same way.
-struct Store {
-    access: Access,
+pub(super) struct Store {
+    pub(super) access: Access,
     link: Link,
     /// Failures since the store last did what it was asked.
     failures: u32,
     run_id: Option<String>,
     /// Its maxmemory-policy as last seen, where that lets keys go.
-    evicts: Option<String>,
+    pub(super) evicts: Option<String>,
     applied: HashMap<Balance, Applied>,
-    /// Whether the last round left seeds for the next one.
+    index: Index,
+    sweeps: Sweeps,
+    /// Whether the last round left something for the next one.
     unfinished: bool,
+    /// The highest term with which somebody else settled leftovers.
+    newer: Option<i64>,
 }
 
 enum Link {
@@ -125,19 +67,38 @@ struct Applied {
 }
 
 impl Store {
-    fn new(access: Access) -> Self {
-        let link = Link::Down { error: None, retry: Instant::now() };
-        Self { access, link, failures: 0, run_id: None, evicts: None, applied: HashMap::new(), unfinished: false }
+    pub(super) fn new(access: Access) -> Self {
+        Self {
+            access,
+            link: Link::Down { error: None, retry: Instant::now() },
+            failures: 0,
+            run_id: None,
+            evicts: None,
+            applied: HashMap::new(),
+            index: Index::default(),
+            sweeps: Sweeps::default(),
+            unfinished: false,
+            newer: None,
+        }
     }
 
-    /// What became of each of the plan's `seeds`, in the same order.
-    async fn run(&mut self, plan: &Plan, seeds: &[usize]) -> Vec<Seeded> {
+    /// What became of each seed, in their order.
+    pub(super) async fn run(&mut self, work: &Work<'_, '_>) -> Vec<Seeded> {
+        let Work { plan, seeds, held, .. } = *work;
         let deadline = Instant::now() + LONGEST_WAIT;
-        self.reach().await;
-        self.unfinished = false;
-        let open: Vec<usize> = seeds.iter().copied().filter(|&index| !self.knows(plan, &plan.seeds[index])).collect();
-        if !open.is_empty() {
-            self.apply(plan, &open, deadline).await;
+        self.reach(plan.cluster()).await;
+        (self.unfinished, self.newer) = (false, None);
+        if let Err(error) = self.load(plan, deadline).await {
+            self.lost(error);
+        }
+        let waits = |index: usize| held.get(index).copied().unwrap_or_default();
+        let open = seeds.iter().copied().filter(|&index| !waits(index) && !self.knows(plan, &plan.seeds[index]));
+        let open: Vec<usize> = open.collect();
+        if let Err(error) = self.make(plan, &open, deadline).await {
+            self.lost(error);
+        }
+        if let Err(error) = self.settle(work, deadline).await {
+            self.lost(error);
         }
         // What was applied stays applied while the store is away; what no object wants any more is forgotten.
         let error = self.answers().err().map(|error| format!("{}: {error}", address(&self.access)));
@@ -158,44 +119,90 @@ impl Store {
         seeded
     }
 
-    /// Connects where that is due, and asks a silent store whether it is still there.
-    async fn reach(&mut self) {
-        if timeout(LONGEST_WAIT, self.try_to_reach()).await.is_err() {
+    /// What Redis has recorded, before anything is changed there.
+    async fn load(&mut self, plan: &Plan, deadline: Instant) -> Result<(), Failure> {
+        let Link::Up { connection, .. } = &self.link else { return Ok(()) };
+        self.index.load(connection, plan.cluster(), deadline).await?;
+        self.unfinished |= !self.index.is_known();
+        Ok(())
+    }
+
+    /// Records what is not applied yet, then applies it.
+    async fn make(&mut self, plan: &Plan, open: &[usize], deadline: Instant) -> Result<(), Failure> {
+        let Link::Up { connection, .. } = &self.link else { return Ok(()) };
+        if open.is_empty() || !self.index.is_known() {
+            return Ok(());
+        }
+        let wanted = open.iter().map(|&index| &plan.seeds[index]);
+        let wanted = wanted.map(|seed| (seed.object.name.as_str(), &seed.balance));
+        self.index.record(connection, plan.cluster(), wanted, deadline).await?;
+        let recorded = |&index: &usize| {
+            let seed = &plan.seeds[index];
+            self.index.has(&seed.object.name, &seed.balance)
+        };
+        let recorded: Vec<usize> = open.iter().copied().filter(recorded).collect();
+        self.unfinished |= recorded.len() < open.len();
+        self.apply(plan, &recorded, deadline).await
+    }
+
+    /// What is recorded and not wanted.
+    async fn settle(&mut self, work: &Work<'_, '_>, deadline: Instant) -> Result<(), Failure> {
+        let Work { plan, leftovers, departures, store, .. } = *work;
+        let Link::Up { connection, .. } = &self.link else { return Ok(()) };
+        if !self.index.is_known() {
+            return Ok(());
+        }
+        let is_applied = |seed: usize, balance: &Balance| {
+            let applied = self.applied.get(balance).filter(|applied| applied.is_about(&plan.seeds[seed]));
+            applied.is_some_and(|applied| applied.seeded == Seeded::Applied)
+        };
+        let cluster = plan.cluster();
+        let settled =
+            leaving::settle(&mut self.index, connection, leftovers, store, cluster, is_applied, deadline).await;
+        let Left { complete, newer } = settled?;
+        self.newer = newer;
+        let swept = self.sweeps.run(connection, store, departures, deadline).await?;
+        self.unfinished |= !complete || !swept;
+        Ok(())
+    }
+
+    /// Connects where that is due, and asks now and then whether all is still there.
+    async fn reach(&mut self, cluster: &str) {
+        if timeout(LONGEST_WAIT, self.try_to_reach(cluster)).await.is_err() {
             self.lost(Failure::late());
         }
     }
 
-    async fn try_to_reach(&mut self) {
+    async fn try_to_reach(&mut self, cluster: &str) {
         let now = Instant::now();
         match &mut self.link {
             Link::Up { connection, checked } if now.duration_since(*checked) >= CHECK_EVERY => {
-                match connection.ping().await {
-                    Ok(()) => {
+                match self.index.stands(connection, cluster).await {
+                    Ok(stands) => {
                         connection.look_at_memory().await;
                         self.evicts = connection.evicts().map(str::to_owned);
                         *checked = now;
                         self.failures = 0;
+                        if !stands {
+                            self.forget();
+                        }
                     }
                     // A connection that died while it was idle says nothing about the store.
-                    Err(_) => self.connect().await,
+                    Err(_) => self.connect(cluster).await,
                 }
             }
-            Link::Down { retry, .. } if *retry <= now => self.connect().await,
+            Link::Down { retry, .. } if *retry <= now => self.connect(cluster).await,
             Link::Up { .. } | Link::Down { .. } => {}
         }
     }
 
-    async fn connect(&mut self) {
-        match Connection::open(&self.access).await {
-            Ok(connection) => {
+    async fn connect(&mut self, cluster: &str) {
+        match self.open(cluster).await {
+            Ok((connection, same)) => {
                 let run_id = connection.run_id().map(str::to_owned);
                 // Where the run is not told, every connection may be to a Redis that lost what was written.
-                if !self.applied.is_empty() && (run_id.is_none() || self.run_id != run_id) {
-                    tracing::info!(
-                        address = address(&self.access),
-                        "Redis was or may have been restarted: balances are looked at again"
-                    );
-                    self.applied.clear();
+                if !same || run_id.is_none() || self.run_id != run_id {
+                    self.forget();
                 }
                 self.run_id = run_id;
                 self.evicts = connection.evicts().map(str::to_owned);
@@ -204,6 +211,24 @@ impl Store {
             }
             Err(error) => self.lost(error),
         }
+    }
+
+    /// A connection, and whether Redis has recorded what it had.
+    async fn open(&self, cluster: &str) -> Result<(Connection, bool), Failure> {
+        let connection = Connection::open(&self.access).await?;
+        let same = self.index.stands(&connection, cluster).await?;
+        Ok((connection, same))
+    }
+
+    /// Redis lost what it knew, or may have: everything is looked at again.
+    fn forget(&mut self) {
+        if !self.applied.is_empty() || self.index.is_known() {
+            let address = address(&self.access);
+            tracing::info!(address, "Redis was or may have been emptied or restarted: balances are looked at again");
+        }
+        self.applied.clear();
+        self.index = Index::default();
+        self.sweeps.clear();
     }
 
     fn lost(&mut self, error: Failure) {
@@ -226,9 +251,9 @@ impl Store {
     }
 
     /// Begins no call after `deadline`: what is left then is for the next round.
-    async fn apply(&mut self, plan: &Plan, open: &[usize], deadline: Instant) {
+    async fn apply(&mut self, plan: &Plan, open: &[usize], deadline: Instant) -> Result<(), Failure> {
         let now = Instant::now();
-        let Link::Up { connection, checked } = &mut self.link else { return };
+        let Link::Up { connection, .. } = &self.link else { return Ok(()) };
         let takeover = |seed: &Seed| match self.applied.get(&seed.balance).map(|applied| &applied.seeded) {
             Some(Seeded::Conflict { owner }) => plan.may_take_over(owner),
             _ => false,
@@ -252,20 +277,29 @@ impl Store {
             failure = taken.failure;
             complete &= taken.complete;
         }
-        *checked = now;
-        self.unfinished = !complete;
+        self.unfinished |= !complete;
         for (index, takeover, seeded) in done {
             let seed = &plan.seeds[index];
             let known = Applied { owner: seed.object.clone(), grant: seed.grant, takeover, seeded, at: now };
             self.applied.insert(seed.balance.clone(), known);
         }
-        match failure {
-            Some(error) => self.lost(error),
-            None => self.failures = 0,
+        if failure.is_none() {
+            self.failures = 0;
         }
+        failure.map_or(Ok(()), Err)
     }
 
-    fn answers(&self) -> Result<(), String> {
+    /// How far the departure of an object is here.
+    pub(super) fn deletion(&self, store: usize, name: &str, departure: &Departure) -> Deletion {
+        leaving::deletion(&self.index, &self.sweeps, (store, name), departure, self.answers())
+    }
+
+    /// The highest term with which somebody else settled leftovers, in the last round.
+    pub(super) fn newer_term(&self) -> Option<i64> {
+        self.newer
+    }
+
+    pub(super) fn answers(&self) -> Result<(), String> {
         match &self.link {
             Link::Up { .. } => Ok(()),
             Link::Down { error, .. } => {
@@ -274,7 +308,7 @@ impl Store {
         }
     }
 
-    fn again(&self) -> Instant {
+    pub(super) fn again(&self) -> Instant {
         let check = match &self.link {
             Link::Up { .. } if self.unfinished => return Instant::now(),
             Link::Up { checked, .. } => *checked + CHECK_EVERY,
@@ -282,7 +316,8 @@ impl Store {
             Link::Down { retry, .. } => return *retry,
         };
         let unfinished = self.applied.values().filter(|applied| applied.seeded != Seeded::Applied);
-        unfinished.map(|applied| applied.at + TRY_AGAIN).chain([check]).min().unwrap_or(check)
+        let unfinished = unfinished.map(|applied| applied.at + TRY_AGAIN);
+        unfinished.chain(self.index.again()).chain([check]).min().unwrap_or(check)
     }
 }
 
@@ -306,7 +341,7 @@ mod tests {
         let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut store = Store::new(access(silent.local_addr().unwrap().port(), Duration::from_secs(60)));
         let before = Instant::now();
-        store.reach().await;
+        store.reach("c").await;
         assert_eq!(store.answers(), Err("no answer in time".to_owned()));
         assert!(before.elapsed() <= LONGEST_WAIT, "{:?}", before.elapsed());
     }

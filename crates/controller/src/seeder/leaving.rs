@@ -1,0 +1,273 @@
+//! Recorded balances and the plan in, calls that park, release or delete them out, and what Redis said into the
+//! index. Unchanged objects cost nothing but a look at each. I/O: Redis.
+
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
+
+use enforcement::redis::{Balance, Delete, Fence, Invocation, LeaveOutcome, Ledgers, ReplyError, Scanned};
+use plan::{Deletion, Departure, Fate, Leftovers};
+use tokio::time::{Instant, timeout};
+
+use super::index::{Index, Settled};
+use crate::connection::{Connection, Failure, LONGEST_WAIT, with_reply};
+
+const BATCH: usize = 256;
+/// How often a balance is tried again that could not be parked, released or deleted.
+const TRY_AGAIN: Duration = Duration::from_secs(30);
+
+/// What one round came to.
+#[derive(Default)]
+pub(super) struct Left {
+    /// Whether there was time for all.
+    pub(super) complete: bool,
+    /// The highest term somebody else wrote with.
+    pub(super) newer: Option<i64>,
+}
+
+/// The search for balances that no index lists, of objects that are deleted with them.
+#[derive(Default)]
+pub(super) struct Sweeps(HashMap<String, Sweep>);
+
+enum Sweep {
+    From(u64),
+    Done,
+    /// Redis does not allow it: when to ask again, and from where.
+    Refused {
+        error: String,
+        again: Instant,
+        from: u64,
+    },
+}
+
+/// One balance of an owner and what becomes of it.
+struct Step {
+    owner: usize,
+    balance: Balance,
+    fate: Fate,
+    call: Option<Invocation>,
+}
+
+/// Makes so what is recorded and not wanted. `is_applied`: whether a seed of this store was.
+/// Begins no call after `deadline`.
+pub(super) async fn settle(
+    index: &mut Index,
+    connection: &Connection,
+    leftovers: &Leftovers<'_>,
+    store: usize,
+    cluster: &str,
+    is_applied: impl Fn(usize, &Balance) -> bool,
+    deadline: Instant,
+) -> Result<Left, Failure> {
+    let now = Instant::now();
+    let mut owners: Vec<Unsettled> = Vec::new();
+    let mut steps: Vec<Step> = Vec::new();
+    for (owner, entry) in &mut index.owners {
+        let Some(recorded) = leftovers.of(store, owner) else { continue };
+        let stamp = recorded.stamp();
+        let due = |settled: &Settled| settled.problem.as_ref().is_none_or(|(_, again)| now < *again);
+        if entry.settled.as_ref().is_some_and(|settled| settled.stamp == stamp && due(settled)) {
+            continue;
+        }
+        entry.settled = None;
+        if recorded.is_as_wanted(&entry.balances) {
+            entry.parked.clear();
+            entry.settled = Some(Settled { stamp, problem: None });
+            continue;
+        }
+        let number = owners.len();
+        owners.push(Unsettled { name: owner.clone(), stamp, ..Unsettled::default() });
+        for balance in &entry.balances {
+            let fate = recorded.fate(balance);
+            let parks = fate == Fate::Park;
+            if !parks {
+                entry.parked.remove(balance);
+            }
+            let call = recorded.invocation(balance, fate).filter(|_| !(parks && entry.parked.contains(balance)));
+            if call.is_some() || matches!(fate, Fate::Taken { .. }) {
+                steps.push(Step { owner: number, balance: balance.clone(), fate, call });
+            }
+        }
+    }
+    let mut left = Left { complete: true, newer: None };
+    let mut gone: HashMap<usize, Vec<Balance>> = HashMap::new();
+    let (calls, taken): (Vec<Step>, Vec<Step>) = steps.into_iter().partition(|step| step.call.is_some());
+    for Step { owner, balance, fate, call: _ } in taken {
+        match fate {
+            Fate::Taken { seed } if is_applied(seed, &balance) => gone.entry(owner).or_default().push(balance),
+            _ => owners[owner].waits = true,
+        }
+    }
+    let mut failure = None;
+    for batch in calls.chunks(BATCH) {
+        if Instant::now() >= deadline || failure.is_some() {
+            left.complete &= failure.is_some();
+            batch.iter().for_each(|step| owners[step.owner].waits = true);
+            continue;
+        }
+        let scripts: Vec<Invocation> = batch.iter().filter_map(|step| step.call.clone()).collect();
+        let replies = match call(connection, &scripts).await {
+            Ok(replies) => replies,
+            Err(error) => {
+                failure = Some(error);
+                batch.iter().for_each(|step| owners[step.owner].waits = true);
+                continue;
+            }
+        };
+        for (step, reply) in batch.iter().zip(replies) {
+            let unsettled = &mut owners[step.owner];
+            match reply {
+                Ok(LeaveOutcome::Done { .. }) if step.fate == Fate::Park => unsettled.parked.push(step.balance.clone()),
+                Ok(LeaveOutcome::Done { .. } | LeaveOutcome::Absent | LeaveOutcome::Foreign { .. }) => {
+                    gone.entry(step.owner).or_default().push(step.balance.clone());
+                }
+                Ok(LeaveOutcome::Stale { term }) => {
+                    left.newer = left.newer.max(Some(term));
+                    unsettled.problem = Some("a newer controller was there first".to_owned());
+                }
+                Ok(LeaveOutcome::Malformed { .. }) => {
+                    unsettled.problem = Some(format!("{} is not a balance", step.balance));
+                }
+                Err(error) if is_of_the_store(&error) => {
+                    unsettled.waits = true;
+                    failure = Some(error.into());
+                }
+                Err(error) => unsettled.problem = Some(format!("{}: {error}", step.balance)),
+            }
+        }
+    }
+    let gone: Vec<(String, Vec<Balance>)> =
+        gone.into_iter().map(|(owner, balances)| (owners[owner].name.clone(), balances)).collect();
+    for Unsettled { name, stamp, parked, problem, waits } in owners {
+        let Some(entry) = index.owners.get_mut(&name) else { continue };
+        entry.parked.extend(parked);
+        let problem = problem.map(|problem| (problem, now + TRY_AGAIN));
+        entry.settled = (!waits).then_some(Settled { stamp, problem });
+    }
+    index.forget(connection, cluster, &gone).await?;
+    failure.map_or(Ok(left), Err)
+}
+
+#[derive(Default)]
+struct Unsettled {
+    name: String,
+    stamp: u64,
+    parked: Vec<Balance>,
+    problem: Option<String>,
+    /// Whether something is left for another round.
+    waits: bool,
+}
+
+impl Sweeps {
+    pub(super) fn clear(&mut self) {
+        self.0.clear();
+    }
+
+    /// Deletes what requests made from the defaults of leaving objects. Whether there was time for all.
+    pub(super) async fn run(
+        &mut self,
+        connection: &Connection,
+        store: usize,
+        departures: &[Departure],
+        deadline: Instant,
+    ) -> Result<bool, Failure> {
+        let leaving: HashSet<&str> = departures.iter().map(|departure| departure.owner.name.as_str()).collect();
+        self.0.retain(|owner, _| leaving.contains(owner.as_str()));
+        for departure in departures {
+            let Some((_, key_prefix)) = departure.lazy.as_ref().filter(|(at, _)| *at == store) else { continue };
+            let plan::Owner { name: owner, uid, generation, term } = &*departure.owner;
+            let fence = Fence { term: *term, uid, generation: *generation };
+            let sweep = self.0.entry(owner.clone()).or_insert(Sweep::From(0));
+            if let Sweep::Refused { again, from, .. } = sweep
+                && *again <= Instant::now()
+            {
+                *sweep = Sweep::From(*from);
+            }
+            while let Sweep::From(cursor) = *sweep {
+                if Instant::now() >= deadline {
+                    return Ok(false);
+                }
+                let scan = connection.send(std::iter::once(Ledgers { key_prefix }.scan(cursor)));
+                let replies = timeout(LONGEST_WAIT, scan).await.unwrap_or_else(|_| Err(Failure::late()))?;
+                let scanned = match replies.first().map(|reply| with_reply(reply, Scanned::of)) {
+                    Some(Ok(scanned)) => scanned,
+                    Some(Err(error)) if is_of_the_store(&error) => return Err(error.into()),
+                    Some(Err(error)) => {
+                        let again = Instant::now() + TRY_AGAIN;
+                        *sweep = Sweep::Refused { error: error.to_string(), again, from: cursor };
+                        continue;
+                    }
+                    None => return Err(Failure::late()),
+                };
+                let deletes: Vec<Invocation> =
+                    scanned.balances.iter().map(|balance| Delete { balance, owner, fence }.invocation()).collect();
+                for batch in deletes.chunks(BATCH) {
+                    // What is another's, or not to be read, is not ours to delete.
+                    let error = call(connection, batch).await?.into_iter().find_map(|reply| reply.err());
+                    if let Some(error) = error.filter(is_of_the_store) {
+                        return Err(error.into());
+                    }
+                }
+                *sweep = scanned.next.map_or(Sweep::Done, Sweep::From);
+            }
+        }
+        Ok(true)
+    }
+
+    fn is_done(&self, owner: &str) -> bool {
+        matches!(self.0.get(owner), Some(Sweep::Done))
+    }
+
+    fn refusal(&self, owner: &str) -> Option<&str> {
+        match self.0.get(owner) {
+            Some(Sweep::Refused { error, .. }) => Some(error),
+            _ => None,
+        }
+    }
+}
+
+/// How far the departure of an object is in one store, which answers or does not.
+pub(super) fn deletion(
+    index: &Index,
+    sweeps: &Sweeps,
+    (store, name): (usize, &str),
+    departure: &Departure,
+    answers: Result<(), String>,
+) -> Deletion {
+    let owner = &departure.owner.name;
+    let stuck = |error| Deletion::Stuck { store: name.to_owned(), error };
+    let entry = index.owners.get(owner);
+    let sweeps_here = departure.lazy.as_ref().is_some_and(|(at, _)| *at == store);
+    let swept = !sweeps_here || sweeps.is_done(owner);
+    if index.is_known() && entry.is_none() && swept {
+        return Deletion::Done;
+    }
+    if let Err(error) = answers {
+        return stuck(error);
+    }
+    let problem = entry.and_then(|entry| entry.settled.as_ref()?.problem.as_ref()).map(|(problem, _)| problem.as_str());
+    problem.or_else(|| sweeps.refusal(owner)).map_or(Deletion::Working, |problem| stuck(problem.to_owned()))
+}
+
+async fn call(
+    connection: &Connection,
+    scripts: &[Invocation],
+) -> Result<Vec<Result<LeaveOutcome, ReplyError>>, Failure> {
+    let replies = timeout(LONGEST_WAIT, connection.call(scripts)).await.unwrap_or_else(|_| Err(Failure::late()))?;
+    Ok(replies.iter().map(|reply| with_reply(reply, LeaveOutcome::of)).collect())
+}
+
+/// Whether no other call would fare better.
+pub(super) fn is_of_the_store(error: &ReplyError) -> bool {
+    match error {
+        ReplyError::NoAuth(_)
+        | ReplyError::Cluster(_)
+        | ReplyError::ReadOnly(_)
+        | ReplyError::NotReady(_)
+        | ReplyError::OutOfMemory(_) => true,
+        ReplyError::NoScript
+        | ReplyError::Refused(_)
+        | ReplyError::Malformed(_)
+        | ReplyError::Unexpected
+        | ReplyError::Layout(_) => false,
+    }
+}

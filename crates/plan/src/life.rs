@@ -41,11 +41,17 @@ pub enum Finalizer {
 pub(crate) fn life(object: &Object, drain: Duration, now: Timestamp) -> Life {
     let metadata = object.metadata();
     let deletes = deletes(object);
-    if metadata.deletion_timestamp.is_none() || !deletes {
+    if metadata.deletion_timestamp.is_none() {
         return Life::Stays;
     }
-    if !is_marked(metadata) {
-        return Life::Gone;
+    match (deletes, is_marked(metadata)) {
+        (true, true) => {}
+        // Nothing but our finalizer keeps it, and that goes.
+        (false, true) if metadata.finalizers.iter().flatten().all(|finalizer| finalizer == FINALIZER) => {
+            return Life::Gone;
+        }
+        (true, false) => return Life::Gone,
+        (false, _) => return Life::Stays,
     }
     let conditions = object.status().into_iter().flat_map(|status| &status.conditions);
     let mut out = conditions.filter(|condition| condition.type_ == DELETING && condition.status == "True");

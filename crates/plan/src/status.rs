@@ -282,6 +282,7 @@ fn deleting(
                 "its rules are out; its balances are deleted {drain} s after that, when requests under way have ended"
             ),
         ),
+        Some(Deletion::Done) => return None,
         Some(Deletion::Stuck { store, error }) => (
             "True",
             "StoreUnreachable",

@@ -68,3 +68,8 @@ fn upstreams_module_is_told_all_it_reads_and_no_more() {
 fn consumers_come_and_go_and_are_reported() {
     all(include_str!("scenarios/consumers.yaml"));
 }
+
+#[test]
+fn balances_outlive_edits_and_go_or_stay_with_their_object() {
+    all(include_str!("scenarios/life.yaml"));
+}

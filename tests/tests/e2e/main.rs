@@ -9,6 +9,7 @@ mod disturbances;
 mod flavor_upstream;
 mod gateway;
 mod hostile;
+mod life;
 mod module;
 mod ownership;
 mod proxies;

@@ -1,0 +1,313 @@
+//! The life of a balance, from kubectl to Redis: each row of the table in docs/balances.md.
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::{Value, json};
+use testbed::{Controller, ControllerOptions, kubectl};
+
+use crate::stage::{NAMESPACE, Stage, condition, quota};
+
+const USER: &str = "chat_quota:aliyun-user1";
+
+async fn query<T: redis::FromRedisValue>(stage: &Stage, words: &[&str]) -> Result<T> {
+    let mut command = redis::Cmd::new();
+    words.iter().for_each(|word| {
+        command.arg(*word);
+    });
+    Ok(command.query_async(&mut stage.redis.connect().await?).await?)
+}
+
+/// A field of the ledger of [`USER`].
+async fn ledger(stage: &Stage, field: &str) -> Result<Option<String>> {
+    query(stage, &["HGET", &format!("{{{USER}}}:ledger"), field]).await
+}
+
+async fn is(stage: &Stage, key: &str, expected: Option<&str>) -> Result<()> {
+    stage
+        .eventually(&format!("{key} is {expected:?}"), async || {
+            let found = stage.redis.get(key).await?;
+            ensure!(found.as_deref() == expected, "it is {found:?}");
+            Ok(())
+        })
+        .await
+}
+
+async fn ledger_is(stage: &Stage, field: &str, expected: Option<&str>) -> Result<()> {
+    stage
+        .eventually(&format!("the ledger's {field} is {expected:?}"), async || {
+            let found = ledger(stage, field).await?;
+            ensure!(found.as_deref() == expected, "it is {found:?}");
+            Ok(())
+        })
+        .await
+}
+
+/// The quickstart's objects with one consumer who has spent 4000 of 10000 tokens.
+async fn spent(stage: &Stage, fields: &Value) -> Result<()> {
+    stage.apply_example("gateway.yaml").await?;
+    // Without its AIQuota: what two appliers list, one cannot take off the list.
+    let store = |text: &str| text.split("---").next().unwrap_or_default().to_owned();
+    stage.apply_example_with("quota.yaml", store).await?;
+    stage.api.apply(&quota("chat", fields)).await?;
+    stage.ready("chat").await?;
+    query::<i64>(stage, &["DECRBY", USER, "4000"]).await?;
+    Ok(())
+}
+
+async fn lists(stage: &Stage, name: &str, consumers: &Value) -> Result<()> {
+    stage.api.apply(&quota(name, &json!({"consumers": consumers}))).await?;
+    stage.ready(name).await
+}
+
+async fn delete(stage: &Stage, name: &str) -> Result<()> {
+    kubectl(&stage.api, &["delete", "aiquota", name, "-n", NAMESPACE, "--wait=false"]).await.map(drop)
+}
+
+async fn is_gone(stage: &Stage, name: &str) -> Result<()> {
+    let quotas = stage.quotas().await?;
+    stage
+        .eventually(&format!("{name} is gone"), async || {
+            let found = quotas.get_opt(name).await?;
+            ensure!(found.is_none(), "{:?}", found.map(|found| found.data["status"]["conditions"].clone()));
+            Ok(())
+        })
+        .await
+}
+
+/// Waits until the object is being deleted for this reason.
+async fn is_deleting(stage: &Stage, name: &str, reason: &str) -> Result<String> {
+    let quotas = stage.quotas().await?;
+    stage
+        .eventually(&format!("{name} is Deleting for {reason}"), async || {
+            let object = quotas.get(name).await?;
+            let found = condition(&object, "Deleting").context("no such condition")?;
+            ensure!(found["status"] == "True" && found["reason"] == reason, "{found}");
+            Ok(found["message"].as_str().unwrap_or_default().to_owned())
+        })
+        .await
+}
+
+#[tokio::test]
+async fn what_was_spent_stays_spent_when_quotas_and_lists_are_edited() -> Result<()> {
+    let stage = Stage::set().await?;
+    stage.start_controller()?;
+    spent(&stage, &json!({})).await?;
+    let user = |quota: i64| json!([{"name": "aliyun-user1", "quota": quota}]);
+    // Up, down, and somebody new.
+    lists(&stage, "chat", &user(20_000)).await?;
+    is(&stage, USER, Some("16000")).await?;
+    lists(&stage, "chat", &json!([{"name": "aliyun-user1", "quota": 5000}, {"name": "aliyun-user2", "quota": 7}]))
+        .await?;
+    is(&stage, USER, Some("1000")).await?;
+    is(&stage, "chat_quota:aliyun-user2", Some("7")).await?;
+    // Taken off the list: parked, and restored.
+    lists(&stage, "chat", &json!([])).await?;
+    is(&stage, USER, None).await?;
+    ledger_is(&stage, "parked", Some("1000")).await?;
+    lists(&stage, "chat", &user(5000)).await?;
+    is(&stage, USER, Some("1000")).await?;
+    ledger_is(&stage, "parked", None).await?;
+    // To another object, with what it has left.
+    lists(&stage, "chat", &json!([])).await?;
+    lists(&stage, "other", &user(6000)).await?;
+    is(&stage, USER, Some("2000")).await?;
+    let owner = ledger(&stage, "owner").await?.unwrap_or_default();
+    ensure!(owner.ends_with("/higress-system/other"), "{owner}");
+    // Only who has it now has it recorded.
+    stage
+        .eventually("the balance is recorded once", async || {
+            let mut recorded = Vec::new();
+            for key in query::<Vec<String>>(&stage, &["KEYS", "aiquota:owned:*"]).await? {
+                if query::<bool>(&stage, &["SISMEMBER", &key, USER]).await? {
+                    recorded.push(key);
+                }
+            }
+            ensure!(recorded.len() == 1 && recorded[0].ends_with("/other"), "{recorded:?}");
+            Ok(())
+        })
+        .await
+}
+
+#[tokio::test]
+async fn another_prefix_begins_anew_and_the_old_one_comes_back_as_it_was() -> Result<()> {
+    let stage = Stage::set().await?;
+    stage.start_controller()?;
+    let user = json!([{"name": "aliyun-user1", "quota": 10_000}]);
+    spent(&stage, &json!({"consumers": user})).await?;
+    stage.api.apply(&quota("chat", &json!({"keyPrefix": "new:", "consumers": user}))).await?;
+    is(&stage, "new:aliyun-user1", Some("10000")).await?;
+    is(&stage, USER, None).await?;
+    ledger_is(&stage, "parked", Some("6000")).await?;
+    stage.api.apply(&quota("chat", &json!({"consumers": user}))).await?;
+    is(&stage, USER, Some("6000")).await?;
+    is(&stage, "new:aliyun-user1", None).await
+}
+
+#[tokio::test]
+async fn an_object_with_another_store_begins_anew_there_and_finds_the_old_one_as_it_was() -> Result<()> {
+    let stage = Stage::set().await?;
+    stage.start_controller()?;
+    let user = json!([{"name": "aliyun-user1", "quota": 10_000}]);
+    spent(&stage, &json!({"consumers": user})).await?;
+    let store = json!({"apiVersion": "quota.higress.io/v1alpha1", "kind": "AIQuotaStore",
+        "metadata": {"name": "second", "namespace": NAMESPACE},
+        "spec": {"service": {"name": "second.static", "port": 80}, "database": 1,
+            "auth": {"secretName": "redis-auth", "passwordKey": "password"}}});
+    let registry = |name: &str, address: &str| json!({"name": name, "type": "static", "domain": address, "port": 80});
+    let address = stage.redis.addr();
+    let bridge = json!({"apiVersion": "networking.higress.io/v1", "kind": "McpBridge",
+        "metadata": {"name": "default", "namespace": NAMESPACE},
+        "spec": {"registries": [registry("local-redis", &address), registry("second", &address)]}});
+    stage.api.apply(&bridge).await?;
+    stage.api.apply(&store).await?;
+    stage.api.apply(&quota("chat", &json!({"consumers": user, "storeRef": {"name": "second"}}))).await?;
+    is(&stage, USER, None).await?;
+    stage.ready("chat").await?;
+    ledger_is(&stage, "parked", Some("6000")).await?;
+    let mut second = stage.redis.connect().await?;
+    redis::cmd("SELECT").arg(1).query_async::<()>(&mut second).await?;
+    let there: Option<String> = redis::cmd("GET").arg(USER).query_async(&mut second).await?;
+    assert_eq!(there.as_deref(), Some("10000"));
+    stage.api.apply(&quota("chat", &json!({"consumers": user, "storeRef": {"name": "default"}}))).await?;
+    is(&stage, USER, Some("6000")).await
+}
+
+#[tokio::test]
+async fn a_deleted_object_leaves_its_balances_to_whoever_lists_them_next() -> Result<()> {
+    let stage = Stage::set().await?;
+    let controller = stage.start_controller()?;
+    let user = json!({"consumers": [{"name": "aliyun-user1", "quota": 10_000}]});
+    spent(&stage, &user).await?;
+    delete(&stage, "chat").await?;
+    is_gone(&stage, "chat").await?;
+    ledger_is(&stage, "owner", None).await?;
+    is(&stage, USER, Some("6000")).await?;
+    stage.api.apply(&quota("chat", &user)).await?;
+    stage.ready("chat").await?;
+    is(&stage, USER, Some("6000")).await?;
+    // The same while nobody looks.
+    controller.kill();
+    delete(&stage, "chat").await?;
+    is_gone(&stage, "chat").await?;
+    controller.restart()?;
+    ledger_is(&stage, "owner", None).await?;
+    stage.api.apply(&quota("younger", &user)).await?;
+    stage.ready("younger").await?;
+    is(&stage, USER, Some("6000")).await
+}
+
+#[tokio::test]
+async fn who_is_taken_off_the_list_while_no_controller_runs_is_parked_by_the_next_one() -> Result<()> {
+    let stage = Stage::set().await?;
+    let controller = stage.start_controller()?;
+    spent(&stage, &json!({"consumers": [{"name": "aliyun-user1", "quota": 10_000}]})).await?;
+    controller.kill();
+    stage.api.apply(&quota("chat", &json!({"consumers": []}))).await?;
+    controller.restart()?;
+    is(&stage, USER, None).await?;
+    ledger_is(&stage, "parked", Some("6000")).await
+}
+
+#[tokio::test]
+async fn with_the_policy_delete_rules_go_first_then_balances_then_the_object() -> Result<()> {
+    let stage = Stage::set().await?;
+    let controller = stage.start_controller()?;
+    let gone = json!({"deletionPolicy": "Delete", "consumers": [{"name": "aliyun-user1", "quota": 10_000}]});
+    spent(&stage, &gone).await?;
+    // One that a request made from the default, and one of somebody else with the same prefix.
+    let owner = ledger(&stage, "owner").await?.context("the balance has an owner")?;
+    let lazy = "{chat_quota:lazy}:ledger";
+    query::<i64>(&stage, &["HSET", lazy, "layout", "1", "owner", &owner, "grant", "5", "lazy", "1"]).await?;
+    stage.redis.set("chat_quota:lazy", 5).await?;
+    query::<i64>(&stage, &["HSET", "{chat_quota:x}:ledger", "layout", "1", "owner", "else/a/b", "grant", "5"]).await?;
+    stage.redis.set("chat_quota:x", 5).await?;
+
+    delete(&stage, "chat").await?;
+    is_deleting(&stage, "chat", "Draining").await?;
+    ensure!(stage.rules().await? == 0, "a rule of an object that is being deleted");
+    is(&stage, USER, Some("6000")).await?;
+    // How long that was is known to the next controller too.
+    controller.terminate().await?;
+    let args = vec!["--drain=1s".to_owned()];
+    let _next = Controller::start(&stage.api, ControllerOptions { args, ..ControllerOptions::default() })?;
+    is_gone(&stage, "chat").await?;
+    let mut left: Vec<String> = query(&stage, &["KEYS", "*"]).await?;
+    left.sort();
+    ensure!(left == ["chat_quota:x", "{chat_quota:x}:ledger"], "{left:?}");
+
+    // Afresh.
+    stage.api.apply(&quota("chat", &gone)).await?;
+    stage.ready("chat").await?;
+    is(&stage, USER, Some("10000")).await
+}
+
+#[tokio::test]
+async fn a_dead_store_is_named_and_an_annotation_lets_the_object_go() -> Result<()> {
+    let stage = Stage::set().await?;
+    stage.start_controller_with(&["--drain=0s"])?;
+    spent(&stage, &json!({"deletionPolicy": "Delete"})).await?;
+    stage.redis.kill();
+    delete(&stage, "chat").await?;
+    let message = is_deleting(&stage, "chat", "StoreUnreachable").await?;
+    for said in ["store default", "quota.higress.io/abandon-balances=true"] {
+        ensure!(message.contains(said), "{message}");
+    }
+    stage
+        .eventually("an Event says so too", async || {
+            let told = stage.events("StoreUnreachable").await?;
+            ensure!(told.iter().any(|told| told.contains("abandon-balances")), "{told:?}");
+            Ok(())
+        })
+        .await?;
+    let annotation = "quota.higress.io/abandon-balances=true";
+    kubectl(&stage.api, &["annotate", "aiquota", "chat", "-n", NAMESPACE, annotation]).await?;
+    is_gone(&stage, "chat").await
+}
+
+#[tokio::test]
+async fn a_redis_that_was_emptied_is_seeded_again_without_a_new_connection() -> Result<()> {
+    let stage = Stage::set().await?;
+    stage.start_controller()?;
+    spent(&stage, &json!({})).await?;
+    stage.redis.flush().await?;
+    is(&stage, USER, Some("10000")).await?;
+    let recorded: Vec<String> = query(&stage, &["KEYS", "aiquota:*"]).await?;
+    ensure!(recorded.len() == 2, "{recorded:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_restart_without_changes_writes_nothing_to_redis() -> Result<()> {
+    const READS: [&str; 14] = [
+        "auth",
+        "client|setinfo",
+        "config|resetstat",
+        "config|set",
+        "eval",
+        "evalsha",
+        "exists",
+        "get",
+        "hello",
+        "hmget",
+        "info",
+        "ping",
+        "select",
+        "smembers",
+    ];
+    let stage = Stage::set().await?;
+    let controller = stage.start_controller()?;
+    spent(&stage, &json!({})).await?;
+    // With somebody parked.
+    lists(&stage, "chat", &json!([{"name": "aliyun-user1", "quota": 10_000}])).await?;
+    is(&stage, "chat_quota:aliyun-user2", None).await?;
+    stage.rounds(1).await?;
+    query::<()>(&stage, &["CONFIG", "RESETSTAT"]).await?;
+    controller.restart()?;
+    stage.rounds(2).await?;
+    let stats: String = query(&stage, &["INFO", "commandstats"]).await?;
+    let commands = stats.lines().filter_map(|line| line.strip_prefix("cmdstat_")?.split(':').next());
+    let commands: Vec<&str> = commands.collect();
+    ensure!(commands.contains(&"evalsha") && commands.contains(&"smembers"), "nothing was looked at: {commands:?}");
+    let others: Vec<&&str> = commands.iter().filter(|command| !READS.contains(*command)).collect();
+    ensure!(others.is_empty(), "{others:?}");
+    Ok(())
+}

@@ -61,9 +61,13 @@ pub fn build(world: &World) -> Plan {
     let beside = Beside { world, targets: &targets, auth: &auth, twins: &twins, existing: &existing };
     let waiting = beside.look(&policies, &slots, &mut verdicts);
     let refreshes = verdicts.iter().filter_map(|verdict| verdict.next_refresh);
+    let departures = verdicts.iter().filter_map(|verdict| match verdict.life {
+        Life::Leaves(leaving) => leaving.until.filter(|until| *until > world.now),
+        Life::Stays | Life::Gone => None,
+    });
     let unread = verdicts.iter().filter(|verdict| verdict.refused.first().is_some_and(Reason::keeps_last_rule));
     Plan {
-        next: refreshes.chain(tables.next()).min(),
+        next: refreshes.chain(tables.next()).chain(departures).min(),
         unread: unread.map(|verdict| verdict.owner.name.clone()).collect(),
         seeds,
         verdicts,

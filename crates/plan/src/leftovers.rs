@@ -8,7 +8,7 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
-use enforcement::redis::{Balance, Delete, Fence, Invocation, Park, Release};
+use enforcement::redis::{Balance, Delete, Fence, Invocation, Park, Period, Release};
 
 use crate::{Life, Object, Owner, Plan, Reason, Verdict};
 
@@ -128,11 +128,17 @@ impl Recorded<'_, '_> {
             Fence { term: *term, uid, generation: *generation }
         });
         match (fate, fence) {
-            (Fate::Park, Some(fence)) => Some(Park { balance, owner, fence, period: None }.invocation()),
+            (Fate::Park, Some(fence)) => Some(Park { balance, owner, fence, period: self.period() }.invocation()),
             (Fate::Delete, Some(fence)) => Some(Delete { balance, owner, fence }.invocation()),
             (Fate::Release, _) => Some(Release { balance, owner, term }.invocation()),
             (Fate::Stays | Fate::Taken { .. } | Fate::Park | Fate::Delete, _) => None,
         }
+    }
+
+    /// The period of what the object still lists: what is parked was in it until now.
+    fn period(&self) -> Option<Period<'_>> {
+        let first = self.verdict?.seeds.clone().next()?;
+        self.all.plan.seeds[first].apply(false).period
     }
 
     /// Whether its store leads here; unknown while that cannot be used.

@@ -166,7 +166,7 @@ async fn set() -> Result<Stage> {
             json!({"targetRefs": target("Domain", "*.corp.example"), "keyPrefix": "corp:", "consumers": consumers}),
         ),
     ] {
-        let object = quota(namespace, name, spec);
+        let object = quota(namespace, name, &spec);
         stage.api.apply(&object).await?;
         ready(&stage, &object).await?;
     }

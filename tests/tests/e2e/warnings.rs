@@ -8,7 +8,7 @@ use testbed::RedisOptions;
 
 use crate::stage::{NAMESPACE, PASSWORD, Stage, condition, quota};
 
-fn plugin(name: &str, spec: Value) -> Value {
+fn plugin(name: &str, spec: &Value) -> Value {
     json!({"apiVersion": "extensions.higress.io/v1alpha1", "kind": "WasmPlugin",
         "metadata": {"name": name, "namespace": NAMESPACE}, "spec": spec})
 }
@@ -63,7 +63,7 @@ async fn consumers_that_the_auth_plugin_does_not_know_or_let_through_are_named_w
     let mut key_auth = stage.plugins().await?.get("key-auth").await?;
     key_auth.data["spec"]["matchRules"] =
         json!([{"ingress": ["qwen"], "config": {"allow": ["aliyun-user1", "aliyun-user2"]}}]);
-    stage.api.apply(&plugin("key-auth", key_auth.data["spec"].clone())).await?;
+    stage.api.apply(&plugin("key-auth", &key_auth.data["spec"])).await?;
     warned(&stage, &quotas, "chat", "ConsumerNotAllowed", &["aliyun-admin", "key-auth", "Ingress qwen"]).await?;
     stage.ready("chat").await
 }
@@ -75,7 +75,7 @@ async fn a_rule_waits_for_another_ai_quota_to_go_and_is_warned_about_when_one_co
     stage.apply_example("gateway.yaml").await?;
     let by_hand = plugin(
         "ai-quota-1.0.0",
-        json!({"url": "oci://example/plugins/ai-quota:1.0.0", "priority": 750,
+        &json!({"url": "oci://example/plugins/ai-quota:1.0.0", "priority": 750,
             "matchRules": [{"ingress": ["qwen"], "config": {"admin_consumer": "aliyun-admin"}}]}),
     );
     stage.api.apply(&by_hand).await?;
@@ -128,7 +128,7 @@ async fn a_store_says_who_else_sets_up_its_redis_and_that_it_may_lose_balances()
     let cache = |database: i64, password: &str| {
         let redis = json!({"service_name": "local-redis.static", "service_port": 80, "timeout": 2000,
             "database": database, "password": password});
-        plugin("ai-cache", json!({"matchRules": [{"ingress": ["qwen"], "config": {"redis": redis}}]}))
+        plugin("ai-cache", &json!({"matchRules": [{"ingress": ["qwen"], "config": {"redis": redis}}]}))
     };
     stage.api.apply(&cache(5, PASSWORD)).await?;
     warned(&stage, &stores, "default", "RedisShared", &["ai-cache", "local-redis.static:80", "database"]).await?;

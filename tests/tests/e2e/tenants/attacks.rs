@@ -47,7 +47,7 @@ pub(super) fn ingress(namespace: &str, name: &str, host: &str) -> Value {
     }]}}]}})
 }
 
-pub(super) fn quota(namespace: &str, name: &str, spec: Value) -> Value {
+pub(super) fn quota(namespace: &str, name: &str, spec: &Value) -> Value {
     json!({"apiVersion": OURS, "kind": "AIQuota", "metadata": {"name": name, "namespace": namespace}, "spec": spec})
 }
 
@@ -60,7 +60,7 @@ pub(super) fn tenants() -> Value {
         "consumers": [{"name": "user1", "quota": 5}],
         "paths": ["/v1/chat/completions"],
     });
-    quota(TENANT, "try", spec)
+    quota(TENANT, "try", &spec)
 }
 
 /// A trusted namespace's own.
@@ -70,7 +70,7 @@ pub(super) fn partners() -> Value {
         "keyPrefix": "partner:",
         "consumers": [{"name": "user1", "quota": 5}],
     });
-    quota(PARTNER, "try", spec)
+    quota(PARTNER, "try", &spec)
 }
 
 /// Of the victim's namespace, on the same route with the same settings.
@@ -80,7 +80,7 @@ pub(super) fn colleagues() -> Value {
         "admin": {"consumer": "boss"},
         "consumers": [{"name": "user9", "quota": 5}],
     });
-    quota(VICTIM, "try", spec)
+    quota(VICTIM, "try", &spec)
 }
 
 /// One more store, of a Redis of its own or of the administrator's.

@@ -174,7 +174,7 @@ impl Sweeps {
         self.0.retain(|owner, _| leaving.contains(owner.as_str()));
         for departure in departures {
             let Some((_, key_prefix)) = departure.lazy.as_ref().filter(|(at, _)| *at == store) else { continue };
-            let plan::Owner { name: owner, uid, generation, term } = &*departure.owner;
+            let plan::Owner { name: owner, uid, generation, term, refresh: _ } = &*departure.owner;
             let fence = Fence { term: *term, uid, generation: *generation };
             let sweep = self.0.entry(owner.clone()).or_insert(Sweep::From(0));
             if let Sweep::Refused { again, from, .. } = sweep

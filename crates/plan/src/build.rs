@@ -60,6 +60,7 @@ pub fn build(world: &World) -> Plan {
     let (auth, twins) = (AuthPlugins::new(world), Twins::new(world, "ai-quota"));
     let beside = Beside { world, targets: &targets, auth: &auth, twins: &twins, existing: &existing };
     let waiting = beside.look(&policies, &slots, &mut verdicts);
+    let settles = seeds.iter().filter_map(|seed| seed.turn?.settles);
     let refreshes = verdicts.iter().filter_map(|verdict| verdict.next_refresh);
     let departures = verdicts.iter().filter_map(|verdict| match verdict.life {
         Life::Leaves(leaving) => leaving.until.filter(|until| *until > world.now),
@@ -67,7 +68,7 @@ pub fn build(world: &World) -> Plan {
     });
     let unread = verdicts.iter().filter(|verdict| verdict.refused.first().is_some_and(Reason::keeps_last_rule));
     Plan {
-        next: refreshes.chain(tables.next()).chain(departures).min(),
+        next: refreshes.chain(tables.next()).chain(departures).chain(settles).min(),
         unread: unread.map(|verdict| verdict.owner.name.clone()).collect(),
         seeds,
         verdicts,
@@ -308,6 +309,7 @@ impl Draft {
         tables: &Tables,
         former: &Former,
     ) -> Vec<Seed> {
+        let form = form::of(world.settings.flavor);
         let mut in_force = vec![false; self.policies.len()];
         for holder in slots.iter().flat_map(|slot| &slot.holders) {
             in_force[holder.by] = true;
@@ -324,6 +326,7 @@ impl Draft {
                 .refresh
                 .as_ref()
                 .and_then(|refresh| Some(Arc::new(tables.get(&refresh.schedule)?.refreshing(refresh, world.now))));
+            let turn = refreshing.as_deref().filter(|_| !form.rolls()).and_then(Refreshing::turn);
             let begin = seeds.len();
             seeds.extend(verdict.object.consumers().iter().enumerate().map(|(consumer, listed)| Seed {
                 store,
@@ -332,6 +335,7 @@ impl Draft {
                 object: object.clone(),
                 refreshing: refreshing.clone(),
                 former: former.get(&by).cloned(),
+                turn,
                 consumer,
             }));
             verdict.seeds = begin..seeds.len();

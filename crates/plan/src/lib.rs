@@ -51,5 +51,6 @@ pub use program::{AI_QUOTA, GUARD, PluginWrite, Program, program};
 pub use reason::{Reason, WaitsFor};
 pub use settings::{FailStrategy, Flavor, Guard, GuardModule, Module, Phase, PullPolicy, Settings};
 pub use status::{Seen, Write, Writes, status, store_status};
+pub use tables::Turn;
 pub use validate::{Refusal, Refused, validate, validate_store};
 pub use world::{Key, Undecodable, World};

@@ -10,7 +10,11 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use jiff::Timestamp;
 
-use crate::{Finalizer, Key, Life, Reason, Undecodable, gateway::Gateway, tables::Refreshing};
+use crate::{
+    Finalizer, Key, Life, Reason, Undecodable,
+    gateway::Gateway,
+    tables::{Refreshing, Turn},
+};
 
 pub struct Plan {
     /// One per AIQuotaStore object.
@@ -72,6 +76,7 @@ pub struct Seed {
     pub(crate) refreshing: Option<Arc<Refreshing>>,
     /// How they were refreshed until now, where that is edited.
     pub(crate) former: Option<Arc<Refreshing>>,
+    pub(crate) turn: Option<Turn>,
     /// The index of the consumer in the object's spec.
     pub(crate) consumer: usize,
 }
@@ -126,7 +131,14 @@ impl Seed {
     /// The ordinal of the period that it is in by the plan's clock.
     #[must_use]
     pub fn ordinal(&self) -> Option<i64> {
-        self.refreshing.as_deref().and_then(Refreshing::ordinal)
+        self.refreshing.as_deref().and_then(Refreshing::turn).map(|turn| turn.ordinal)
+    }
+
+    /// The period that applying it begins. Nothing where it has none, or the gateway's module begins periods itself:
+    /// then what was applied once need not be applied again.
+    #[must_use]
+    pub const fn turn(&self) -> Option<Turn> {
+        self.turn
     }
 }
 

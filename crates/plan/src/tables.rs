@@ -39,6 +39,18 @@ pub(crate) struct Refreshing {
     now: i64,
 }
 
+/// Seconds that a Redis' clock may be behind the controller's: a period that the controller begins is begun once more
+/// that much later, because Redis decides by its own clock whether it has come.
+const LAG: i64 = 10;
+
+/// A period that whoever applies a balance begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Turn {
+    pub ordinal: i64,
+    /// When every Redis' clock has come to it; nothing once that has passed.
+    pub settles: Option<Timestamp>,
+}
+
 impl Tables {
     /// The table of this schedule, which is made if it is not there.
     pub(crate) fn table(&mut self, name: &str, known: &Known<'_>) -> Option<&Table> {
@@ -116,9 +128,11 @@ impl Refreshing {
         Period::around(&self.refresh, &self.boundaries, self.now)
     }
 
-    /// The ordinal of the period that it is in.
-    pub(crate) fn ordinal(&self) -> Option<i64> {
+    /// The period that it is in.
+    pub(crate) fn turn(&self) -> Option<Turn> {
         let passed = self.boundaries.partition_point(|(_, at)| *at <= self.now);
-        self.boundaries.get(passed.checked_sub(1)?).map(|(ordinal, _)| *ordinal)
+        let (ordinal, at) = *self.boundaries.get(passed.checked_sub(1)?)?;
+        let settles = Timestamp::from_second(at.saturating_add(LAG)).ok();
+        Some(Turn { ordinal, settles: settles.filter(|settles| self.now < settles.as_second()) })
     }
 }

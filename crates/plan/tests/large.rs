@@ -2,6 +2,8 @@
 
 use plan::{AI_QUOTA, Deletions, Seeded, Write, Writes};
 
+#[path = "large/turns.rs"]
+mod turns;
 #[path = "large/mod.rs"]
 mod world;
 

@@ -1,9 +1,11 @@
 //! A controller with `--flavor=upstream`: upstream's configuration in the WasmPlugin, seeds and refreshes by the
 //! controller. Upstream's own module is in no registry, so ours, which reads the same configuration, is loaded.
 
+use std::time::Duration;
+
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
-use testbed::{Controller, ControllerOptions, Gateway, eventually, get, post};
+use testbed::{Controller, ControllerOptions, Gateway, eventually, eventually_within, get, post};
 
 use crate::scenario_a::{CHAT, completion, contents, is, versions};
 use crate::stage::{Stage, condition, quota};
@@ -156,6 +158,29 @@ async fn what_upstreams_module_cannot_do_is_refused_by_field() -> Result<()> {
     // The other object is none the worse for it.
     let chat = quotas.get("chat").await?;
     ensure!(condition(&chat, "Ready").is_some_and(|ready| ready["status"] == "True"), "{}", chat.data["status"]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_controller_begins_a_new_period_without_any_request() -> Result<()> {
+    let stage = Stage::set().await?;
+    let _controller = start(&stage, true)?;
+    prepare(&stage).await?;
+    let refresh = json!({"schedule": "* * * * *", "mode": "Reset"});
+    stage.api.apply(&quota("chat", &json!({"refresh": refresh}))).await?;
+    stage.ready("chat").await?;
+    stage.redis.set("chat_quota:aliyun-user1", 7).await?;
+    stage.redis.set("chat_quota:aliyun-user2", -7).await?;
+    // A minute at most until the next one.
+    eventually_within(Duration::from_secs(150), "both are refreshed", async || {
+        let balances =
+            (stage.redis.get("chat_quota:aliyun-user1").await?, stage.redis.get("chat_quota:aliyun-user2").await?);
+        ensure!(balances == (Some("10000".to_owned()), Some("50000".to_owned())), "{balances:?}");
+        Ok(())
+    })
+    .await?;
+    let plugin = stage.plugins().await?.get(PLUGIN).await?.data.to_string();
+    ensure!(!plugin.contains("schedule"), "upstream's module knows of no schedules: {plugin}");
     Ok(())
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use enforcement::redis::{Balance, Grant};
-use plan::{Access, Deletion, Departure, Leftovers, Owner, Plan, Seed, Seeded};
+use plan::{Access, Deletion, Departure, Leftovers, Owner, Plan, Seed, Seeded, Turn};
 use tokio::time::{Instant, timeout};
 
 use super::calls::{Calls, call_all};
@@ -61,6 +61,8 @@ enum Link {
 struct Applied {
     owner: Arc<Owner>,
     grant: Grant,
+    /// The period that it was applied for, where applying begins periods.
+    turn: Option<Turn>,
     takeover: bool,
     seeded: Seeded,
     at: Instant,
@@ -244,7 +246,8 @@ impl Store {
             return false;
         };
         match &applied.seeded {
-            Seeded::Applied => true,
+            // A period that began by the controller's clock may not have come by Redis' yet.
+            Seeded::Applied => applied.turn == seed.turn(),
             Seeded::Conflict { owner } if !applied.takeover && plan.may_take_over(owner) => false,
             _ => applied.at.elapsed() < TRY_AGAIN,
         }
@@ -280,7 +283,8 @@ impl Store {
         self.unfinished |= !complete;
         for (index, takeover, seeded) in done {
             let seed = &plan.seeds[index];
-            let known = Applied { owner: seed.object.clone(), grant: seed.grant, takeover, seeded, at: now };
+            let known =
+                Applied { owner: seed.object.clone(), grant: seed.grant, turn: seed.turn(), takeover, seeded, at: now };
             self.applied.insert(seed.balance.clone(), known);
         }
         if failure.is_none() {
@@ -324,7 +328,8 @@ impl Store {
 impl Applied {
     /// Whether it says what would come of this seed.
     fn is_about(&self, seed: &Seed) -> bool {
-        self.grant == seed.grant && self.owner == seed.object
+        let period = |turn: Option<Turn>| turn.map(|turn| turn.ordinal);
+        self.grant == seed.grant && self.owner == seed.object && period(self.turn) == period(seed.turn())
     }
 }
 
@@ -354,6 +359,7 @@ mod tests {
         let malformed = Applied {
             owner: Arc::new(owner),
             grant: Grant::Tokens(1),
+            turn: None,
             takeover: false,
             seeded: Seeded::Malformed { found: "text".to_owned() },
             at: Instant::now(),

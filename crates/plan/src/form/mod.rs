@@ -37,6 +37,9 @@ pub(crate) trait Form: Send + Sync {
     /// What is left of these settings when they are written so and read back.
     fn said<'a>(&self, settings: &'a wire::Policy) -> Cow<'a, wire::Policy>;
 
+    /// Whether the module begins new periods by itself; otherwise whoever applies balances does.
+    fn rolls(&self) -> bool;
+
     fn write(&self, gateway: &Gateway, rules: Vec<Ruled>) -> Body;
 
     fn size(&self, policy: &Policy, stores: Stores<'_>) -> Size;

@@ -44,6 +44,10 @@ impl Form for Native {
         Cow::Borrowed(settings)
     }
 
+    fn rolls(&self) -> bool {
+        true
+    }
+
     fn write(&self, gateway: &Gateway, rules: Vec<Ruled>) -> Body {
         let mut policies = BTreeMap::new();
         let mut stores = BTreeMap::new();

@@ -117,6 +117,10 @@ impl Form for Upstream {
         })
     }
 
+    fn rolls(&self) -> bool {
+        false
+    }
+
     fn write(&self, gateway: &Gateway, rules: Vec<Ruled>) -> Body {
         let stores = Stores { usable: &gateway.stores, known: &gateway.existing.stores };
         let mut written: HashMap<usize, serde_json::Value> = HashMap::new();

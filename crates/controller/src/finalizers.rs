@@ -17,6 +17,8 @@ use tokio::time::Instant;
 const IN_FLIGHT: usize = 16;
 /// How long after a failed patch it is tried again.
 const TRY_AGAIN: Duration = Duration::from_secs(5);
+/// How long the watch is given to show what another wrote in between.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// The writer of finalizers.
 pub(crate) struct Finalizers {
@@ -92,11 +94,13 @@ impl Finalizers {
                     patched.insert(uid(metadata), version(metadata));
                     continue;
                 }
-                // Edited or gone meanwhile: the watch will show it.
-                Err(kube::Error::Api(status)) if status.is_conflict() || status.is_not_found() => {}
+                // Gone meanwhile: there is nothing to hold or to let go.
+                Err(kube::Error::Api(status)) if status.is_not_found() => {}
+                // Changed meanwhile: the watch will show it, though a status alone wakes nobody.
+                Err(kube::Error::Api(status)) if status.is_conflict() => again = Some(Instant::now() + LOOK_AGAIN),
                 Err(error) => {
                     tracing::warn!(object = %verdict.key, %error, "finalizer not written");
-                    again = Some(Instant::now() + TRY_AGAIN);
+                    again = again.or(Some(Instant::now() + TRY_AGAIN));
                 }
             }
             failed.push((index, add));

@@ -293,8 +293,9 @@ async fn leaders_that_are_killed_one_after_the_other_lose_no_edit() -> Result<()
         // Nobody sees this edit before the other one leads.
         grant(&stage, 1050 + time * 100).await?;
         spend(&stage, "aliyun-user1", 10).await?;
-        leader.restart()?;
         says(&stage, &standby, &format!("leading with term {}", time + 2)).await?;
+        // Not before: of two that see the Lease run out, either may be the next.
+        leader.restart()?;
         stage.balance("aliyun-user1", 1050 + time * 100 - time * 20).await?;
         stage.ready("chat").await?;
         std::mem::swap(&mut leader, &mut standby);

@@ -202,7 +202,7 @@ impl Sweeps {
                     scanned.balances.iter().map(|balance| Delete { balance, owner, fence }.invocation()).collect();
                 for batch in deletes.chunks(BATCH) {
                     // What is another's, or not to be read, is not ours to delete.
-                    let error = call(connection, batch).await?.into_iter().find_map(|reply| reply.err());
+                    let error = call(connection, batch).await?.into_iter().find_map(Result::err);
                     if let Some(error) = error.filter(is_of_the_store) {
                         return Err(error.into());
                     }

@@ -94,6 +94,13 @@ impl Index {
         problems.map(|(_, again)| *again).min()
     }
 
+    /// Something of this owner became another's.
+    pub(super) fn look_again(&mut self, owner: &str) {
+        if let Some(entry) = self.owners.get_mut(owner) {
+            entry.settled = None;
+        }
+    }
+
     pub(super) fn has(&self, owner: &str, balance: &Balance) -> bool {
         self.owners.get(owner).is_some_and(|entry| entry.balances.contains(balance))
     }

@@ -202,8 +202,8 @@ impl Sweeps {
                     scanned.balances.iter().map(|balance| Delete { balance, owner, fence }.invocation()).collect();
                 for batch in deletes.chunks(BATCH) {
                     // What is another's, or not to be read, is not ours to delete.
-                    let error = call(connection, batch).await?.into_iter().find_map(Result::err);
-                    if let Some(error) = error.filter(is_of_the_store) {
+                    let mut errors = call(connection, batch).await?.into_iter().filter_map(Result::err);
+                    if let Some(error) = errors.find(is_of_the_store) {
                         return Err(error.into());
                     }
                 }

@@ -285,7 +285,11 @@ impl Store {
             let seed = &plan.seeds[index];
             let known =
                 Applied { owner: seed.object.clone(), grant: seed.grant, turn: seed.turn(), takeover, seeded, at: now };
-            self.applied.insert(seed.balance.clone(), known);
+            let before = self.applied.insert(seed.balance.clone(), known);
+            if let Some(Applied { seeded: Seeded::Conflict { owner }, .. }) = before.filter(|_| takeover) {
+                // From whom it was taken has it recorded still.
+                self.index.look_again(&owner);
+            }
         }
         if failure.is_none() {
             self.failures = 0;

@@ -229,3 +229,13 @@ fn tables_take_room_in_the_gateway_too() {
     let size = serde_json::to_vec(&wanted.expect("there are rules").spec).expect("JSON").len();
     assert!((900_000..1 << 20).contains(&size), "{size} bytes with {full} tables");
 }
+
+#[test]
+fn what_the_documentation_shows_is_valid() {
+    let text = include_str!("../../../docs/refresh.md");
+    let shown = text.split("```yaml").nth(1).and_then(|rest| rest.split("```").next()).expect("a block");
+    let object: Value = serde_yaml::from_str(shown).expect("YAML");
+    let quota = plan::decode::<AiQuota>(object).expect("an AIQuota");
+    assert_eq!(plan::validate(&quota), Ok(()));
+    assert!(quota.spec.refresh.is_some());
+}

@@ -15,14 +15,19 @@ use testbed::Operation;
 
 use crate::stage::quota;
 use bed::Bed;
+use state::State;
 
 /// What is done to the objects, and what must be so when it is over.
 struct Story {
     name: &'static str,
-    /// The objects that are there before, besides the gateway's; the controller has made them so when the story begins.
-    before: fn() -> Vec<Value>,
+    /// What is applied before, one after the other, besides the gateway's objects; the controller has made it so when
+    /// the story begins.
+    before: fn() -> Vec<Vec<Value>>,
     act: for<'a> fn(&'a Bed) -> LocalBoxFuture<'a, Result<()>>,
-    /// Who, of the prefix `chat:`, spends before the story, and who while the controller is dead.
+    /// What only an end has, where objects that are ready do not say it.
+    ended: fn(&State) -> bool,
+    /// Who, of the prefix `chat:`, spends before the story (after what is applied first), and who while the controller
+    /// is dead.
     spent_before: Spent,
     spent_meanwhile: Spent,
 }
@@ -36,7 +41,11 @@ async fn play(story: Story) -> Result<()> {
     (story.act)(&bed).await?;
     bed.done().await?;
     let own = bed.operations().len();
-    let expected = bed.settled(|_| Ok(())).await?;
+    let ended = |state: &State| {
+        ensure!((story.ended)(state), "{} has not ended: {}", story.name, json!(state));
+        Ok(())
+    };
+    let expected = bed.settled(ended).await?;
     // What comes after that is the probe's doing, or was late.
     let late = bed.operations().split_off(own).into_iter().filter(|operation| !bed::is_of_probe(operation));
     let operations: Vec<Operation> = bed.operations().into_iter().take(own).chain(late).collect();
@@ -69,16 +78,16 @@ async fn play(story: Story) -> Result<()> {
 /// The world in which a story begins.
 async fn begin(bed: &Bed, story: &Story) -> Result<()> {
     bed.clear().await?;
-    let before = (story.before)();
-    if before.is_empty() {
-        return Ok(());
-    }
-    bed.apply(&before).await?;
-    bed.restart()?;
-    bed.done().await?;
-    bed.settled(|_| Ok(())).await?;
-    for (consumer, tokens) in story.spent_before {
-        ensure!(bed.spend(consumer, *tokens).await?, "{consumer} has no balance to spend from");
+    for (step, objects) in (story.before)().iter().enumerate() {
+        bed.apply(objects).await?;
+        if step == 0 {
+            bed.restart()?;
+        }
+        bed.done().await?;
+        bed.settled(|_| Ok(())).await?;
+        for (consumer, tokens) in story.spent_before.iter().filter(|_| step == 0) {
+            ensure!(bed.spend(consumer, *tokens).await?, "{consumer} has no balance to spend from");
+        }
     }
     bed.forget();
     Ok(())
@@ -102,11 +111,23 @@ fn table(operations: &[Operation]) -> Table {
     table
 }
 
-/// Four consumers, each of another kind.
-fn chat() -> Value {
-    let consumers = json!([
-        {"name": "ann", "quota": 1000}, {"name": "bob", "quota": 500},
-        {"name": "cid", "quota": 0}, {"name": "dan", "unlimited": true}]);
+fn ann() -> Value {
+    json!({"name": "ann", "quota": 1000})
+}
+
+fn bob() -> Value {
+    json!({"name": "bob", "quota": 500})
+}
+
+fn cid() -> Value {
+    json!({"name": "cid", "quota": 0})
+}
+
+fn dan() -> Value {
+    json!({"name": "dan", "unlimited": true})
+}
+
+fn chat(consumers: &[Value]) -> Value {
     quota("chat", &json!({"keyPrefix": "chat:", "consumers": consumers}))
 }
 
@@ -115,39 +136,67 @@ fn more() -> Value {
     quota("more", &json!({"keyPrefix": "chat:", "consumers": [{"name": "eve", "quota": 70}]}))
 }
 
+/// Four consumers, each of another kind, and the other object's.
+fn all() -> Vec<Vec<Value>> {
+    vec![vec![bed::store(), chat(&[ann(), bob(), cid(), dan()]), more()]]
+}
+
+/// A story whose end is that all objects are ready.
+fn story(name: &'static str, act: for<'a> fn(&'a Bed) -> LocalBoxFuture<'a, Result<()>>) -> Story {
+    Story {
+        name,
+        before: all,
+        act,
+        ended: |_| true,
+        spent_before: &[("ann", 7), ("bob", 11), ("dan", 5), ("eve", 3)],
+        spent_meanwhile: &[("ann", 2), ("bob", 4), ("eve", 6)],
+    }
+}
+
 #[tokio::test]
 async fn seeding_survives_a_kill_after_each_operation() -> Result<()> {
-    play(Story {
-        name: "seed",
-        before: Vec::new,
-        act: |bed| {
-            Box::pin(async {
-                bed.apply(&[bed::store(), chat(), more()]).await?;
-                bed.restart()
-            })
-        },
-        spent_before: &[],
-        spent_meanwhile: &[("ann", 7), ("dan", 5), ("eve", 3)],
-    })
-    .await
+    let seed = story("seed", |bed| {
+        Box::pin(async {
+            bed.apply(&all().concat()).await?;
+            bed.restart()
+        })
+    });
+    play(Story { before: Vec::new, spent_before: &[], spent_meanwhile: &[("ann", 7), ("dan", 5), ("eve", 3)], ..seed })
+        .await
 }
 
 #[tokio::test]
 async fn editing_grants_and_consumers_survives_a_kill_after_each_operation() -> Result<()> {
-    play(Story {
-        name: "edit",
-        before: || vec![bed::store(), chat(), more()],
-        act: |bed| {
-            let consumers = json!([
-                {"name": "ann", "quota": 1500}, {"name": "bob", "quota": 200},
-                {"name": "cid", "unlimited": true}, {"name": "dan", "quota": 300}, {"name": "fay", "quota": 60}]);
-            Box::pin(async move {
-                bed.apply(&[quota("chat", &json!({"keyPrefix": "chat:", "consumers": consumers}))]).await
-            })
-        },
-        spent_before: &[("ann", 7), ("bob", 11), ("dan", 5), ("eve", 3)],
-        // Not dan: what is spent while unlimited does not count afterwards, so when matters.
-        spent_meanwhile: &[("ann", 2), ("bob", 4), ("eve", 6)],
-    })
+    // Of dan nobody spends meanwhile: what is spent while unlimited does not count afterwards, so when matters.
+    play(story("edit", |bed| {
+        let consumers = [
+            json!({"name": "ann", "quota": 1500}),
+            json!({"name": "bob", "quota": 200}),
+            json!({"name": "cid", "unlimited": true}),
+            json!({"name": "dan", "quota": 300}),
+            json!({"name": "fay", "quota": 60}),
+        ];
+        Box::pin(async move { bed.apply(&[chat(&consumers)]).await })
+    }))
     .await
+}
+
+#[tokio::test]
+async fn a_schedule_survives_a_kill_after_each_operation() -> Result<()> {
+    // Alone: one of two that merge cannot have another schedule.
+    let alone = || vec![vec![bed::store(), chat(&[ann(), bob(), cid(), dan()])]];
+    let schedule = story("schedule", |bed| {
+        let mut scheduled = chat(&[ann(), bob(), cid(), dan()]);
+        scheduled["spec"]["refresh"] = json!({"schedule": "@monthly", "timeZone": "Asia/Shanghai", "mode": "Reset"});
+        Box::pin(async move { bed.apply(&[scheduled]).await })
+    });
+    play(Story { before: alone, spent_before: &[("ann", 7)], spent_meanwhile: &[("ann", 2)], ..schedule }).await
+}
+
+#[tokio::test]
+async fn a_refresh_by_hand_survives_a_kill_after_each_operation() -> Result<()> {
+    let refresh = story("refresh", |bed| Box::pin(bed.annotate("chat", "quota.higress.io/refresh", "now")));
+    // What is spent before the refresh is forgiven, and afterwards it is not: when matters.
+    let ended = |state: &State| state["AIQuota chat"]["status"]["refreshed"] == "now";
+    play(Story { ended, spent_meanwhile: &[("eve", 6)], ..refresh }).await
 }

@@ -104,6 +104,17 @@ impl Bed {
         Ok(())
     }
 
+    pub(super) async fn annotate(&self, quota: &str, key: &str, value: &str) -> Result<()> {
+        let annotation = json!({"metadata": {"annotations": {key: value}}});
+        self.quotas.patch(quota, &PatchParams::default(), &Patch::Merge(annotation)).await?;
+        Ok(())
+    }
+
+    pub(super) async fn delete(&self, quota: &str) -> Result<()> {
+        self.quotas.delete(quota, &DeleteParams::default()).await?;
+        Ok(())
+    }
+
     /// Starts the controller, also when it was killed.
     pub(super) fn restart(&self) -> Result<()> {
         self.controller.restart()

@@ -3,6 +3,7 @@
 //! ledgers, WasmPlugins, statuses and finalizers, with what was spent meanwhile spent once.
 
 mod bed;
+mod leaving;
 mod state;
 
 use std::collections::BTreeMap;

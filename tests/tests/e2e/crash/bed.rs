@@ -59,7 +59,7 @@ impl Bed {
             .await?;
         let to_api = ApiProxy::start(&api, &operations).await?;
         let options = ControllerOptions {
-            args: vec!["--log=controller=debug,info".to_owned()],
+            args: vec!["--log=controller=debug,info".to_owned(), "--drain=1s".to_owned()],
             kubeconfig: Some(to_api.kubeconfig().to_owned()),
             ..ControllerOptions::default()
         };

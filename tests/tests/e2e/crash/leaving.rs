@@ -1,0 +1,49 @@
+//! What leaves: consumers that are not listed any more and listed again, objects that are deleted.
+
+use anyhow::Result;
+use serde_json::{Value, json};
+
+use super::state::State;
+use super::{Story, all, ann, chat, cid, play, story};
+
+#[tokio::test]
+async fn removing_consumers_survives_a_kill_after_each_operation() -> Result<()> {
+    let remove = story("remove", |bed| Box::pin(async { bed.apply(&[chat(&[ann(), cid()])]).await }));
+    let ended = |state: &State| ["bob", "dan"].iter().all(|name| parked(state, name));
+    play(Story { ended, ..remove }).await
+}
+
+#[tokio::test]
+async fn listing_consumers_again_survives_a_kill_after_each_operation() -> Result<()> {
+    let before = || [all(), vec![vec![chat(&[ann(), cid()])]]].concat();
+    let relist = story("relist", |bed| Box::pin(async { bed.apply(&all().concat()).await }));
+    play(Story { before, ..relist }).await
+}
+
+#[tokio::test]
+async fn a_deletion_that_retains_survives_a_kill_after_each_operation() -> Result<()> {
+    let delete = story("delete, Retain", |bed| Box::pin(bed.delete("chat")));
+    let ended = |state: &State| ledger(state, "ann").is_some_and(|ledger| ledger.get("owner").is_none());
+    play(Story { ended, ..delete }).await
+}
+
+#[tokio::test]
+async fn a_deletion_that_deletes_survives_a_kill_after_each_operation() -> Result<()> {
+    let before = || {
+        let mut objects = all();
+        objects[0][1]["spec"]["deletionPolicy"] = json!("Delete");
+        objects
+    };
+    let delete = story("delete, Delete", |bed| Box::pin(bed.delete("chat")));
+    let ended = |state: &State| !state.contains_key("AIQuota chat") && ledger(state, "ann").is_none();
+    // What is spent of deleted balances is spent of nothing.
+    play(Story { before, ended, spent_meanwhile: &[("eve", 6)], ..delete }).await
+}
+
+fn ledger<'a>(state: &'a State, consumer: &str) -> Option<&'a Value> {
+    state.get(&format!("redis {{chat:{consumer}}}:ledger"))
+}
+
+fn parked(state: &State, consumer: &str) -> bool {
+    !state.contains_key(&format!("redis chat:{consumer}")) && ledger(state, consumer).is_some()
+}

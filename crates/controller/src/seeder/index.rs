@@ -74,9 +74,11 @@ impl Index {
             if left.is_empty() {
                 self.state = State::Known;
             } else if Instant::now() < deadline {
-                let batch = left.split_off(left.len().saturating_sub(BATCH));
+                let batch = left[left.len().saturating_sub(BATCH)..].to_vec();
                 let commands = batch.iter().map(|owner| Owned { owner }.list()).collect();
                 let all = read(&send(connection, commands).await?, balances)?;
+                // Not before: an answer that never came is asked for again.
+                left.truncate(left.len() - batch.len());
                 for (owner, balances) in batch.into_iter().zip(all) {
                     let entry = Entry { balances: balances.into_iter().collect(), ..Entry::default() };
                     self.owners.insert(owner, entry);

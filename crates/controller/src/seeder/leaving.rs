@@ -89,6 +89,9 @@ pub(super) async fn settle(
         }
     }
     let mut left = Left { complete: true, newer: None };
+    // Whoever wrote last may have ended between dropping, or recording, an owner's balances and the owner.
+    let empty = index.owners.iter().filter(|(_, entry)| entry.balances.is_empty());
+    let empty: Vec<(String, Vec<Balance>)> = empty.map(|(owner, _)| (owner.clone(), Vec::new())).collect();
     let mut gone: HashMap<usize, Vec<Balance>> = HashMap::new();
     let (calls, taken): (Vec<Step>, Vec<Step>) = steps.into_iter().partition(|step| step.call.is_some());
     for Step { owner, balance, fate, call: _ } in taken {
@@ -135,15 +138,20 @@ pub(super) async fn settle(
             }
         }
     }
-    let gone: Vec<(String, Vec<Balance>)> =
-        gone.into_iter().map(|(owner, balances)| (owners[owner].name.clone(), balances)).collect();
-    for Unsettled { name, stamp, parked, problem, waits } in owners {
+    let gone = gone.into_iter().map(|(owner, balances)| (owners[owner].name.clone(), balances));
+    let gone: Vec<(String, Vec<Balance>)> = gone.chain(empty).collect();
+    for Unsettled { name, parked, .. } in &mut owners {
+        if let Some(entry) = index.owners.get_mut(name) {
+            entry.parked.extend(std::mem::take(parked));
+        }
+    }
+    // Nobody is settled before what is gone is dropped: the next round tries again what fails here.
+    index.forget(connection, cluster, &gone).await?;
+    for Unsettled { name, stamp, problem, waits, .. } in owners {
         let Some(entry) = index.owners.get_mut(&name) else { continue };
-        entry.parked.extend(parked);
         let problem = problem.map(|problem| (problem, now + TRY_AGAIN));
         entry.settled = (!waits).then_some(Settled { stamp, problem });
     }
-    index.forget(connection, cluster, &gone).await?;
     failure.map_or(Ok(left), Err)
 }
 

@@ -23,7 +23,9 @@ async fn listing_consumers_again_survives_a_kill_after_each_operation() -> Resul
 #[tokio::test]
 async fn a_deletion_that_retains_survives_a_kill_after_each_operation() -> Result<()> {
     let delete = story("delete, Retain", |bed| Box::pin(bed.delete("chat")));
-    let ended = |state: &State| ledger(state, "ann").is_some_and(|ledger| ledger.get("owner").is_none());
+    let ended = |state: &State| {
+        is_ruled_by_more(state) && ledger(state, "ann").is_some_and(|ledger| ledger.get("owner").is_none())
+    };
     play(Story { ended, ..delete }).await
 }
 
@@ -35,7 +37,7 @@ async fn a_deletion_that_deletes_survives_a_kill_after_each_operation() -> Resul
         objects
     };
     let delete = story("delete, Delete", |bed| Box::pin(bed.delete("chat")));
-    let ended = |state: &State| !state.contains_key("AIQuota chat") && ledger(state, "ann").is_none();
+    let ended = |state: &State| is_ruled_by_more(state) && ledger(state, "ann").is_none();
     // What is spent of deleted balances is spent of nothing.
     play(Story { before, ended, spent_meanwhile: &[("eve", 6)], ..delete }).await
 }
@@ -46,4 +48,13 @@ fn ledger<'a>(state: &'a State, consumer: &str) -> Option<&'a Value> {
 
 fn parked(state: &State, consumer: &str) -> bool {
     !state.contains_key(&format!("redis chat:{consumer}")) && ledger(state, consumer).is_some()
+}
+
+/// Whether the gateway has the rule of the object that stays, and only that.
+fn is_ruled_by_more(state: &State) -> bool {
+    let policies = &state["WasmPlugin aiquota-ai-quota"]["spec"]["defaultConfig"]["aiquota"]["policies"];
+    let ready = state["AIQuota more"]["status"]["conditions"].as_array().is_some_and(|conditions| {
+        conditions.iter().any(|condition| condition["type"] == "Ready" && condition["status"] == "True")
+    });
+    ready && policies.as_object().is_some_and(|policies| policies.keys().eq(["higress-system/more"]))
 }

@@ -37,6 +37,8 @@ const PLAN: &[&str] = &[
     "schemars",
     "serde-value",
     "serde_path_to_error",
+    // of croner
+    "strum",
 ];
 
 pub(crate) fn check() -> Result<()> {

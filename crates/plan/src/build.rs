@@ -27,9 +27,8 @@ use crate::{
     plan::Declared,
     prefix,
     room::{self, NoRoom},
-    schedule::{Schedule, UTC},
     stores::{self, Stores},
-    tables::{Known, Refreshing, Tables},
+    tables::{self, Known, Refreshing, Tables},
     targets::Targets,
     validate::validate,
     warn::Beside,
@@ -492,21 +491,9 @@ fn settings(world: &World, quota: &AiQuota, key: &Key) -> wire::Policy {
             path: admin.path.clone().unwrap_or_else(|| DEFAULT_ADMIN_PATH.to_owned()),
         }),
         default_quota: spec.default_quota,
-        refresh: spec.refresh.as_ref().and_then(refresh),
+        refresh: spec.refresh.as_ref().and_then(tables::refresh),
         unavailable: None,
     }
-}
-
-/// Nothing for a schedule that cannot be read, which is refused.
-fn refresh(declared: &api::Refresh) -> Option<wire::Refresh> {
-    let api::Refresh { schedule, time_zone, mode, max_balance } = declared;
-    let schedule = Schedule::new(schedule, time_zone.as_deref().unwrap_or(UTC)).ok()?;
-    let mode = match mode.unwrap_or_default() {
-        api::RefreshMode::Reset => wire::RefreshMode::Reset,
-        api::RefreshMode::Add => wire::RefreshMode::Add,
-        api::RefreshMode::CarryOver => wire::RefreshMode::CarryOver,
-    };
-    Some(wire::Refresh { schedule: schedule.name().to_owned(), mode, max_balance: *max_balance })
 }
 
 fn owner(world: &World, object: &Object) -> Owner {

@@ -9,7 +9,7 @@ use std::{
 use enforcement::{redis::Period, wire};
 use jiff::Timestamp;
 
-use crate::schedule::{FEW, Schedule};
+use crate::schedule::{FEW, Schedule, UTC};
 
 /// By the schedule's name.
 #[derive(Default)]
@@ -49,6 +49,18 @@ pub struct Turn {
     pub ordinal: i64,
     /// When every Redis' clock has come to it; nothing once that has passed.
     pub settles: Option<Timestamp>,
+}
+
+/// A refresh as policies have it. Nothing for a schedule that cannot be read, which is refused.
+pub(crate) fn refresh(declared: &api::Refresh) -> Option<wire::Refresh> {
+    let api::Refresh { schedule, time_zone, mode, max_balance } = declared;
+    let schedule = Schedule::new(schedule, time_zone.as_deref().unwrap_or(UTC)).ok()?;
+    let mode = match mode.unwrap_or_default() {
+        api::RefreshMode::Reset => wire::RefreshMode::Reset,
+        api::RefreshMode::Add => wire::RefreshMode::Add,
+        api::RefreshMode::CarryOver => wire::RefreshMode::CarryOver,
+    };
+    Some(wire::Refresh { schedule: schedule.name().to_owned(), mode, max_balance: *max_balance })
 }
 
 impl Tables {

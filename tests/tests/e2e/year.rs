@@ -8,11 +8,12 @@ use anyhow::{Context as _, Result, ensure};
 use api::AiQuota;
 use book::{Book, Mode, Refresh};
 use calendar::{PATTERNS, ZONES, boundaries, midnight};
+use clock::Clocked;
 use e2e::{random::Random, raw::Raw};
 use enforcement::{
     redis::{
         Add, AdminOutcome, ApplyOutcome, Balance, Charge, ChargeOutcome, Check, CheckOutcome, Invocation, Left, Period,
-        Query, Reply, ReplyError, SOURCE,
+        Query, Reply, ReplyError,
     },
     wire,
 };
@@ -22,6 +23,7 @@ use testbed::{Redis, RedisOptions};
 
 mod book;
 mod calendar;
+mod clock;
 #[expect(dead_code, reason = "worlds of other tests")]
 #[path = "../../../crates/plan/tests/large/mod.rs"]
 mod world;
@@ -31,14 +33,6 @@ const END: i64 = midnight(2027, 11, 15);
 /// No controller runs in this month, across a clock change.
 const AWAY: std::ops::Range<i64> = midnight(2027, 3, 10)..midnight(2027, 4, 10);
 const OBJECTS: usize = 40;
-
-/// In front of the library: the time is the last argument.
-const CLOCK: &str = "local clock = table.remove(ARGV)\n\
-    local real = redis\n\
-    local redis = setmetatable({ call = function(command, ...)\n\
-      if command == 'TIME' then return { clock, '0' } end\n\
-      return real.call(command, ...)\n\
-    end }, { __index = real })\n";
 
 /// What is declared now.
 #[derive(Clone, Copy, Debug)]
@@ -66,8 +60,7 @@ struct Flight {
 struct Year {
     random: Random,
     now: i64,
-    redis: Raw,
-    library: String,
+    redis: Clocked,
     world: World,
     balances: Vec<Balance>,
     declared: Vec<Declared>,
@@ -104,12 +97,7 @@ async fn a_year_of_refreshes_is_right_to_the_token() -> Result<()> {
 }
 
 impl Year {
-    async fn new(seed: u64, mut redis: Raw) -> Result<Self> {
-        let source = format!("{CLOCK}{SOURCE}");
-        let load = encode(&[b"SCRIPT", b"LOAD", source.as_bytes()]);
-        let answer = redis.forward(&load).await?;
-        let Reply::Bulk(library) = Reply::parse(&answer)? else { anyhow::bail!("{}", answer.escape_ascii()) };
-        let library = String::from_utf8(library.to_vec())?;
+    async fn new(seed: u64, redis: Raw) -> Result<Self> {
         let schedules = (0..PATTERNS.len() * ZONES.len()).map(|schedule| {
             let (pattern, zone) = (schedule / ZONES.len(), schedule % ZONES.len());
             boundaries(pattern, &ZONES[zone], BEGIN - 86_400, END + 3 * 86_400)
@@ -122,8 +110,7 @@ impl Year {
         Ok(Self {
             random: Random(seed),
             now: BEGIN,
-            redis,
-            library,
+            redis: Clocked::new(redis).await?,
             balances: balances.collect(),
             declared: vec![Declared { grant: 10_000, refresh: None, token: None }; OBJECTS],
             books: vec![Book::default(); OBJECTS],
@@ -445,17 +432,8 @@ impl Year {
         Ok(())
     }
 
-    /// A call of the library, at this clock.
     async fn call<T>(&mut self, call: &Invocation, of: impl Fn(&Reply<'_>) -> Result<T, ReplyError>) -> Result<T> {
-        let told = call.evalsha().encode();
-        let Reply::Array(words) = Reply::parse(&told)? else { anyhow::bail!("no command") };
-        let words = words.iter().filter_map(|word| if let Reply::Bulk(word) = word { Some(*word) } else { None });
-        let mut words: Vec<&[u8]> = words.collect();
-        let clock = self.now.to_string();
-        words[1] = self.library.as_bytes();
-        words.push(clock.as_bytes());
-        let answer = self.redis.forward(&encode(&words)).await?;
-        Ok(of(&Reply::parse(&answer)?)?)
+        self.redis.call(call, self.now, of).await
     }
 
     fn count(&mut self, what: &'static str) {
@@ -475,12 +453,4 @@ fn period(Gateway { policies, tables }: &Gateway, object: usize, now: i64) -> Op
 
 fn policy(object: usize) -> String {
     format!("team-0/quota-{object:05}")
-}
-
-fn encode(words: &[&[u8]]) -> Vec<u8> {
-    let mut bytes = format!("*{}\r\n", words.len()).into_bytes();
-    for word in words {
-        bytes.extend([format!("${}\r\n", word.len()).as_bytes(), word, b"\r\n"].concat());
-    }
-    bytes
 }

@@ -1,4 +1,4 @@
-//! The controller is killed after each of its operations in turn, the first, the second, up to the last one that a
+//! The controller is killed (or loses its connections) after each of its operations in turn, the first, the second, up to the last one that a
 //! story takes. Started again it must come to the same end as a run that nothing interrupted: the same balances and
 //! ledgers, WasmPlugins, statuses and finalizers, with what was spent meanwhile spent once.
 
@@ -31,6 +31,16 @@ struct Story {
     /// is dead.
     spent_before: Spent,
     spent_meanwhile: Spent,
+    interruption: Interruption,
+}
+
+/// What happens after an operation.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Interruption {
+    /// The controller is killed, and started again.
+    Kill,
+    /// Every connection of it breaks, and the operation's answer never comes; it goes on.
+    Break,
 }
 
 type Spent = &'static [(&'static str, i64)];
@@ -56,7 +66,10 @@ async fn play(story: Story) -> Result<()> {
     for n in 1..=operations.len() {
         let interrupted = async {
             begin(&bed, &story).await?;
-            let reached = bed.kill_after(n);
+            let reached = match story.interruption {
+                Interruption::Kill => bed.kill_after(n),
+                Interruption::Break => bed.break_after(n),
+            };
             (story.act)(&bed).await?;
             let last = bed.patiently(&format!("operation {n} comes"), reached.operation()).await??;
             let mut expected = expected.clone();
@@ -64,15 +77,18 @@ async fn play(story: Story) -> Result<()> {
                 let booked = bed.spend(consumer, *tokens).await?;
                 state::spend(&mut expected, &bed.balance(consumer), *tokens, booked)?;
             }
-            bed.restart()?;
+            if story.interruption == Interruption::Kill {
+                bed.restart()?;
+            }
             let ended = bed.settled(|found| state::compare(found, &expected)).await;
-            ended.map(drop).with_context(|| format!("it was killed after {last}"))
+            ended.map(drop).with_context(|| format!("it was interrupted after {last}"))
         };
-        let after =
-            || format!("{}: killed after operation {n} of {}:\n{}", story.name, operations.len(), listed(&operations));
+        let after = || {
+            format!("{}: interrupted after operation {n} of {}:\n{}", story.name, operations.len(), listed(&operations))
+        };
         interrupted.await.with_context(after)?;
     }
-    println!("{}: killed after each of {} operations\n{}", story.name, operations.len(), table(&operations));
+    println!("{}: interrupted after each of {} operations\n{}", story.name, operations.len(), table(&operations));
     Ok(())
 }
 
@@ -151,6 +167,7 @@ fn story(name: &'static str, act: for<'a> fn(&'a Bed) -> LocalBoxFuture<'a, Resu
         ended: |_| true,
         spent_before: &[("ann", 7), ("bob", 11), ("dan", 5), ("eve", 3)],
         spent_meanwhile: &[("ann", 2), ("bob", 4), ("eve", 6)],
+        interruption: Interruption::Kill,
     }
 }
 
@@ -192,6 +209,19 @@ async fn a_schedule_survives_a_kill_after_each_operation() -> Result<()> {
         Box::pin(async move { bed.apply(&[scheduled]).await })
     });
     play(Story { before: alone, spent_before: &[("ann", 7)], spent_meanwhile: &[("ann", 2)], ..schedule }).await
+}
+
+#[tokio::test]
+async fn a_boundary_that_passed_survives_a_kill_after_each_operation() -> Result<()> {
+    let before = || {
+        let mut scheduled = chat(&[ann(), bob(), cid(), dan()]);
+        // A boundary that gave twice would show.
+        scheduled["spec"]["refresh"] = json!({"schedule": "@monthly", "timeZone": "Asia/Shanghai", "mode": "Add"});
+        vec![vec![bed::store(), scheduled]]
+    };
+    let boundary = story("boundary", |bed| Box::pin(bed.rewind(&["ann", "bob", "cid", "dan"])));
+    let ended = |state: &State| state["redis chat:ann"] == "1993";
+    play(Story { before, ended, spent_before: &[("ann", 7)], spent_meanwhile: &[("ann", 2)], ..boundary }).await
 }
 
 #[tokio::test]

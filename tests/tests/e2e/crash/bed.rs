@@ -135,6 +135,24 @@ impl Bed {
         self.operations.cut(n, Moment::Unanswered, move || controller.kill())
     }
 
+    /// Breaks every connection of the controller when it has done `n` more operations; it hears nothing of the last.
+    pub(super) fn break_after(&self, n: usize) -> Reached {
+        self.operations.cut(n, Moment::Unanswered, || ())
+    }
+
+    /// Lets the controller be away while a boundary passes: what is there now was there a period ago.
+    pub(super) async fn rewind(&self, consumers: &[&str]) -> Result<()> {
+        self.controller.kill();
+        let mut redis = self.redis.connect().await?;
+        for consumer in consumers {
+            let ledger = self.balance(consumer).ledger();
+            let mut back = redis::cmd("HINCRBY");
+            let ordinal: i64 = back.arg(ledger).arg("ordinal").arg(-1).query_async(&mut redis).await?;
+            ensure!(ordinal > 0, "{consumer} has no period");
+        }
+        self.restart()
+    }
+
     /// Waits until every object is ready as it is now.
     pub(super) async fn done(&self) -> Result<()> {
         self.eventually("every object is ready", async || {

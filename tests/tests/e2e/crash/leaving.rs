@@ -4,7 +4,7 @@ use anyhow::Result;
 use serde_json::{Value, json};
 
 use super::state::State;
-use super::{Story, all, ann, chat, cid, play, story};
+use super::{Interruption, Story, all, ann, chat, cid, play, story};
 
 #[tokio::test]
 async fn removing_consumers_survives_a_kill_after_each_operation() -> Result<()> {
@@ -29,17 +29,27 @@ async fn a_deletion_that_retains_survives_a_kill_after_each_operation() -> Resul
     play(Story { ended, ..delete }).await
 }
 
-#[tokio::test]
-async fn a_deletion_that_deletes_survives_a_kill_after_each_operation() -> Result<()> {
+/// The object is deleted with its balances.
+fn delete() -> Story {
     let before = || {
         let mut objects = all();
         objects[0][1]["spec"]["deletionPolicy"] = json!("Delete");
         objects
     };
-    let delete = story("delete, Delete", |bed| Box::pin(bed.delete("chat")));
     let ended = |state: &State| is_ruled_by_more(state) && ledger(state, "ann").is_none();
     // What is spent of deleted balances is spent of nothing.
-    play(Story { before, ended, spent_meanwhile: &[("eve", 6)], ..delete }).await
+    let delete = story("delete, Delete", |bed| Box::pin(bed.delete("chat")));
+    Story { before, ended, spent_meanwhile: &[("eve", 6)], ..delete }
+}
+
+#[tokio::test]
+async fn a_deletion_that_deletes_survives_a_kill_after_each_operation() -> Result<()> {
+    play(delete()).await
+}
+
+#[tokio::test]
+async fn a_deletion_that_deletes_survives_broken_connections_after_each_operation() -> Result<()> {
+    play(Story { interruption: Interruption::Break, ..delete() }).await
 }
 
 fn ledger<'a>(state: &'a State, consumer: &str) -> Option<&'a Value> {

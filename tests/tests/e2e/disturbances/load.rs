@@ -15,6 +15,8 @@ use tokio::task::JoinSet;
 const LOOPS: usize = 13;
 /// What a request of a loop costs.
 const COSTS: [(i64, i64); 4] = [(7, 4), (1, 0), (20, 30), (3, 5)];
+/// What the loops of one consumer can have on the way at once: each the dearest.
+pub(super) const IN_FLIGHT_COSTS: i64 = LOOPS as i64 * 50;
 /// A loop that was refused asks again after this: clients do not ask faster.
 const PACE: Duration = Duration::from_millis(20);
 

@@ -126,7 +126,11 @@ pub(crate) fn resolve<'a, K: Eq + Hash + Clone + 'a>(
     for claim in derived {
         match losers.get(&(claim.by, claim.target)) {
             Some(why) => of_losers.push((claim, *why)),
-            None => drop(slots.claim(claim, settings, ceilings)),
+            // What derives from a target that is free may itself lie under a ceiling: a route of its name, with other hosts.
+            None => match ceilings.over(&claim.what, claim.by) {
+                Some(ceiling) => drop(slots.under(claim, ceiling)),
+                None => drop(slots.claim(claim, settings, ceilings)),
+            },
         }
     }
     for (claim, why) in of_losers {

@@ -93,9 +93,10 @@ pub fn status(
     AiQuotaStatus {
         observed_generation: verdict.object.metadata().generation,
         conditions: conditions.made,
-        targets: match &verdict.object {
-            Object::Read(_) => verdict.targets.iter().map(reported).collect(),
-            Object::Undecodable(_) => before.map(|status| status.targets.clone()).unwrap_or_default(),
+        // Whose last rule stays keeps what it stands on: the planner reads it back.
+        targets: match keeps_last_rule(verdict) {
+            false => verdict.targets.iter().map(reported).collect(),
+            true => before.map(|status| status.targets.clone()).unwrap_or_default(),
         },
         next_refresh: verdict.next_refresh.map(|next| next.to_string()),
         refreshed: refreshed(verdict, &seeds).map(str::to_owned),
@@ -106,6 +107,10 @@ pub fn status(
             Object::Undecodable(_) => before.and_then(|status| status.summary.clone()),
         },
     }
+}
+
+fn keeps_last_rule(verdict: &Verdict) -> bool {
+    verdict.refused.first().is_some_and(Reason::keeps_last_rule)
 }
 
 /// The refresh by hand that all listed consumers had.

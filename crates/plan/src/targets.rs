@@ -103,7 +103,10 @@ impl<'a> Targets<'a> {
         let rules = ingress.and_then(|ingress| ingress.spec.as_ref()?.rules.as_ref()).into_iter().flatten();
         let mut hosts: Vec<&str> = rules.map(|rule| rule.host.as_deref().unwrap_or("*")).collect();
         hosts.extend(http_route.into_iter().flatten().map(String::as_str));
-        if hosts.is_empty() {
+        // A default backend answers for every host.
+        let default =
+            ingress.is_some_and(|ingress| ingress.spec.as_ref().is_some_and(|spec| spec.default_backend.is_some()));
+        if hosts.is_empty() || default {
             hosts.push("*");
         }
         Some(hosts)
@@ -163,7 +166,9 @@ fn names(ingress: &Ingress) -> (&str, &str) {
 
 fn is_canary(ingress: &Ingress) -> bool {
     let annotations = ingress.metadata.annotations.as_ref();
-    annotations.is_some_and(|all| CANARY.iter().any(|name| all.get(*name).is_some_and(|value| value == "true")))
+    // Higress is written in Go, whose ParseBool takes these.
+    let yes = |value: &String| ["1", "t", "T", "true", "TRUE", "True"].contains(&value.as_str());
+    annotations.is_some_and(|all| CANARY.iter().any(|name| all.get(*name).is_some_and(yes)))
 }
 
 fn places(ingress: &Ingress) -> impl Iterator<Item = Place<'_>> {

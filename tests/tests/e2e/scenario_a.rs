@@ -112,8 +112,9 @@ async fn a_day_of_token_management_goes_as_declared() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_redis_user_who_may_touch_only_the_balances_is_enough_for_controller_and_gateway() -> Result<()> {
-    let user = "user quota on >s3cret ~chat_quota:* ~{chat_quota:* +@read +@write -@dangerous +eval +evalsha +ping +time +select";
+async fn a_redis_user_who_may_touch_only_balances_and_index_is_enough_for_controller_and_gateway() -> Result<()> {
+    let user = "user quota on >s3cret ~aiquota:* ~chat_quota:* ~{chat_quota:* \
+                +@read +@write -@dangerous +eval +evalsha +ping +time +select";
     let config = vec!["user default off".to_owned(), user.to_owned()];
     let stage = Stage::set_with(RedisOptions { config, ..RedisOptions::default() }).await?;
     stage.start_controller()?;

@@ -11,7 +11,8 @@ use futures::{FutureExt, StreamExt};
 use kube::{Api, Resource, ResourceExt};
 use kube_runtime::WatchStreamExt;
 use kube_runtime::reflector::{Lookup, ObjectRef, Store, store};
-use kube_runtime::watcher::{self, Event, watcher};
+use kube_runtime::utils::Backoff;
+use kube_runtime::watcher::{self, DefaultBackoff, Event, watcher};
 use serde::de::DeserializeOwned;
 use tokio::sync::{Notify, watch};
 
@@ -33,6 +34,9 @@ impl Unserved {
         }
     }
 }
+
+/// The longest between two attempts to watch.
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
 /// The objects of one kind.
 pub(crate) struct Watch<K: 'static + Lookup>
@@ -97,7 +101,7 @@ async fn follow<K>(
     let kind = K::kind(&());
     'list: loop {
         let asked = *lists.asked.borrow_and_update();
-        let mut events = watcher(api.clone(), watcher::Config::default()).default_backoff().boxed();
+        let mut events = watcher(api.clone(), watcher::Config::default()).backoff(Impatient::default()).boxed();
         loop {
             let event = tokio::select! {
                 event = events.next() => event,
@@ -135,6 +139,26 @@ async fn follow<K>(
             }
         }
         tokio::time::sleep(unserved.look_again()).await;
+    }
+}
+
+/// The library's waits, which grow to half a minute and more, but not so long. An API server that was away for long is
+/// back for a while before a watch notices, and then it may not know any more where that watch stood, which counts as
+/// another failure: an edit would be seen after a minute.
+#[derive(Default)]
+struct Impatient(DefaultBackoff);
+
+impl Iterator for Impatient {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        self.0.next().map(|wait| wait.min(LONGEST_WAIT))
+    }
+}
+
+impl Backoff for Impatient {
+    fn reset(&mut self) {
+        self.0.reset();
     }
 }
 
@@ -182,6 +206,13 @@ mod tests {
 
     fn meta() -> Meta {
         Meta { generation: Some(3), uid: Some("u".into()), resource_version: Some("1".into()), ..Meta::default() }
+    }
+
+    #[test]
+    fn however_long_the_api_server_is_away_it_is_asked_every_few_seconds() {
+        let waits: Vec<Duration> = Impatient::default().take(20).collect();
+        assert!(waits[0] < LONGEST_WAIT, "{waits:?}");
+        assert_eq!(waits[19], LONGEST_WAIT, "{waits:?}");
     }
 
     #[test]

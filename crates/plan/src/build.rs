@@ -65,7 +65,7 @@ pub fn build(world: &World) -> Plan {
         Life::Leaves(leaving) => leaving.until.filter(|until| *until > world.now),
         Life::Stays | Life::Gone => None,
     });
-    let unread = verdicts.iter().filter(|verdict| verdict.refused.first().is_some_and(Reason::keeps_last_rule));
+    let unread = verdicts.iter().filter(|verdict| verdict.keeps_last_rule());
     Plan {
         next: refreshes.chain(tables.next()).chain(departures).chain(settles).min(),
         unread: unread.map(|verdict| verdict.owner.name.clone()).collect(),

@@ -80,7 +80,7 @@ impl Recorded<'_, '_> {
             Some(verdict) => {
                 (&verdict.owner.uid, verdict.owner.generation).hash(&mut hasher);
                 matches!(verdict.life, Life::Leaves(leaving) if leaving.drained).hash(&mut hasher);
-                (is_unread(verdict), self.declares_here(verdict)).hash(&mut hasher);
+                (verdict.keeps_last_rule(), self.declares_here(verdict)).hash(&mut hasher);
                 self.own_seeds(verdict).for_each(|seed| self.all.plan.seeds[seed].consumer.hash(&mut hasher));
             }
         }
@@ -111,7 +111,7 @@ impl Recorded<'_, '_> {
             Life::Leaves(_) => Fate::Stays,
             Life::Stays | Life::Gone => match self.declares_here(verdict) {
                 // Only who can be read can have let go of anything.
-                _ if is_unread(verdict) => Fate::Stays,
+                _ if verdict.keeps_last_rule() => Fate::Stays,
                 None => Fate::Stays,
                 Some(true) if self.lists(verdict, balance) => Fate::Stays,
                 Some(_) => Fate::Park,
@@ -218,8 +218,4 @@ fn store_name(verdict: &Verdict) -> String {
         Object::Undecodable(_) => None,
     };
     name.unwrap_or(crate::stores::DEFAULT).to_owned()
-}
-
-fn is_unread(verdict: &Verdict) -> bool {
-    verdict.refused.first().is_some_and(Reason::keeps_last_rule)
 }

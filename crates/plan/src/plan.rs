@@ -223,6 +223,13 @@ pub enum Object {
     Undecodable(Arc<Undecodable>),
 }
 
+impl Verdict {
+    /// Whether the object cannot be understood, so that what was in force before stays.
+    pub(crate) fn keeps_last_rule(&self) -> bool {
+        self.refused.first().is_some_and(Reason::keeps_last_rule)
+    }
+}
+
 impl Object {
     #[must_use]
     pub fn metadata(&self) -> &ObjectMeta {

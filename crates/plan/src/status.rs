@@ -94,7 +94,7 @@ pub fn status(
         observed_generation: verdict.object.metadata().generation,
         conditions: conditions.made,
         // Whose last rule stays keeps what it stands on: the planner reads it back.
-        targets: match keeps_last_rule(verdict) {
+        targets: match verdict.keeps_last_rule() {
             false => verdict.targets.iter().map(reported).collect(),
             true => before.map(|status| status.targets.clone()).unwrap_or_default(),
         },
@@ -107,10 +107,6 @@ pub fn status(
             Object::Undecodable(_) => before.and_then(|status| status.summary.clone()),
         },
     }
-}
-
-fn keeps_last_rule(verdict: &Verdict) -> bool {
-    verdict.refused.first().is_some_and(Reason::keeps_last_rule)
 }
 
 /// The refresh by hand that all listed consumers had.

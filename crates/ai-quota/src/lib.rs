@@ -13,7 +13,7 @@ use enforcement::rules::Subject;
 use enforcement::{guard, identity};
 use guest_abi::host::{self, Buffer, Level, Map};
 use guest_abi::{Action, Module, Unanswered};
-use stores::{Calls, Clients, TICK_MS};
+use stores::{Calls, Clients, TICK_MS, Ticks};
 
 guest_abi::module!(AiQuota);
 
@@ -108,13 +108,13 @@ impl Module for AiQuota {
     fn tick(&mut self, root: u32) {
         let expired = self.roots.get_mut(&root).map(|root| root.calls.tick()).unwrap_or_default();
         for waiter in expired {
-            self.answer(root, waiter, Err(Failure::Deadline));
+            self.answer(root, waiter, None, Err(Failure::Deadline));
         }
     }
 
     fn redis_reply(&mut self, root: u32, token: u32, reply: Result<&[u8], Unanswered>) {
-        if let Some(waiter) = self.roots.get_mut(&root).and_then(|root| root.calls.take(token)) {
-            self.answer(root, waiter, reply.map_err(|Unanswered| Failure::Network));
+        if let Some((waiter, left)) = self.roots.get_mut(&root).and_then(|root| root.calls.take(token)) {
+            self.answer(root, waiter, Some(left), reply.map_err(|Unanswered| Failure::Network));
         }
     }
 
@@ -235,7 +235,7 @@ impl AiQuota {
             Step::AwaitBody(_) => return Action::StopIteration,
             Step::Ask(ask) => (ask.pending.is_metered(), Next::Ask(ask)),
         };
-        match self.follow(root, stream, next) {
+        match self.follow(root, stream, next, None) {
             None if metered => Action::StopAllAndWatermark,
             None => Action::StopIteration,
             Some(Ok(meter)) => {
@@ -246,8 +246,8 @@ impl AiQuota {
         }
     }
 
-    /// Takes an answer of Redis, or the reason why there is none.
-    fn answer(&mut self, root: u32, waiter: Waiter, answer: Result<&[u8], Failure>) {
+    /// Takes an answer of Redis, or the reason why there is none, and how long it still could have come.
+    fn answer(&mut self, root: u32, waiter: Waiter, left: Option<Ticks>, answer: Result<&[u8], Failure>) {
         match waiter {
             Waiter::Charge(booking) => self.booked(root, booking.answer(answer)),
             Waiter::Stream(stream, pending) => {
@@ -256,7 +256,7 @@ impl AiQuota {
                 if !self.streams.get(&stream).is_some_and(waits) {
                     return;
                 }
-                let Some(decided) = self.follow(root, stream, pending.answer(answer)) else { return };
+                let Some(decided) = self.follow(root, stream, pending.answer(answer), left) else { return };
                 if host::set_effective_context(stream).is_err() {
                     self.enter(stream, State::Passing);
                     return;
@@ -277,8 +277,15 @@ impl AiQuota {
         }
     }
 
-    /// Asks as long as there is something to ask. Nothing: the stream waits. Else the decision over it.
-    fn follow(&mut self, root: u32, stream: u32, mut next: Next) -> Option<Result<Box<Meter>, Response>> {
+    /// Asks as long as there is something to ask. Nothing: the stream waits. Else the decision over it. What is asked
+    /// once more has what is left of the first time: a client waits for one deadline, not for one per round trip.
+    fn follow(
+        &mut self,
+        root: u32,
+        stream: u32,
+        mut next: Next,
+        left: Option<Ticks>,
+    ) -> Option<Result<Box<Meter>, Response>> {
         loop {
             let Ask { call, pending } = match next {
                 Next::Admit(meter) => return Some(Ok(meter)),
@@ -293,7 +300,8 @@ impl AiQuota {
                 },
             };
             let calls = &mut self.roots.get_mut(&root)?.calls;
-            next = match calls.send(&mut self.clients, &call, Waiter::Stream(stream, pending)) {
+            let left = left.unwrap_or_else(|| Ticks::of(&call.store));
+            next = match calls.send(&mut self.clients, &call, left, Waiter::Stream(stream, pending)) {
                 Ok(()) => {
                     self.enter(stream, State::Waiting);
                     return None;
@@ -326,7 +334,8 @@ impl AiQuota {
 
     fn charge(&mut self, root: u32, Charge { call, booking }: Charge) {
         let Some(Root { calls, .. }) = self.roots.get_mut(&root) else { return };
-        if let Err((Waiter::Charge(booking), failure)) = calls.send(&mut self.clients, &call, Waiter::Charge(booking)) {
+        let (left, waiter) = (Ticks::of(&call.store), Waiter::Charge(booking));
+        if let Err((Waiter::Charge(booking), failure)) = calls.send(&mut self.clients, &call, left, waiter) {
             self.booked(root, booking.answer(Err(failure)));
         }
     }

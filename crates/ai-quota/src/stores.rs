@@ -30,7 +30,18 @@ pub(crate) struct Calls<W>(BTreeMap<u32, Waiting<W>>);
 
 struct Waiting<W> {
     who: W,
-    ticks_left: u32,
+    left: Ticks,
+}
+
+/// How many ticks are left until a deadline.
+#[derive(Clone, Copy)]
+pub(crate) struct Ticks(u32);
+
+impl Ticks {
+    /// A store's whole timeout. One tick more, since the next may be due at once.
+    pub(crate) fn of(store: &Store) -> Self {
+        Self(store.timeout_ms.div_ceil(TICK_MS).saturating_add(1))
+    }
 }
 
 impl Clients {
@@ -104,30 +115,28 @@ impl<W> Calls<W> {
         Self(BTreeMap::new())
     }
 
-    /// Sends a call somebody waits for. If it fails at once, no answer will come.
-    pub(crate) fn send(&mut self, clients: &mut Clients, call: &Call, who: W) -> Result<(), (W, Failure)> {
+    /// Sends a call somebody waits for, so long. If it fails at once, no answer will come. The host has a timer of its
+    /// own, which any other answer of the connection starts anew.
+    pub(crate) fn send(&mut self, clients: &mut Clients, call: &Call, left: Ticks, who: W) -> Result<(), (W, Failure)> {
         match clients.send(call) {
             Ok(token) => {
-                // The host has a timer of its own, which any other answer of the connection starts anew. One tick
-                // more, since the next may be due at once.
-                let ticks_left = call.store.timeout_ms.div_ceil(TICK_MS).saturating_add(1);
-                self.0.insert(token, Waiting { who, ticks_left });
+                self.0.insert(token, Waiting { who, left });
                 Ok(())
             }
             Err(failure) => Err((who, failure)),
         }
     }
 
-    /// Who waits for this answer; nobody if it comes too late.
-    pub(crate) fn take(&mut self, token: u32) -> Option<W> {
-        self.0.remove(&token).map(|waiting| waiting.who)
+    /// Who waits for this answer, and how long they still would; nobody if it comes too late.
+    pub(crate) fn take(&mut self, token: u32) -> Option<(W, Ticks)> {
+        self.0.remove(&token).map(|Waiting { who, left }| (who, left))
     }
 
     /// Everybody whose deadline passes with this tick.
     pub(crate) fn tick(&mut self) -> Vec<W> {
         for waiting in self.0.values_mut() {
-            waiting.ticks_left = waiting.ticks_left.saturating_sub(1);
+            waiting.left.0 = waiting.left.0.saturating_sub(1);
         }
-        self.0.extract_if(.., |_, waiting| waiting.ticks_left == 0).map(|(_, waiting)| waiting.who).collect()
+        self.0.extract_if(.., |_, waiting| waiting.left.0 == 0).map(|(_, waiting)| waiting.who).collect()
     }
 }

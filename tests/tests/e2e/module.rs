@@ -20,6 +20,17 @@ fn upstream() -> Value {
     json!({"admin_consumer": "admin", "redis": {"service_name": "redis.static", "timeout": 100}})
 }
 
+fn native() -> Value {
+    json!({
+        "aiquota": {
+            "version": 1,
+            "stores": {"s": {"service": "redis.static", "port": 80, "timeoutMs": 100}},
+            "policies": {"p": {"store": "s", "keyPrefix": "k:", "owner": "o", "paths": [METERED]}}
+        },
+        "_rules_": [{"_match_domain_": ["*"], "policy": "p", "open": true}]
+    })
+}
+
 fn stage(configuration: &Value) -> Result<Stage> {
     let module = VmModule::load(&testbed::module("ai-quota")?)?;
     let vm = module.start(configuration.to_string().as_bytes());
@@ -263,6 +274,23 @@ fn a_call_has_a_deadline_and_what_comes_later_is_dropped() -> Result<()> {
 }
 
 #[test]
+fn a_request_that_asks_again_has_one_deadline_for_all_of_it() -> Result<()> {
+    for healed in [NOAUTH, b"-NOSCRIPT No matching script.\r\n"] {
+        let mut stage = stage(&native())?;
+        let stream = stage.open(&["user"], METERED, &[])?;
+        stage.headers(stream, false)?;
+        let call = stage.call()?;
+        stage.ticks(2)?;
+        stage.reply(call.token, healed)?;
+        stage.call()?;
+        ensure!(stage.vm.take_effects().is_empty(), "100 ms are two ticks and one more");
+        stage.ticks(1)?;
+        ensure!(stage.refused(stream)?.status == 503);
+    }
+    Ok(())
+}
+
+#[test]
 fn a_lost_connection_and_an_immediate_error_decide_at_once() -> Result<()> {
     let mut stage = stage(&upstream())?;
     let stream = stage.open(&["user"], METERED, &[])?;
@@ -306,14 +334,7 @@ fn answers_for_streams_that_are_gone_are_dropped() -> Result<()> {
 
 #[test]
 fn the_native_form_sends_its_script_by_name_then_whole() -> Result<()> {
-    let mut stage = stage(&json!({
-        "aiquota": {
-            "version": 1,
-            "stores": {"s": {"service": "redis.static", "port": 80, "timeoutMs": 100}},
-            "policies": {"p": {"store": "s", "keyPrefix": "k:", "owner": "o", "paths": [METERED]}}
-        },
-        "_rules_": [{"_match_domain_": ["*"], "policy": "p", "open": true}]
-    }))?;
+    let mut stage = stage(&native())?;
     let stream = stage.open(&["user"], METERED, &[])?;
     stage.headers(stream, false)?;
     let call = stage.call()?;

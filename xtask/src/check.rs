@@ -11,7 +11,7 @@ use crate::{generate, purity};
 const CARGO_DENY: &str = "0.20.2";
 
 /// What is compiled into the modules besides themselves.
-const BELOW_MODULES: [&str; 2] = ["aiquota-enforcement", "aiquota-guest-abi"];
+const BELOW_MODULES: [&str; 3] = ["aiquota-enforcement", "aiquota-guest-abi", "aiquota-module"];
 
 pub(crate) fn check() -> Result<()> {
     step("format", &mut cargo(["fmt", "--all", "--check"]))?;

@@ -14,6 +14,7 @@ mod random;
 pub mod redis;
 pub mod response;
 pub mod rules;
+pub mod steps;
 pub mod usage;
 pub mod values;
 pub mod wire;

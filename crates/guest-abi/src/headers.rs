@@ -37,7 +37,7 @@ impl Headers {
     }
 
     /// Every value of a header, in order; its name in lower case, as HTTP/2 and Envoy have it.
-    pub fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
+    pub fn all<'a>(&'a self, name: &str) -> impl Iterator<Item = &'a [u8]> {
         self.spans
             .iter()
             .filter(move |[key, _]| self.at(*key).eq_ignore_ascii_case(name.as_bytes()))
@@ -46,7 +46,7 @@ impl Headers {
 
     /// The first value of a header.
     #[must_use]
-    pub fn first<'a>(&'a self, name: &'a str) -> Option<&'a [u8]> {
+    pub fn first(&self, name: &str) -> Option<&[u8]> {
         self.all(name).next()
     }
 

@@ -4,7 +4,8 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use enforcement::config::{Config, Quota};
+use enforcement::config::{Config, Policies};
+use enforcement::quota::config::Policy;
 use enforcement::rules::Subject;
 use serde_json::json;
 
@@ -44,9 +45,9 @@ pub fn route(n: usize) -> String {
 
 fn measure(rules: usize) -> Result<f64> {
     let config = Config::parse(configuration(rules).as_bytes())?;
-    let Config::Quota(quota) = config else { anyhow::bail!("not a quota configuration") };
+    let Config::Policies(quota) = config else { anyhow::bail!("a guard has no rules") };
     let routes: Vec<String> = (0..rules).map(route).collect();
-    let find = |quota: &Quota, route: &str| {
+    let find = |quota: &Policies<Policy>, route: &str| {
         let subject = Subject { route: route.as_bytes(), ..Subject::default() };
         quota.target(black_box(&subject)).is_some()
     };

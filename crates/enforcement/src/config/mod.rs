@@ -1,16 +1,17 @@
 //! What a module is configured to do. In: the flattened JSON that Higress gives it, in upstream's form, in ours, or
-//! mixed. Out: stores and, per rule, a policy or the reason why it cannot be enforced. Pure.
+//! mixed. Out: stores and, per rule, a policy or the reason why it cannot be enforced. What a policy consists of is
+//! said by each kind of enforcement, by [`Policy`]. Pure.
 
 mod native;
-#[cfg(test)]
-mod tests;
-mod upstream;
+mod store;
 
-use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
-use serde_json::Value;
+pub(crate) use native::read;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+pub use store::{NamedStores, Store, Stores};
 
 use crate::paths::Paths;
 use crate::rules::{Envelope, EnvelopeError, Matcher, Needs, Rules, Subject};
@@ -18,10 +19,51 @@ use crate::wire;
 
 /// What a module does.
 #[derive(Debug)]
-pub enum Config {
+pub enum Config<P> {
     /// Only removes the identity header, see [`crate::guard`].
     Guard,
-    Quota(Box<Quota>),
+    Policies(Box<Policies<P>>),
+}
+
+/// What requests can be held to, read from both forms of configuration.
+pub trait Policy: Sized {
+    /// One policy in our form.
+    type Wire: DeserializeOwned;
+    /// What all policies of a configuration have in common besides their stores.
+    type Shared: Default;
+
+    /// Reads what stands under `aiquota`, without its stores and policies.
+    ///
+    /// # Errors
+    /// If it has another shape.
+    fn common(native: Value) -> Result<Common<Self::Shared>, ConfigError>;
+
+    /// Reads the keys of a rule, or of the default, in upstream's form.
+    ///
+    /// # Errors
+    /// The field that cannot be used.
+    fn upstream(keys: &Map<String, Value>, shared: &Self::Shared, stores: &mut Stores) -> Result<Self, Invalid>;
+
+    /// Checks a policy in our form.
+    ///
+    /// # Errors
+    /// The field that cannot be used.
+    fn native(wire: Self::Wire, shared: &Self::Shared, stores: NamedStores<'_>) -> Result<Compiled<Self>, Invalid>;
+}
+
+/// What [`Policy::common`] finds.
+#[derive(Debug)]
+pub enum Common<S> {
+    /// Nothing but the guard is wanted.
+    Guard,
+    Shared(S),
+}
+
+/// A policy in our form, checked.
+#[derive(Debug)]
+pub enum Compiled<P> {
+    Policy(P),
+    Unavailable { reason: String, paths: Paths },
 }
 
 /// Why a module must not start.
@@ -44,20 +86,20 @@ pub struct Invalid {
     pub problem: &'static str,
 }
 
-/// Quotas, ready to be asked.
+/// Policies, ready to be asked.
 #[derive(Debug)]
-pub struct Quota {
+pub struct Policies<P> {
     rules: Rules,
-    targets: Vec<Target>,
-    default: Option<Target>,
+    targets: Vec<Target<P>>,
+    default: Option<Target<P>>,
     stores: Vec<Arc<Store>>,
 }
 
 /// What becomes of the requests that a rule or the default matches.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Target {
+#[derive(Debug, PartialEq, Eq)]
+pub enum Target<P> {
     Enforce {
-        policy: Arc<Policy>,
+        policy: Arc<P>,
         /// Paths that are neither metered nor the admin's pass without a consumer.
         open: bool,
     },
@@ -69,45 +111,7 @@ pub enum Target {
     },
 }
 
-/// What requests are held to.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Policy {
-    pub store: Arc<Store>,
-    pub key_prefix: String,
-    pub paths: Paths,
-    /// Who may use the admin API.
-    pub admin: Option<String>,
-    pub flavor: Flavor,
-}
-
-/// Whose rules decide: which commands are sent, and what happens where upstream has nothing.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Flavor {
-    Upstream,
-    Native {
-        /// Who owns a ledger that a request creates.
-        owner: String,
-        default_quota: Option<i64>,
-        refresh: Option<(wire::Refresh, Table)>,
-    },
-}
-
-/// The boundaries of a schedule with their ordinals, ascending.
-pub type Table = Arc<[(i64, i64)]>;
-
-/// One Redis endpoint, as the host is told of it.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Store {
-    /// The cluster's bare name, for calls.
-    pub cluster: String,
-    /// The name with the client's options, for the initialisation.
-    pub with_options: String,
-    pub username: String,
-    pub password: String,
-    pub timeout_ms: u32,
-}
-
-impl Config {
+impl<P: Policy> Config<P> {
     /// Reads a flattened configuration.
     ///
     /// # Errors
@@ -115,14 +119,21 @@ impl Config {
     pub fn parse(json: &[u8]) -> Result<Self, ConfigError> {
         let Envelope { rules, default, native } = Envelope::parse(json)?;
         let mut stores = Stores::default();
-        let native = native.map(|native| native::Native::read(native, &mut stores)).transpose()?;
-        if native.as_ref().is_some_and(native::Native::is_guard) {
-            return Ok(Self::Guard);
-        }
+        let native = match native.map(|native| native::Native::<P>::read(native, &mut stores)).transpose()? {
+            None => None,
+            Some(native::Read::Guard) => return Ok(Self::Guard),
+            Some(native::Read::Policies(native)) => Some(native),
+        };
+        let none = P::Shared::default();
+        let shared = native.as_ref().map_or(&none, |native| &native.shared);
+        let mut upstream = |keys: &Map<String, Value>| {
+            P::upstream(keys, shared, &mut stores)
+                .map(|policy| Target::Enforce { policy: Arc::new(policy), open: false })
+        };
         let (matchers, keys): (Vec<Matcher>, Vec<_>) = rules.into_iter().unzip();
         let mut first_invalid = None;
         let mut parsed = 0_usize;
-        let mut target = |result: Result<Target, Invalid>| match result {
+        let mut target = |result: Result<Target<P>, Invalid>| match result {
             Ok(target) => {
                 parsed += 1;
                 target
@@ -133,12 +144,12 @@ impl Config {
                 target
             }
         };
-        let default = default.map(|keys| target(upstream::target(&keys, &mut stores)));
-        let targets: Vec<Target> = (0_usize..)
+        let default = default.map(|keys| target(upstream(&keys)));
+        let targets: Vec<Target<P>> = (0_usize..)
             .zip(&keys)
             .map(|(index, keys)| {
                 let result = match (&native, keys.contains_key(native::POLICY)) {
-                    (_, false) => upstream::target(keys, &mut stores),
+                    (_, false) => upstream(keys),
                     (Some(native), true) => native.target(keys),
                     (None, true) => Err(Invalid::new(native::POLICY, "names a policy, but there is no aiquota")),
                 };
@@ -150,11 +161,11 @@ impl Config {
             return Err(ConfigError::Nothing(invalid));
         }
         let rules = Rules::new(&matchers);
-        Ok(Self::Quota(Box::new(Quota { rules, targets, default, stores: stores.list })))
+        Ok(Self::Policies(Box::new(Policies { rules, targets, default, stores: stores.into_list() })))
     }
 }
 
-impl Quota {
+impl<P> Policies<P> {
     /// What of a request must be known for [`Self::target`].
     #[must_use]
     pub const fn needs(&self) -> Needs {
@@ -163,7 +174,7 @@ impl Quota {
 
     /// What the request is under; nothing: it passes untouched.
     #[must_use]
-    pub fn target(&self, subject: &Subject<'_>) -> Option<&Target> {
+    pub fn target(&self, subject: &Subject<'_>) -> Option<&Target<P>> {
         match self.rules.find(subject) {
             Some(rule) => self.targets.get(rule),
             None => self.default.as_ref(),
@@ -173,7 +184,7 @@ impl Quota {
     /// What the request is under by whichever value of the identity header: who sends one more must not fall out of the
     /// rule of the other.
     #[must_use]
-    pub fn target_of_any(&self, subject: &Subject<'_>, identity: &[&[u8]]) -> Option<&Target> {
+    pub fn target_of_any(&self, subject: &Subject<'_>, identity: &[&[u8]]) -> Option<&Target<P>> {
         let others = if self.needs().consumer { identity.get(1..).unwrap_or_default() } else { &[] };
         let under = |consumer: &&[u8]| self.target(&Subject { consumer, ..*subject });
         self.target(subject).or_else(|| others.iter().find_map(under))
@@ -200,18 +211,18 @@ impl Quota {
     }
 }
 
-impl Target {
+impl<P> Target<P> {
     fn invalid(invalid: &Invalid) -> Self {
         Self::Refuse { reason: format!("Invalid configuration: {invalid}."), only: None }
     }
 }
 
 impl Invalid {
-    fn new(field: impl Into<String>, problem: &'static str) -> Self {
+    pub(crate) fn new(field: impl Into<String>, problem: &'static str) -> Self {
         Self { field: field.into(), problem }
     }
 
-    fn under(self, parent: &str) -> Self {
+    pub(crate) fn under(self, parent: &str) -> Self {
         // What stands under our own key is named from there, whichever rule leads to it.
         let root = self.field.starts_with(wire::KEY);
         let field = match self.field.as_str() {
@@ -226,52 +237,5 @@ impl Invalid {
 impl fmt::Display for Invalid {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}", self.field, self.problem)
-    }
-}
-
-/// Stores as they are found, each kept once.
-#[derive(Default)]
-struct Stores {
-    known: BTreeSet<Arc<Store>>,
-    list: Vec<Arc<Store>>,
-}
-
-impl Stores {
-    fn intern(&mut self, store: Store) -> Arc<Store> {
-        if let Some(known) = self.known.get(&store) {
-            return Arc::clone(known);
-        }
-        let store = Arc::new(store);
-        self.known.insert(Arc::clone(&store));
-        self.list.push(Arc::clone(&store));
-        store
-    }
-}
-
-impl Store {
-    /// A port that Higress calls `port`, on a service it calls `service`.
-    fn new(service: &str, port: u16, database: u32, timeout_ms: u32, user: (String, String)) -> Self {
-        let cluster = format!("outbound|{port}||{service}");
-        let database = if database == 0 { String::new() } else { format!("db={database}&") };
-        let options = "buffer_flush_timeout=3&max_buffer_size_before_flush=1024";
-        let with_options = format!("{cluster}?{database}{options}");
-        let (username, password) = user;
-        Self { cluster, with_options, username, password, timeout_ms }
-    }
-}
-
-impl fmt::Debug for Store {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { cluster: _, with_options, username, password: _, timeout_ms } = self;
-        write!(f, "Store({with_options}, user {username:?}, {timeout_ms} ms)")
-    }
-}
-
-/// Whether a value is `true`; anything else that is not absent is `None`.
-const fn flag(value: Option<&Value>) -> Option<bool> {
-    match value {
-        None => Some(false),
-        Some(Value::Bool(flag)) => Some(*flag),
-        Some(_) => None,
     }
 }

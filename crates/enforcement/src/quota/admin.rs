@@ -3,12 +3,12 @@
 
 use std::sync::Arc;
 
-use super::call::{Failure, Question, Words};
-use super::{Ask, Purpose, Step, upstream_integer};
-use crate::config::{Flavor, Policy};
+use super::config::{Flavor, Policy};
+use super::{Purpose, Quotas, Why, answers, upstream_integer};
 use crate::paths;
 use crate::redis::{Add, AdminOutcome, Command, Query, Reply, ReplyError, Set};
 use crate::response::Response;
+use crate::steps::{Ask, Failure, Question, Step, Words};
 use crate::values;
 
 /// An operation whose answer is awaited.
@@ -26,8 +26,8 @@ pub struct AwaitBody {
     operation: Admin,
 }
 
-pub(super) fn query(policy: &Arc<Policy>, query: &[u8], now: i64) -> Step {
-    let Some(consumer) = consumer(policy, query) else { return Step::Refuse(Response::no_consumer()) };
+pub(super) fn query(policy: &Arc<Policy>, query: &[u8], now: i64) -> Step<Quotas> {
+    let Some(consumer) = consumer(policy, query) else { return Step::Refuse(answers::no_consumer()) };
     let balance = policy.balance(&consumer);
     let words = match &policy.flavor {
         Flavor::Upstream => Words::Command(Command::get(balance.as_bytes())),
@@ -46,12 +46,11 @@ impl AwaitBody {
     }
 
     /// Takes the whole body; `now` in unix seconds.
-    #[must_use]
-    pub fn body(self, form: &[u8], now: i64) -> Step {
+    pub(super) fn body(self, form: &[u8], now: i64) -> Step<Quotas> {
         let Self { policy, operation } = self;
         let (field, bad): (_, fn() -> _) = match operation {
-            Admin::Delta => ("value", Response::bad_delta),
-            Admin::Refresh | Admin::Query { .. } => ("quota", Response::bad_refresh),
+            Admin::Delta => ("value", answers::bad_delta),
+            Admin::Refresh | Admin::Query { .. } => ("quota", answers::bad_refresh),
         };
         let (Some(consumer), Some(value)) = (consumer(&policy, form), integer(form, field)) else {
             return Step::Refuse(bad());
@@ -82,18 +81,18 @@ impl Admin {
     /// The answer to the admin.
     pub(super) fn answer(self, native: bool, reply: Result<Reply<'_>, Failure>) -> Response {
         let balance = match reply {
-            Err(failure) => return Response::redis_error(failure.upstream_text()).logged(failure),
+            Err(failure) => return answers::redis_error(failure.upstream_text()).logged(failure),
             Ok(Reply::Error(text)) => {
-                return Response::redis_error(&String::from_utf8_lossy(text)).logged(text.escape_ascii());
+                return answers::redis_error(&String::from_utf8_lossy(text)).logged(text.escape_ascii());
             }
             Ok(reply) if native => match AdminOutcome::of(&reply) {
                 Ok(AdminOutcome::Balance(balance)) => balance,
                 // What Redis itself says of these when upstream asks.
                 Ok(AdminOutcome::OutOfRange) => {
-                    return Response::redis_error("ERR increment or decrement would overflow");
+                    return answers::redis_error("ERR increment or decrement would overflow");
                 }
                 Ok(AdminOutcome::Malformed { value }) => {
-                    return Response::redis_error("ERR value is not an integer or out of range")
+                    return answers::redis_error("ERR value is not an integer or out of range")
                         .logged(format_args!("a balance is malformed: {value}"));
                 }
                 Err(error) => return unreadable(&error),
@@ -101,20 +100,20 @@ impl Admin {
             Ok(reply) => upstream_integer(&reply),
         };
         match self {
-            Self::Query { consumer } => Response::quota(&consumer, balance),
-            Self::Refresh => Response::refreshed(),
-            Self::Delta => Response::changed(),
+            Self::Query { consumer } => answers::quota(&consumer, balance),
+            Self::Refresh => answers::refreshed(),
+            Self::Delta => answers::changed(),
         }
     }
 }
 
 fn unreadable(error: &ReplyError) -> Response {
-    Response::redis_error(&error.to_string()).logged(error)
+    answers::redis_error(&error.to_string()).logged(error)
 }
 
-fn ask(policy: &Arc<Policy>, words: Words, admin: Admin) -> Step {
+fn ask(policy: &Arc<Policy>, words: Words, admin: Admin) -> Step<Quotas> {
     let native = policy.flavor != Flavor::Upstream;
-    Step::Ask(Ask::new(Question::new(Arc::clone(&policy.store), words), Purpose::Admin { native, admin }))
+    Step::Ask(Ask::new(Question::new(Arc::clone(&policy.store), words), Purpose(Why::Admin { native, admin })))
 }
 
 /// The consumer that a query or form names, if it may have a balance.

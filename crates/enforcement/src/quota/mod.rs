@@ -1,128 +1,169 @@
-//! What becomes of a request under a quota. In: the request, then the store's replies, then the response as it
-//! passes. Out: effects as data: pass, refuse, ask the store, and at the end a charge. Steps consume themselves,
-//! so that none can be taken twice. Pure.
+//! What becomes of a request under a quota: the balance is asked for before it passes, and charged when its response
+//! has told what it used. In: the request, then the store's replies. Out: steps, see [`crate::steps`]. Pure.
 
 mod admin;
-mod booking;
-mod call;
-mod meter;
+mod answers;
+pub mod config;
 #[cfg(test)]
 mod tests;
 
+use std::fmt;
 use std::sync::Arc;
 
 use admin::Admin;
 pub use admin::AwaitBody;
-pub use booking::{Booked, Booking};
-pub use call::{Call, Failure};
-use call::{Heard, Question, Words};
-pub use meter::{Charge, Ending, Meter, Unbooked};
+use config::{Flavor, Policy};
 
-use crate::config::{Flavor, Policy, Target};
+use crate::config::Target;
 use crate::identity::{self, Unrecognised};
 use crate::paths::{self, Mode, Operation};
-use crate::redis::{self, Balance, CheckOutcome, Command, Reply};
+use crate::redis::{self, Balance, ChargeOutcome, CheckOutcome, Command, Reply};
 use crate::response::Response;
+use crate::steps::{Ask, Failure, Kind, Next, Question, Request, Step, Words};
 use crate::values;
 
-/// What of a request decides.
-#[derive(Clone, Copy, Debug)]
-pub struct Request<'a> {
-    /// Every value of the identity header, in order.
-    pub identity: &'a [&'a [u8]],
-    /// `:path`.
-    pub path: &'a [u8],
-    /// Every value of the header `upgrade`.
-    pub upgrade: &'a [&'a [u8]],
-    /// Unix seconds.
-    pub now: i64,
-}
+/// Token balances per consumer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Quotas {}
 
-/// What to do with a request.
+/// Why the store is asked.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Step {
-    Pass,
-    Refuse(Response),
-    /// Hold the request until the store has answered.
-    Ask(Ask),
-    /// Hold the request and give its whole body.
-    AwaitBody(AwaitBody),
-}
-
-/// A call to make, and who waits for its answer.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Ask {
-    pub call: Call,
-    pub pending: Pending,
-}
-
-/// A request that waits for the store.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Pending {
-    question: Question,
-    purpose: Purpose,
-}
+pub struct Purpose(Why);
 
 #[derive(Debug, PartialEq, Eq)]
-enum Purpose {
+enum Why {
     Check { policy: Arc<Policy>, consumer: Vec<u8> },
     Admin { native: bool, admin: Admin },
 }
 
-/// What to do after an answer.
-#[derive(Debug)]
-pub enum Next {
-    /// Ask once more.
-    Ask(Ask),
-    /// The store wants authentication: initialise it again, then ask once more.
-    Reauthenticate(Ask),
-    /// Let the request go on and meter its response.
-    Admit(Box<Meter>),
-    Refuse(Response),
+/// An admitted request.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Admission {
+    policy: Arc<Policy>,
+    consumer: Vec<u8>,
+    /// The ordinal of the period in which it was admitted.
+    period: Option<i64>,
 }
 
-/// Decides over a request that a rule or the default matches.
-#[must_use]
-pub fn begin(target: &Target, request: &Request<'_>) -> Step {
-    let (path, query) = paths::split(request.path);
+/// A charge on its way.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Ticket {
+    native: bool,
+    balance: Balance,
+}
+
+impl Kind for Quotas {
+    const ENFORCES: &'static str = "quotas";
+
+    type Policy = Policy;
+    type AwaitBody = AwaitBody;
+    type Purpose = Purpose;
+    type Admission = Admission;
+    type Ticket = Ticket;
+
+    fn begin(target: &Target<Policy>, request: &dyn Request) -> Step<Self> {
+        begin(target, request)
+    }
+
+    fn body(awaiting: AwaitBody, body: &[u8], now: i64) -> Step<Self> {
+        awaiting.body(body, now)
+    }
+
+    fn is_metered(Purpose(why): &Purpose) -> bool {
+        matches!(why, Why::Check { .. })
+    }
+
+    fn decide(Purpose(why): Purpose, reply: Result<Reply<'_>, Failure>) -> Next<Self> {
+        match why {
+            Why::Admin { native, admin } => Next::Refuse(admin.answer(native, reply)),
+            Why::Check { policy, consumer } => match policy.flavor {
+                Flavor::Upstream => upstream_check(policy, consumer, reply),
+                Flavor::Native { .. } => native_check(policy, consumer, reply),
+            },
+        }
+    }
+
+    fn estimates(admission: &Admission) -> bool {
+        admission.policy.flavor != Flavor::Upstream
+    }
+
+    fn charge(admission: Admission, tokens: i64, now: i64) -> (Question, Ticket) {
+        let Admission { policy, consumer, period: admitted_in } = admission;
+        let balance = policy.balance(&consumer);
+        let (native, words) = match &policy.flavor {
+            Flavor::Upstream => (false, Words::Command(Command::decr_by(balance.as_bytes(), tokens))),
+            Flavor::Native { .. } => {
+                let period = policy.period(now);
+                let charge = redis::Charge { balance: &balance, tokens, hold: None, admitted_in, period };
+                (true, Words::Script(charge.invocation()))
+            }
+        };
+        (Question::new(Arc::clone(&policy.store), words), Ticket { native, balance })
+    }
+
+    fn booked(ticket: &Ticket, reply: &Reply<'_>) -> Result<(), String> {
+        match (ticket.native, reply) {
+            (false, Reply::Error(text)) => Err(text.escape_ascii().to_string()),
+            (false, _) => Ok(()),
+            (true, reply) => match ChargeOutcome::of(reply) {
+                Ok(ChargeOutcome::Booked { balance: _ } | ChargeOutcome::Forgiven) => Ok(()),
+                Ok(ChargeOutcome::Absent) => Err("the consumer has no balance any more".into()),
+                Ok(ChargeOutcome::Malformed { value }) => Err(format!("the balance is malformed: {value}")),
+                Err(error) => Err(error.to_string()),
+            },
+        }
+    }
+
+    fn unenforceable(reason: &str) -> Response {
+        answers::unenforceable(reason)
+    }
+}
+
+impl fmt::Display for Ticket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.balance.fmt(f)
+    }
+}
+
+fn begin(target: &Target<Policy>, request: &dyn Request) -> Step<Quotas> {
+    let (path, query) = paths::split(request.path());
     let (policy, open) = match target {
         Target::Refuse { only: Some(paths), .. } if paths.mode(&path) == Mode::Other => return Step::Pass,
-        Target::Refuse { reason, .. } => return Step::Refuse(Response::unenforceable(reason)),
+        Target::Refuse { reason, .. } => return Step::Refuse(answers::unenforceable(reason)),
         Target::Enforce { policy, open } => (policy, *open),
     };
     let mode = policy.paths.mode(&path);
     if open && mode == Mode::Other {
         return Step::Pass;
     }
-    let consumer = match identity::consumer(request.identity.iter().copied()) {
+    let consumer = match identity::consumer(request.header(identity::HEADER)) {
         Ok(consumer) if policy.accepts(consumer) => consumer,
-        Err(Unrecognised::Missing) => return Step::Refuse(Response::no_key()),
-        Ok(_) | Err(Unrecognised::Unauthorized) => return Step::Refuse(Response::unauthorized_consumer()),
+        Err(Unrecognised::Missing) => return Step::Refuse(answers::no_key()),
+        Ok(_) | Err(Unrecognised::Unauthorized) => return Step::Refuse(answers::unauthorized_consumer()),
     };
     match mode {
         Mode::Other => Step::Pass,
         // Nothing of what passes in it could be counted.
-        Mode::Metered if policy.flavor != Flavor::Upstream && request.wants_websocket() => {
-            Step::Refuse(Response::websocket())
+        Mode::Metered if policy.flavor != Flavor::Upstream && wants_websocket(request) => {
+            Step::Refuse(answers::websocket())
         }
-        Mode::Metered => Step::Ask(check(policy, consumer, request.now)),
+        Mode::Metered => Step::Ask(check(policy, consumer, request.now())),
         Mode::Admin(_) if policy.admin.as_deref().map(str::as_bytes) != Some(consumer) => {
-            Step::Refuse(Response::unauthorized_admin())
+            Step::Refuse(answers::unauthorized_admin())
         }
-        Mode::Admin(Operation::Query) => admin::query(policy, query, request.now),
+        Mode::Admin(Operation::Query) => admin::query(policy, query, request.now()),
         Mode::Admin(Operation::Refresh) => Step::AwaitBody(AwaitBody::refresh(policy)),
         Mode::Admin(Operation::Delta) => Step::AwaitBody(AwaitBody::delta(policy)),
     }
 }
 
-impl Request<'_> {
-    fn wants_websocket(&self) -> bool {
-        let mut protocols = self.upgrade.iter().flat_map(|value| value.split(|byte| *byte == b','));
-        protocols.any(|protocol| protocol.trim_ascii().eq_ignore_ascii_case(b"websocket"))
-    }
+fn wants_websocket(request: &dyn Request) -> bool {
+    let upgrade = request.header("upgrade");
+    let mut protocols = upgrade.iter().flat_map(|value| value.split(|byte| *byte == b','));
+    protocols.any(|protocol| protocol.trim_ascii().eq_ignore_ascii_case(b"websocket"))
 }
 
-fn check(policy: &Arc<Policy>, consumer: &[u8], now: i64) -> Ask {
+fn check(policy: &Arc<Policy>, consumer: &[u8], now: i64) -> Ask<Quotas> {
     let balance = policy.balance(consumer);
     let words = match &policy.flavor {
         Flavor::Upstream => Words::Command(Command::get(balance.as_bytes())),
@@ -140,64 +181,31 @@ fn check(policy: &Arc<Policy>, consumer: &[u8], now: i64) -> Ask {
     };
     Ask::new(
         Question::new(Arc::clone(&policy.store), words),
-        Purpose::Check { policy: Arc::clone(policy), consumer: consumer.to_vec() },
+        Purpose(Why::Check { policy: Arc::clone(policy), consumer: consumer.to_vec() }),
     )
 }
 
-impl Ask {
-    fn new(question: Question, purpose: Purpose) -> Self {
-        Self { call: question.call(), pending: Pending { question, purpose } }
-    }
-}
-
-impl Pending {
-    /// Whether the request is a metered one, not one of the admin API.
-    #[must_use]
-    pub const fn is_metered(&self) -> bool {
-        matches!(self.purpose, Purpose::Check { .. })
-    }
-
-    /// Takes the store's answer, or the reason why there is none.
-    #[must_use]
-    pub fn answer(self, answer: Result<&[u8], Failure>) -> Next {
-        let Self { question, purpose } = self;
-        let reply = match question.hear(answer) {
-            Heard::Again(question) => return Next::Ask(Ask::new(question, purpose)),
-            Heard::Unauthenticated(question) => return Next::Reauthenticate(Ask::new(question, purpose)),
-            Heard::Reply(reply) => Ok(reply),
-            Heard::Failure(failure) => Err(failure),
-        };
-        match purpose {
-            Purpose::Admin { native, admin } => Next::Refuse(admin.answer(native, reply)),
-            Purpose::Check { policy, consumer } => match policy.flavor {
-                Flavor::Upstream => upstream_check(policy, consumer, reply),
-                Flavor::Native { .. } => native_check(policy, consumer, reply),
-            },
-        }
-    }
-}
-
-fn upstream_check(policy: Arc<Policy>, consumer: Vec<u8>, reply: Result<Reply<'_>, Failure>) -> Next {
+fn upstream_check(policy: Arc<Policy>, consumer: Vec<u8>, reply: Result<Reply<'_>, Failure>) -> Next<Quotas> {
     match reply {
-        Ok(Reply::Error(text)) => Next::Refuse(Response::no_quota().logged(text.escape_ascii())),
-        Ok(reply) if upstream_integer(&reply) > 0 => Next::Admit(Box::new(Meter::new(policy, consumer, None))),
-        Ok(_) => Next::Refuse(Response::no_quota()),
-        Err(failure) => Next::Refuse(Response::no_quota().logged(failure)),
+        Ok(Reply::Error(text)) => Next::Refuse(answers::no_quota().logged(text.escape_ascii())),
+        Ok(reply) if upstream_integer(&reply) > 0 => Next::admit(Admission { policy, consumer, period: None }),
+        Ok(_) => Next::Refuse(answers::no_quota()),
+        Err(failure) => Next::Refuse(answers::no_quota().logged(failure)),
     }
 }
 
-fn native_check(policy: Arc<Policy>, consumer: Vec<u8>, reply: Result<Reply<'_>, Failure>) -> Next {
+fn native_check(policy: Arc<Policy>, consumer: Vec<u8>, reply: Result<Reply<'_>, Failure>) -> Next<Quotas> {
     let outcome = match reply.map(|reply| CheckOutcome::of(&reply)) {
         Ok(Ok(outcome)) => outcome,
-        Ok(Err(error)) => return Next::Refuse(Response::store_unavailable().logged(error)),
-        Err(failure) => return Next::Refuse(Response::store_unavailable().logged(failure)),
+        Ok(Err(error)) => return Next::Refuse(answers::store_unavailable().logged(error)),
+        Err(failure) => return Next::Refuse(answers::store_unavailable().logged(failure)),
     };
     match outcome {
-        CheckOutcome::Admitted { left: _, period } => Next::Admit(Box::new(Meter::new(policy, consumer, period))),
-        CheckOutcome::Refused { available: _ } => Next::Refuse(Response::no_quota()),
+        CheckOutcome::Admitted { left: _, period } => Next::admit(Admission { policy, consumer, period }),
+        CheckOutcome::Refused { available: _ } => Next::Refuse(answers::no_quota()),
         CheckOutcome::Malformed { value } => {
             let balance = policy.balance(&consumer);
-            Next::Refuse(Response::no_quota().logged(format_args!("the balance {balance} is malformed: {value}")))
+            Next::Refuse(answers::no_quota().logged(format_args!("the balance {balance} is malformed: {value}")))
         }
     }
 }

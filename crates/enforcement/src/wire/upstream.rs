@@ -57,11 +57,14 @@ impl std::fmt::Debug for Redis {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::config::{Config, Flavor, Target};
+    use crate::config::{Config, Target};
     use crate::paths::Paths;
+    use crate::quota::config::{Flavor, Policy};
     use crate::rules::Subject;
 
     fn rule() -> Rule {
@@ -81,19 +84,20 @@ mod tests {
         }
     }
 
-    fn read(rule: &Rule) -> Target {
+    fn read(rule: &Rule) -> Arc<Policy> {
         let mut config = serde_json::to_value(rule).unwrap();
         config["_match_route_"] = json!(["chat"]);
-        let Config::Quota(quota) = Config::parse(&serde_json::to_vec(&json!({"_rules_": [config]})).unwrap()).unwrap()
-        else {
-            panic!("it is a quota");
-        };
-        quota.target(&Subject { route: b"chat", ..Subject::default() }).unwrap().clone()
+        let json = serde_json::to_vec(&json!({"_rules_": [config]})).unwrap();
+        let Config::Policies(policies) = Config::parse(&json).unwrap() else { panic!("it is no guard") };
+        match policies.target(&Subject { route: b"chat", ..Subject::default() }) {
+            Some(Target::Enforce { policy, open: false }) => Arc::clone(policy),
+            other => panic!("it is enforced on every path: {other:?}"),
+        }
     }
 
     #[test]
     fn what_is_written_is_read_as_it_was_meant() {
-        let Target::Enforce { policy, open: false } = read(&rule()) else { panic!("it is enforced on every path") };
+        let policy = read(&rule());
         let paths = vec!["/v1/responses".to_owned(), ":generateContent".to_owned()];
         assert_eq!(policy.paths, Paths::new(paths, Some("/tokens")));
         assert_eq!((policy.key_prefix.as_str(), policy.admin.as_deref()), ("q:", Some("root")));

@@ -111,7 +111,7 @@ fn no_path_or_identity_makes_the_beginning_panic() {
         let identity = mutated(&mut random, &[b"user", b"", b"admin"]);
         let authority = mutated(&mut random, &[b"a.com:80", b"[::1]:80", b":", b"]"]);
         let subject = Subject { authority: &authority, cluster: &path, route: &identity, consumer: b"" };
-        let request = Request { identity: &[&identity], path: &path, upgrade: &[], now: random.next().cast_signed() };
+        let request = Asked { identity: &[&identity], path: &path, upgrade: &[], now: random.next().cast_signed() };
         let _ = begin(quota.target(&subject).unwrap(), &request);
     }
 }

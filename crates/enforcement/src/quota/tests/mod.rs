@@ -9,8 +9,17 @@ mod upstream;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::config::{Config, Quota};
+use crate::config::{Config, Policies};
 use crate::rules::Subject;
+use crate::steps::{Booked, Unbooked};
+
+type Ask = crate::steps::Ask<Quotas>;
+type Booking = crate::steps::Booking<Quotas>;
+type Charge = crate::steps::Charge<Quotas>;
+type Ending = crate::steps::Ending<Quotas>;
+type Meter = crate::steps::Meter<Quotas>;
+type Next = crate::steps::Next<Quotas>;
+type Step = crate::steps::Step<Quotas>;
 
 const NOW: i64 = 1_500;
 
@@ -34,9 +43,32 @@ fn native_config(open: bool) -> Value {
     })
 }
 
-fn quota(config: &Value) -> Quota {
+/// A request to `path` with these values of the identity header.
+struct Asked<'a> {
+    identity: &'a [&'a [u8]],
+    path: &'a [u8],
+    upgrade: &'a [&'a [u8]],
+    now: i64,
+}
+
+impl Request for Asked<'_> {
+    fn header(&self, name: &str) -> Vec<&[u8]> {
+        match name {
+            ":path" => vec![self.path],
+            identity::HEADER => self.identity.to_vec(),
+            "upgrade" => self.upgrade.to_vec(),
+            _ => vec![],
+        }
+    }
+
+    fn now(&self) -> i64 {
+        self.now
+    }
+}
+
+fn quota(config: &Value) -> Policies<Policy> {
     match Config::parse(config.to_string().as_bytes()).unwrap() {
-        Config::Quota(quota) => *quota,
+        Config::Policies(quota) => *quota,
         Config::Guard => panic!(),
     }
 }
@@ -44,7 +76,7 @@ fn quota(config: &Value) -> Quota {
 fn start(config: &Value, identity: &[&str], path: &str) -> Step {
     let quota = quota(config);
     let identity: Vec<&[u8]> = identity.iter().map(|value| value.as_bytes()).collect();
-    let request = Request { identity: &identity, path: path.as_bytes(), upgrade: &[], now: NOW };
+    let request = Asked { identity: &identity, path: path.as_bytes(), upgrade: &[], now: NOW };
     begin(quota.target(&Subject::default()).unwrap(), &request)
 }
 

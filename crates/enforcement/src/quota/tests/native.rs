@@ -110,7 +110,7 @@ fn consumers_outside_the_alphabet_are_unauthorized() {
 fn a_websocket_on_a_metered_path_is_refused_because_nothing_in_it_could_be_charged() {
     let begun = |config: Value, path: &str, upgrade: &[&[u8]]| {
         let quota = quota(&config);
-        let request = Request { identity: &[b"user"], path: path.as_bytes(), upgrade, now: NOW };
+        let request = Asked { identity: &[b"user"], path: path.as_bytes(), upgrade, now: NOW };
         begin(quota.target(&Subject::default()).unwrap(), &request)
     };
     let metered = "/v1/chat/completions";
@@ -176,16 +176,16 @@ fn the_admin_api_speaks_upstreams_texts_over_scripts() {
     assert_eq!(refusal(query().pending.answer(Ok(balance))).body, r#"{"consumer":"user","quota":150}"#);
     let set = ask(form("refresh", "consumer=user&quota=100"));
     assert_eq!(words(&set.call.command)[7..9], ["set", "100"]);
-    assert_eq!(refusal(set.pending.answer(Ok(balance))), Response::refreshed());
+    assert_eq!(refusal(set.pending.answer(Ok(balance))), answers::refreshed());
     let add = ask(form("delta", "consumer=user&value=-50"));
     assert_eq!(words(&add.call.command)[7..9], ["add", "-50"]);
-    assert_eq!(refusal(add.pending.answer(Ok(balance))), Response::changed());
+    assert_eq!(refusal(add.pending.answer(Ok(balance))), answers::changed());
 
     let limit = values::MAX_AMOUNT;
     assert!(matches!(form("refresh", &format!("consumer=user&quota={limit}")), Step::Ask(_)));
-    assert_eq!(form("refresh", &format!("consumer=user&quota={}", limit + 1)), Step::Refuse(Response::bad_refresh()));
-    assert_eq!(form("delta", &format!("consumer=user&value={}", -limit - 1)), Step::Refuse(Response::bad_delta()));
-    assert_eq!(form("delta", "consumer=a%20b&value=1"), Step::Refuse(Response::bad_delta()));
+    assert_eq!(form("refresh", &format!("consumer=user&quota={}", limit + 1)), Step::Refuse(answers::bad_refresh()));
+    assert_eq!(form("delta", &format!("consumer=user&value={}", -limit - 1)), Step::Refuse(answers::bad_delta()));
+    assert_eq!(form("delta", "consumer=a%20b&value=1"), Step::Refuse(answers::bad_delta()));
 
     for (reply, body) in [
         ("*1\r\n$5\r\nrange\r\n", "redis error:ERR increment or decrement would overflow"),

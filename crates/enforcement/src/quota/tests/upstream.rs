@@ -205,7 +205,7 @@ fn a_rule_that_does_not_parse_answers_503_on_all_it_matches() {
         let subject = Subject { authority: authority.as_bytes(), ..Subject::default() };
         begin(
             quota.target(&subject).unwrap(),
-            &Request { identity: &[b"user"], path: path.as_bytes(), upgrade: &[], now: NOW },
+            &Asked { identity: &[b"user"], path: path.as_bytes(), upgrade: &[], now: NOW },
         )
     };
     for (host, body) in [
@@ -246,7 +246,7 @@ fn a_second_identity_is_no_way_out_of_a_rule_for_one_consumer() {
         |identity: &[&'static [u8]]| quota.target_of_any(&subject(identity.first().unwrap_or(&&b""[..])), identity);
     assert!(target(&[]).is_none() && target(&[b"other"]).is_none() && target(&[b"other", b"third"]).is_none());
     for identity in [&[&b"user"[..]][..], &[b"user", b"other"], &[b"other", b"user"], &[b"", b"third", b"user"]] {
-        let request = Request { identity, path: b"/v1/messages", upgrade: &[], now: NOW };
+        let request = Asked { identity, path: b"/v1/messages", upgrade: &[], now: NOW };
         let step = begin(target(identity).unwrap(), &request);
         assert_eq!(matches!(step, Step::Ask(_)), identity.len() == 1, "{identity:?}");
     }

@@ -4,8 +4,14 @@
 use serde_json::{Value, json};
 
 use super::*;
+use crate::config::Policies;
 use crate::paths::{Mode, Operation};
 use crate::random::Random;
+use crate::rules::{EnvelopeError, Subject};
+
+type Config = config::Config<Policy>;
+type Quota = Policies<Policy>;
+type Target = config::Target<Policy>;
 
 fn parse(json: &Value) -> Result<Config, ConfigError> {
     Config::parse(json.to_string().as_bytes())
@@ -13,7 +19,7 @@ fn parse(json: &Value) -> Result<Config, ConfigError> {
 
 fn quota(json: &Value) -> Quota {
     match parse(json) {
-        Ok(Config::Quota(quota)) => *quota,
+        Ok(Config::Policies(quota)) => *quota,
         other => panic!("{other:?}"),
     }
 }
@@ -435,7 +441,7 @@ fn no_configuration_makes_the_reader_panic() {
                 bytes.push(b'{');
             }
         }
-        if let Ok(Config::Quota(quota)) = Config::parse(&bytes) {
+        if let Ok(Config::Policies(quota)) = Config::parse(&bytes) {
             started += 1;
             let _ = on_route(&quota, "r");
         }

@@ -32,7 +32,7 @@ pub enum Failure {
 
 impl Failure {
     /// What upstream's client says of it.
-    pub(super) const fn upstream_text(self) -> &'static str {
+    pub(crate) const fn upstream_text(self) -> &'static str {
         match self {
             Self::Dispatch(2) => "error status returned by host: bad argument",
             Self::Dispatch(_) => "error status returned by host: internal failure",
@@ -43,14 +43,14 @@ impl Failure {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Words {
+pub(crate) enum Words {
     Command(Command),
     Script(Invocation),
 }
 
 /// A question that was sent.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Question {
+pub struct Question {
     store: Arc<Store>,
     words: Words,
     /// The script itself was sent, not only its name.
@@ -70,7 +70,7 @@ pub(super) enum Heard<'a> {
 }
 
 impl Question {
-    pub(super) const fn new(store: Arc<Store>, words: Words) -> Self {
+    pub(crate) const fn new(store: Arc<Store>, words: Words) -> Self {
         Self { store, words, loaded: false, authenticated: false }
     }
 

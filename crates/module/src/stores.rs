@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use enforcement::config::Store;
-use enforcement::quota::{Call, Failure};
+use enforcement::steps::{Call, Failure};
 use guest_abi::host::{self, Level, Status};
 
 /// How often a root context looks for calls whose deadline has passed.

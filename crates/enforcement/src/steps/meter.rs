@@ -1,13 +1,8 @@
 //! An admitted request. In: the length of its body and the response as it passes. Out: at the end one charge, or
 //! the reason why there is none. Pure.
 
-use std::sync::Arc;
-
-use super::Call;
 use super::booking::Booking;
-use super::call::{Question, Words};
-use crate::config::{Flavor, Policy};
-use crate::redis::{self, Command};
+use super::{Call, Kind};
 use crate::usage::{Scanner, Usage};
 use crate::values::MAX_AMOUNT;
 
@@ -19,11 +14,8 @@ const MAX_ESTIMATED_INPUT: u64 = 4096;
 
 /// Watches the response of an admitted request.
 #[derive(Debug)]
-pub struct Meter {
-    policy: Arc<Policy>,
-    consumer: Vec<u8>,
-    /// The ordinal of the period in which the request was admitted.
-    admitted_in: Option<i64>,
+pub struct Meter<K: Kind> {
+    admission: K::Admission,
     request_bytes: u64,
     answer: Answer,
 }
@@ -42,16 +34,16 @@ enum Answer {
 
 /// What an admitted request ends in.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Ending {
-    Charge(Charge),
+pub enum Ending<K: Kind> {
+    Charge(Charge<K>),
     Nothing(Unbooked),
 }
 
 /// A charge to send; nobody waits for it but the log.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Charge {
+pub struct Charge<K: Kind> {
     pub call: Call,
-    pub booking: Booking,
+    pub booking: Booking<K>,
 }
 
 /// Why nothing is booked.
@@ -65,9 +57,9 @@ pub enum Unbooked {
     Redirected,
 }
 
-impl Meter {
-    pub(super) const fn new(policy: Arc<Policy>, consumer: Vec<u8>, admitted_in: Option<i64>) -> Self {
-        Self { policy, consumer, admitted_in, request_bytes: 0, answer: Answer::Unseen }
+impl<K: Kind> Meter<K> {
+    pub(super) const fn new(admission: K::Admission) -> Self {
+        Self { admission, request_bytes: 0, answer: Answer::Unseen }
     }
 
     /// A piece of the request's body passed.
@@ -108,8 +100,8 @@ impl Meter {
 
     /// The response ended, or the client left; `now` in unix seconds.
     #[must_use]
-    pub fn end(self, now: i64) -> Ending {
-        let Self { policy, consumer, admitted_in, request_bytes, answer } = self;
+    pub fn end(self, now: i64) -> Ending<K> {
+        let Self { admission, request_bytes, answer } = self;
         let (usage, provisional, generated) = match answer {
             Answer::Unsuccessful(status) => return Ending::Nothing(Unbooked::Unsuccessful(status)),
             Answer::Redirected => return Ending::Nothing(Unbooked::Redirected),
@@ -119,32 +111,24 @@ impl Meter {
                 (scanner.usage(), scanner.is_provisional(), scanner.generated_bytes())
             }
         };
-        let native = policy.flavor != Flavor::Upstream;
+        let estimates = K::estimates(&admission);
         let (tokens, estimated) = match usage {
-            Some(usage) if native && provisional => at_least(&usage, generated),
+            Some(usage) if estimates && provisional => at_least(&usage, generated),
             Some(usage) => (usage.total, false),
-            None if native => (estimate(generated, request_bytes), true),
+            None if estimates => (estimate(generated, request_bytes), true),
             None => return Ending::Nothing(Unbooked::NoUsage),
         };
         if tokens == 0 {
             return Ending::Nothing(Unbooked::NoUsage);
         }
         let tokens = i64::try_from(tokens).unwrap_or(MAX_AMOUNT).min(MAX_AMOUNT);
-        let balance = policy.balance(&consumer);
-        let words = match &policy.flavor {
-            Flavor::Upstream => Words::Command(Command::decr_by(balance.as_bytes(), tokens)),
-            Flavor::Native { .. } => Words::Script(
-                redis::Charge { balance: &balance, tokens, hold: None, admitted_in, period: policy.period(now) }
-                    .invocation(),
-            ),
-        };
-        let question = Question::new(Arc::clone(&policy.store), words);
-        Ending::Charge(Charge::new(Booking::new(question, native, balance, tokens, estimated)))
+        let (question, ticket) = K::charge(admission, tokens, now);
+        Ending::Charge(Charge::new(Booking::new(question, ticket, tokens, estimated)))
     }
 }
 
-impl Charge {
-    pub(super) fn new(booking: Booking) -> Self {
+impl<K: Kind> Charge<K> {
+    pub(super) fn new(booking: Booking<K>) -> Self {
         Self { call: booking.call(), booking }
     }
 }

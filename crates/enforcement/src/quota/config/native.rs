@@ -1,0 +1,74 @@
+//! A quota in our own form (`crate::wire::Policy`). In: what was written. Out: the policy, or the field that cannot be
+//! used. Pure.
+
+use serde_json::Value;
+
+use super::{Flavor, Policy, Table, Tables};
+use crate::config::{Common, Compiled, ConfigError, Invalid, NamedStores, read};
+use crate::paths::Paths;
+use crate::values;
+use crate::wire;
+
+pub(super) fn common(native: Value) -> Result<Common<Tables>, ConfigError> {
+    let wire::Native { version: _, guard, stores: _, schedules, policies: _ } =
+        serde_json::from_value::<wire::Native<Value, Value>>(native)
+            .map_err(|error| ConfigError::Native(error.to_string()))?;
+    if guard {
+        return Ok(Common::Guard);
+    }
+    let tables = schedules.into_iter().map(|(name, value)| {
+        let table = table(value).map_err(|invalid| invalid.under(&format!("aiquota.schedules.{name}")));
+        (name, table)
+    });
+    Ok(Common::Shared(tables.collect()))
+}
+
+fn table(value: Value) -> Result<Table, Invalid> {
+    let boundaries = read::<wire::Schedule>(value)?.boundaries();
+    boundaries.map(Table::from).ok_or_else(|| Invalid::new("at", "is not a table of boundaries"))
+}
+
+pub(super) fn policy(
+    wire: wire::Policy,
+    tables: &Tables,
+    stores: NamedStores<'_>,
+) -> Result<Compiled<Policy>, Invalid> {
+    let wire::Policy { store, key_prefix, owner, paths, admin, default_quota, refresh, unavailable } = wire;
+    if !values::is_key_prefix(key_prefix.as_bytes()) {
+        return Err(Invalid::new("keyPrefix", "is not a key prefix"));
+    }
+    if paths.is_empty() || !paths.iter().all(|path| values::is_path(path.as_bytes())) {
+        return Err(Invalid::new("paths", "are not path suffixes"));
+    }
+    if let Some(wire::Admin { consumer, path }) = &admin {
+        if !values::is_consumer(consumer.as_bytes()) {
+            return Err(Invalid::new("admin.consumer", "is not a consumer"));
+        }
+        if !values::is_admin_path(path.as_bytes()) {
+            return Err(Invalid::new("admin.path", "is not a path"));
+        }
+    }
+    if !default_quota.is_none_or(values::is_amount) {
+        return Err(Invalid::new("defaultQuota", "is out of range"));
+    }
+    let paths = Paths::new(paths, admin.as_ref().map(|admin| admin.path.as_str())).tolerant();
+    if let Some(reason) = unavailable {
+        return Ok(Compiled::Unavailable { reason, paths });
+    }
+    let refresh = refresh.map(|refresh| scheduled(refresh, tables)).transpose()?;
+    let store = stores.named(store.as_deref())?;
+    let flavor = Flavor::Native { owner, default_quota, refresh };
+    let admin = admin.map(|admin| admin.consumer);
+    Ok(Compiled::Policy(Policy { store, key_prefix, paths, admin, flavor }))
+}
+
+fn scheduled(refresh: wire::Refresh, tables: &Tables) -> Result<(wire::Refresh, Table), Invalid> {
+    if !refresh.max_balance.is_none_or(values::is_amount) {
+        return Err(Invalid::new("refresh.maxBalance", "is out of range"));
+    }
+    match tables.get(&refresh.schedule) {
+        None => Err(Invalid::new("refresh.schedule", "is not there")),
+        Some(Err(invalid)) => Err(invalid.clone()),
+        Some(Ok(table)) => Ok((refresh, table.clone())),
+    }
+}

@@ -1,0 +1,152 @@
+//! What every kind of enforcement has in common: a request gives a step, the store's answer the next one, an admitted
+//! request a meter, and the meter at the end a charge. In: what the host shows of a request, replies, the response as
+//! it passes. Out: effects as data. Steps consume themselves, so that none can be taken twice. Pure.
+//!
+//! A [`Kind`] says what is asked and what an answer means; how a question is repeated, what counts as the usage of an
+//! answer and that it is booked once is the same for all and stands here.
+
+mod booking;
+mod meter;
+mod question;
+
+use std::fmt::{Debug, Display};
+
+pub use booking::{Booked, Booking};
+pub use meter::{Charge, Ending, Meter, Unbooked};
+use question::Heard;
+pub(crate) use question::Words;
+pub use question::{Call, Failure, Question};
+
+use crate::config::{Policy, Target};
+use crate::redis::Reply;
+use crate::response::Response;
+
+/// Why a request is refused that nobody announced: it cannot be held to anything.
+pub const UNKNOWN: &str = "The request is unknown.";
+
+/// What a module enforces.
+pub trait Kind: Copy + Eq + Debug + 'static {
+    /// What is enforced, in the plural, for the gateway's log.
+    const ENFORCES: &'static str;
+
+    /// What requests are held to, as a configuration says it.
+    type Policy: Policy;
+    /// A request whose whole body is awaited.
+    type AwaitBody: Debug + Eq;
+    /// Why the store is asked.
+    type Purpose: Debug + Eq;
+    /// What an admitted request keeps until its charge.
+    type Admission: Debug;
+    /// What a charge keeps until it is booked; shown in the log as what the tokens are booked against.
+    type Ticket: Debug + Display + Eq;
+
+    /// Decides over a request that a rule or the default matches.
+    fn begin(target: &Target<Self::Policy>, request: &dyn Request) -> Step<Self>;
+
+    /// Goes on when the whole body has come; `now` in unix seconds.
+    fn body(awaiting: Self::AwaitBody, body: &[u8], now: i64) -> Step<Self>;
+
+    /// Whether who waits for this answer is a request to a model, whose response will be metered.
+    fn is_metered(purpose: &Self::Purpose) -> bool;
+
+    /// Takes the store's reply, which may be an error, or the reason why there is none.
+    fn decide(purpose: Self::Purpose, reply: Result<Reply<'_>, Failure>) -> Next<Self>;
+
+    /// Whether an answer that tells no usage is booked with an estimate.
+    fn estimates(admission: &Self::Admission) -> bool;
+
+    /// Books so many tokens, 1 to `MAX_AMOUNT`.
+    fn charge(admission: Self::Admission, tokens: i64, now: i64) -> (Question, Self::Ticket);
+
+    /// Whether the reply says that the charge was booked; otherwise why not.
+    ///
+    /// # Errors
+    /// What the log should say.
+    fn booked(ticket: &Self::Ticket, reply: &Reply<'_>) -> Result<(), String>;
+
+    /// The answer to what cannot be enforced, with the reason.
+    fn unenforceable(reason: &str) -> Response;
+}
+
+/// What the host shows of a request, on demand.
+pub trait Request {
+    /// Every value of a header, in order; its name in lower case.
+    fn header(&self, name: &str) -> Vec<&[u8]>;
+
+    /// Unix seconds.
+    fn now(&self) -> i64;
+
+    /// `:path`, with its query.
+    fn path(&self) -> &[u8] {
+        self.header(":path").first().copied().unwrap_or_default()
+    }
+}
+
+/// What to do with a request.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Step<K: Kind> {
+    Pass,
+    Refuse(Response),
+    /// Hold the request until the store has answered.
+    Ask(Ask<K>),
+    /// Hold the request and give its whole body to [`Kind::body`].
+    AwaitBody(K::AwaitBody),
+}
+
+/// A call to make, and who waits for its answer.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Ask<K: Kind> {
+    pub call: Call,
+    pub pending: Pending<K>,
+}
+
+/// A request that waits for the store.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Pending<K: Kind> {
+    question: Question,
+    purpose: K::Purpose,
+}
+
+/// What to do after an answer.
+#[derive(Debug)]
+pub enum Next<K: Kind> {
+    /// Ask once more.
+    Ask(Ask<K>),
+    /// The store wants authentication: initialise it again, then ask once more.
+    Reauthenticate(Ask<K>),
+    /// Let the request go on and meter its response.
+    Admit(Box<Meter<K>>),
+    Refuse(Response),
+}
+
+impl<K: Kind> Ask<K> {
+    pub(crate) fn new(question: Question, purpose: K::Purpose) -> Self {
+        Self { call: question.call(), pending: Pending { question, purpose } }
+    }
+}
+
+impl<K: Kind> Pending<K> {
+    /// Whether the request is a metered one.
+    #[must_use]
+    pub fn is_metered(&self) -> bool {
+        K::is_metered(&self.purpose)
+    }
+
+    /// Takes the store's answer, or the reason why there is none.
+    #[must_use]
+    pub fn answer(self, answer: Result<&[u8], Failure>) -> Next<K> {
+        let Self { question, purpose } = self;
+        match question.hear(answer) {
+            Heard::Again(question) => Next::Ask(Ask::new(question, purpose)),
+            Heard::Unauthenticated(question) => Next::Reauthenticate(Ask::new(question, purpose)),
+            Heard::Reply(reply) => K::decide(purpose, Ok(reply)),
+            Heard::Failure(failure) => K::decide(purpose, Err(failure)),
+        }
+    }
+}
+
+impl<K: Kind> Next<K> {
+    pub(crate) fn admit(admission: K::Admission) -> Self {
+        Self::Admit(Box::new(Meter::new(admission)))
+    }
+}

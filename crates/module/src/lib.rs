@@ -1,0 +1,412 @@
+//! What all modules share: moves bytes between the Proxy-Wasm host and the pure core, and keeps who waits for which
+//! answer. In: the host's callbacks. Out: actions, Redis calls, local answers. All decisions are in `enforcement`, by
+//! the kind that a module names.
+
+mod stores;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use enforcement::config::{Config, Policies};
+use enforcement::response::Response;
+use enforcement::rules::Subject;
+use enforcement::steps::{
+    self, Ask, Booked, Booking, Charge, Ending, Failure, Kind, Meter, Next, Pending, Request, Step,
+};
+use enforcement::{guard, identity};
+use guest_abi::host::{self, Buffer, Level, Map};
+use guest_abi::{Action, Headers, Module, Unanswered};
+use stores::{Calls, Clients, TICK_MS, Ticks};
+
+/// The longest body that is awaited, the form of an admin API.
+const MAX_BODY: usize = 64 * 1024;
+
+/// The response code details of a stream whose request the gateway began anew as another one.
+const REDIRECTED: &[u8] = b"internal_redirect";
+
+/// A store that fails does so for every request: of such lines no more than one a second is written.
+const LOG_INTERVAL_NS: u64 = 1_000_000_000;
+
+/// Everything one VM knows.
+pub struct Enforcer<K: Kind> {
+    logged_at: u64,
+    unlogged: u64,
+    clients: Clients,
+    roots: BTreeMap<u32, Root<K>>,
+    streams: BTreeMap<u32, Stream<K>>,
+}
+
+/// A version of the configuration.
+struct Root<K: Kind> {
+    config: Option<Arc<Config<K::Policy>>>,
+    calls: Calls<Waiter<K>>,
+}
+
+/// Whom an answer of Redis is for.
+enum Waiter<K: Kind> {
+    Stream(u32, Pending<K>),
+    Charge(Booking<K>),
+}
+
+struct Stream<K: Kind> {
+    root: u32,
+    state: State<K>,
+}
+
+enum State<K: Kind> {
+    /// Not ours, or not any more.
+    Passing,
+    /// Its headers are held until the body has come.
+    AwaitingBody {
+        awaiting: K::AwaitBody,
+        length: usize,
+    },
+    /// It is held until Redis has answered.
+    Waiting,
+    Metered(Box<Meter<K>>),
+    /// It was answered by us.
+    Refused,
+}
+
+/// The request headers of one callback.
+struct Shown<'a>(&'a Headers);
+
+impl Request for Shown<'_> {
+    fn header(&self, name: &str) -> Vec<&[u8]> {
+        self.0.all(name).collect()
+    }
+
+    fn now(&self) -> i64 {
+        now()
+    }
+}
+
+impl<K: Kind> Default for Enforcer<K> {
+    fn default() -> Self {
+        let (roots, streams) = (BTreeMap::new(), BTreeMap::new());
+        Self { logged_at: 0, unlogged: 0, clients: Clients::default(), roots, streams }
+    }
+}
+
+impl<K: Kind> Module for Enforcer<K> {
+    fn create_root(&mut self, root: u32) {
+        self.roots.insert(root, Root { config: None, calls: Calls::new() });
+    }
+
+    fn create_stream(&mut self, stream: u32, root: u32) {
+        self.streams.insert(stream, Stream { root, state: State::Passing });
+    }
+
+    fn configure(&mut self, root: u32, configuration: &[u8]) -> bool {
+        let config = match Config::parse(configuration) {
+            Ok(config) => config,
+            Err(error) => {
+                host::log(Level::Error, &error.to_string());
+                return false;
+            }
+        };
+        let version = env!("CARGO_PKG_VERSION");
+        if let Config::Policies(policies) = &config {
+            let (what, rules, stores) = (K::ENFORCES, policies.rules(), policies.stores().len());
+            host::log(Level::Info, &format!("aiquota {version} enforces {what}: {rules} rules, {stores} stores"));
+            for reason in policies.refusals() {
+                host::log(Level::Error, &format!("some requests are answered with 503: {reason}"));
+            }
+            for store in policies.stores() {
+                self.clients.prepare(store);
+            }
+            host::set_tick_period(TICK_MS);
+        } else {
+            host::log(Level::Info, &format!("aiquota {version} guards the identity header"));
+        }
+        // Streams in flight go on under the policy they began with.
+        self.roots.entry(root).or_insert_with(|| Root { config: None, calls: Calls::new() }).config =
+            Some(Arc::new(config));
+        true
+    }
+
+    fn tick(&mut self, root: u32) {
+        let expired = self.roots.get_mut(&root).map(|root| root.calls.tick()).unwrap_or_default();
+        for waiter in expired {
+            self.answer(root, waiter, None, Err(Failure::Deadline));
+        }
+    }
+
+    fn redis_reply(&mut self, root: u32, token: u32, reply: Result<&[u8], Unanswered>) {
+        if let Some((waiter, left)) = self.roots.get_mut(&root).and_then(|root| root.calls.take(token)) {
+            self.answer(root, waiter, Some(left), reply.map_err(|Unanswered| Failure::Network));
+        }
+    }
+
+    fn request_headers(&mut self, stream: u32, end: bool) -> Action {
+        let Some(root) = self.streams.get(&stream).map(|stream| stream.root) else {
+            // The host created it where we could not hear it, so its policy is unknown.
+            return self.refuse(stream, K::unenforceable(steps::UNKNOWN));
+        };
+        let config = self.roots.get(&root).and_then(|root| root.config.clone());
+        match config.as_deref() {
+            None => Action::Continue,
+            Some(Config::Guard) => self.guard(stream),
+            Some(Config::Policies(policies)) => self.begin(root, stream, policies, end),
+        }
+    }
+
+    fn request_body(&mut self, stream: u32, size: usize, end: bool) -> Action {
+        let Some(Stream { root, state }) = self.streams.get_mut(&stream) else { return Action::Continue };
+        match state {
+            State::Passing => Action::Continue,
+            State::Metered(meter) => {
+                meter.request_body(size);
+                Action::Continue
+            }
+            State::Waiting | State::Refused => Action::StopIteration,
+            State::AwaitingBody { length, .. } => {
+                *length = length.saturating_add(size);
+                let (root, length) = (*root, *length);
+                if end { self.body(root, stream, length) } else { Action::StopIteration }
+            }
+        }
+    }
+
+    fn response_headers(&mut self, stream: u32) {
+        if let Some(Stream { state: State::Metered(meter), .. }) = self.streams.get_mut(&stream) {
+            let header = |name| host::header(Map::Response, name);
+            let status = header(":status").and_then(|status| std::str::from_utf8(&status).ok()?.parse().ok());
+            let (content_type, encoding) = (header("content-type"), header("content-encoding"));
+            meter.response_headers(status, content_type.as_deref(), encoding.as_deref());
+        }
+    }
+
+    fn response_body(&mut self, stream: u32, size: usize, end: bool) {
+        if let Some(Stream { state: State::Metered(meter), .. }) = self.streams.get_mut(&stream) {
+            if size > 0 {
+                meter.response_body(&host::buffer(Buffer::ResponseBody, size));
+            }
+            if end {
+                self.settle(stream);
+            }
+        }
+    }
+
+    fn done(&mut self, context: u32) {
+        self.settle(context);
+    }
+
+    fn delete(&mut self, context: u32) {
+        self.settle(context);
+        self.streams.remove(&context);
+        self.roots.remove(&context);
+    }
+}
+
+impl<K: Kind> Enforcer<K> {
+    fn guard(&mut self, stream: u32) -> Action {
+        for name in guard::REMOVED {
+            if host::header(Map::Request, name).is_some() && host::remove_header(Map::Request, name).is_err() {
+                return self.refuse(stream, K::unenforceable(guard::FAILED));
+            }
+        }
+        Action::Continue
+    }
+
+    fn begin(&mut self, root: u32, stream: u32, policies: &Policies<K::Policy>, end: bool) -> Action {
+        let needs = policies.needs();
+        let property = |needed: bool, name| if needed { host::property(&[name]) } else { None }.unwrap_or_default();
+        let (route, cluster) = (property(needs.route, "route_name"), property(needs.cluster, "cluster_name"));
+        let Ok(headers) = host::headers(Map::Request) else {
+            return self.refuse(stream, K::unenforceable(steps::UNKNOWN));
+        };
+        let subject = Subject {
+            route: &route,
+            cluster: &cluster,
+            authority: headers.first(":authority").unwrap_or_default(),
+            consumer: headers.first(identity::HEADER).unwrap_or_default(),
+        };
+        let values: Vec<&[u8]> = headers.all(identity::HEADER).collect();
+        let Some(target) = policies.target_of_any(&subject, &values) else { return Action::Continue };
+        match K::begin(target, &Shown(&headers)) {
+            Step::AwaitBody(awaiting) if !end => {
+                self.enter(stream, State::AwaitingBody { awaiting, length: 0 });
+                Action::StopIteration
+            }
+            Step::AwaitBody(awaiting) => self.take(root, stream, K::body(awaiting, b"", now())),
+            Step::Ask(ask) => {
+                // An answer that is compressed could not be read.
+                if ask.pending.is_metered() && headers.first("accept-encoding").is_some() {
+                    let _ = host::remove_header(Map::Request, "accept-encoding");
+                }
+                self.take(root, stream, Step::Ask(ask))
+            }
+            step => self.take(root, stream, step),
+        }
+    }
+
+    fn body(&mut self, root: u32, stream: u32, length: usize) -> Action {
+        let State::AwaitingBody { awaiting, .. } = self.enter(stream, State::Refused) else { return Action::Continue };
+        let body = if length > MAX_BODY { Vec::new() } else { host::buffer(Buffer::RequestBody, length) };
+        self.take(root, stream, K::body(awaiting, &body, now()))
+    }
+
+    /// Does what a step asks, inside a callback of the stream's request.
+    fn take(&mut self, root: u32, stream: u32, step: Step<K>) -> Action {
+        let (metered, next) = match step {
+            Step::Pass => return Action::Continue,
+            Step::Refuse(response) => (false, Next::Refuse(response)),
+            Step::AwaitBody(_) => return Action::StopIteration,
+            Step::Ask(ask) => (ask.pending.is_metered(), Next::Ask(ask)),
+        };
+        match self.follow(root, stream, next, None) {
+            None if metered => Action::StopAllAndWatermark,
+            None => Action::StopIteration,
+            Some(Ok(meter)) => {
+                self.enter(stream, State::Metered(meter));
+                Action::Continue
+            }
+            Some(Err(response)) => self.refuse(stream, response),
+        }
+    }
+
+    /// Takes an answer of Redis, or the reason why there is none, and how long it still could have come.
+    fn answer(&mut self, root: u32, waiter: Waiter<K>, left: Option<Ticks>, answer: Result<&[u8], Failure>) {
+        match waiter {
+            Waiter::Charge(booking) => self.booked(root, booking.answer(answer)),
+            Waiter::Stream(stream, pending) => {
+                // The stream may be gone by now.
+                let waits = |stream: &Stream<K>| matches!(stream.state, State::Waiting);
+                if !self.streams.get(&stream).is_some_and(waits) {
+                    return;
+                }
+                let Some(decided) = self.follow(root, stream, pending.answer(answer), left) else { return };
+                if host::set_effective_context(stream).is_err() {
+                    self.enter(stream, State::Passing);
+                    return;
+                }
+                match decided {
+                    Ok(meter) => {
+                        self.enter(stream, State::Metered(meter));
+                        if let Err(status) = host::continue_request() {
+                            host::log(Level::Debug, &format!("a request could not be continued: {status:?}"));
+                        }
+                    }
+                    Err(response) => {
+                        self.refuse(stream, response);
+                    }
+                }
+                let _ = host::set_effective_context(root);
+            }
+        }
+    }
+
+    /// Asks as long as there is something to ask. Nothing: the stream waits. Else the decision over it. What is asked
+    /// once more has what is left of the first time: a client waits for one deadline, not for one per round trip.
+    fn follow(
+        &mut self,
+        root: u32,
+        stream: u32,
+        mut next: Next<K>,
+        left: Option<Ticks>,
+    ) -> Option<Result<Box<Meter<K>>, Response>> {
+        loop {
+            let Ask { call, pending } = match next {
+                Next::Admit(meter) => return Some(Ok(meter)),
+                Next::Refuse(response) => return Some(Err(response)),
+                Next::Ask(ask) => ask,
+                Next::Reauthenticate(ask) => match self.clients.reauthenticate(&ask.call.store) {
+                    Ok(()) => ask,
+                    Err(failure) => {
+                        next = ask.pending.answer(Err(failure));
+                        continue;
+                    }
+                },
+            };
+            let calls = &mut self.roots.get_mut(&root)?.calls;
+            let left = left.unwrap_or_else(|| Ticks::of(&call.store));
+            next = match calls.send(&mut self.clients, &call, left, Waiter::Stream(stream, pending)) {
+                Ok(()) => {
+                    self.enter(stream, State::Waiting);
+                    return None;
+                }
+                Err((Waiter::Stream(_, pending), failure)) => pending.answer(Err(failure)),
+                Err((Waiter::Charge(_), _)) => return None,
+            };
+        }
+    }
+
+    /// Books what a stream used, once, when it is over.
+    fn settle(&mut self, stream: u32) {
+        let Some(Stream { root, state }) = self.streams.get_mut(&stream) else { return };
+        let root = *root;
+        // Whatever it was, it is over: an answer that still comes for it is dropped.
+        let State::Metered(mut meter) = std::mem::replace(state, State::Passing) else { return };
+        // The router redirects without showing the answer for which it does.
+        if meter.is_unanswered()
+            && host::property(&["response", "code_details"]).is_some_and(|details| details == REDIRECTED)
+        {
+            meter.redirected();
+        }
+        if let Ending::Charge(charge) = meter.end(now()) {
+            // The call belongs to the root: it is to outlive the stream.
+            let _ = host::set_effective_context(root);
+            self.charge(root, charge);
+            let _ = host::set_effective_context(stream);
+        }
+    }
+
+    fn charge(&mut self, root: u32, Charge { call, booking }: Charge<K>) {
+        let Some(Root { calls, .. }) = self.roots.get_mut(&root) else { return };
+        let (left, waiter) = (Ticks::of(&call.store), Waiter::Charge(booking));
+        if let Err((Waiter::Charge(booking), failure)) = calls.send(&mut self.clients, &call, left, waiter) {
+            self.booked(root, booking.answer(Err(failure)));
+        }
+    }
+
+    fn booked(&mut self, root: u32, booked: Booked<K>) {
+        match booked {
+            Booked::Done => {}
+            Booked::Again(charge) => self.charge(root, charge),
+            Booked::Reauthenticate(charge) => match self.clients.reauthenticate(&charge.call.store) {
+                Ok(()) => self.charge(root, charge),
+                Err(failure) => self.booked(root, charge.booking.answer(Err(failure))),
+            },
+            Booked::Unknown(what) => host::log(Level::Warn, &what),
+        }
+    }
+
+    fn refuse(&mut self, stream: u32, response: Response) -> Action {
+        let Response { status, content_type, body, details, log } = response;
+        if let Some(log) = log {
+            self.log_failure(&log);
+        }
+        self.enter(stream, State::Refused);
+        if let Err(status) = host::respond(status, details, &[("content-type", content_type)], body.as_bytes()) {
+            host::log(Level::Debug, &format!("a request could not be answered: {status:?}"));
+        }
+        Action::StopIteration
+    }
+
+    fn log_failure(&mut self, what: &str) {
+        let now = host::now_nanoseconds();
+        if now.saturating_sub(self.logged_at) < LOG_INTERVAL_NS {
+            self.unlogged += 1;
+            return;
+        }
+        match std::mem::take(&mut self.unlogged) {
+            0 => host::log(Level::Warn, &format!("a request was refused: {what}")),
+            more => host::log(Level::Warn, &format!("a request was refused, and {more} before it: {what}")),
+        }
+        self.logged_at = now;
+    }
+
+    /// Changes a stream's state and answers the one before.
+    fn enter(&mut self, stream: u32, state: State<K>) -> State<K> {
+        match self.streams.get_mut(&stream) {
+            Some(stream) => std::mem::replace(&mut stream.state, state),
+            None => State::Passing,
+        }
+    }
+}
+
+/// Unix seconds.
+fn now() -> i64 {
+    i64::try_from(host::now_nanoseconds() / 1_000_000_000).unwrap_or(i64::MAX)
+}

@@ -25,6 +25,12 @@ pub(crate) struct Run {
     #[arg(value_delimiter = ',', value_parser = namespace)]
     trusted_namespaces: Vec<String>,
 
+    /// What objects of one namespace that is not trusted may take together of a generated WasmPlugin, which has room for
+    /// 1 MiB of rules, in percent: no namespace can take the room of all others
+    #[arg(long, env = "AIQUOTA_NAMESPACE_SHARE", value_name = "PERCENT", default_value_t = 50)]
+    #[arg(value_parser = clap::value_parser!(u8).range(1..=100))]
+    namespace_share: u8,
+
     /// Whose ai-quota module the gateway runs: native is this project's, upstream the one that comes with Higress
     #[arg(long, env = "AIQUOTA_FLAVOR", value_name = "FLAVOR", default_value = "native")]
     #[arg(value_parser = one_of(&[("native", Flavor::Native), ("upstream", Flavor::Upstream)]))]
@@ -149,6 +155,7 @@ impl Run {
             guard: self.guard,
             guard_module,
             auth_plugins: self.auth_plugins,
+            namespace_share: self.namespace_share,
             drain: self.drain,
         })
     }
@@ -262,6 +269,7 @@ mod tests {
             &format!("--guard-module-sha256={sha256}"),
             "--auth-plugin=sso",
             "--drain=90s",
+            "--namespace-share=20",
         ])
         .unwrap();
         assert_eq!(
@@ -285,6 +293,7 @@ mod tests {
                     sha256: Some(sha256.to_lowercase()),
                 },
                 auth_plugins: vec!["sso".into()],
+                namespace_share: 20,
                 drain: Duration::from_secs(90),
             }
         );
@@ -323,6 +332,7 @@ mod tests {
             (&[MODULE, "--trusted-namespace=${x}"], "--trusted-namespace", "a-z"),
             (&[MODULE, "--guard=maybe"], "--guard", "off"),
             (&[MODULE, "--drain=5"], "--drain", "300s or 10m"),
+            (&[MODULE, "--namespace-share=0"], "--namespace-share", "1..=100"),
             (&[MODULE, "--priority=0"], "--priority", "1..=1000"),
             (&[MODULE, "--leader-election=maybe"], "--leader-election", "off"),
             (&[MODULE, "--lease-duration=2s"], "--lease-duration", "3s to 300s"),

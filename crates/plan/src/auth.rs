@@ -14,8 +14,17 @@ use crate::{
 };
 
 /// WasmPlugins that authenticate consumers.
-const KNOWN: [&str; 8] =
-    ["key-auth", "jwt-auth", "basic-auth", "hmac-auth", "simple-jwt-auth", "oidc", "oauth", "ext-auth"];
+const KNOWN: [&str; 9] = [
+    "key-auth",
+    "jwt-auth",
+    "basic-auth",
+    "hmac-auth",
+    "hmac-auth-apisix",
+    "simple-jwt-auth",
+    "oidc",
+    "oauth",
+    "ext-auth",
+];
 /// Of these, those that list their consumers, and enforce where a rule has `allow`, or everywhere by `global_auth`.
 const LISTING: [&str; 4] = ["key-auth", "jwt-auth", "basic-auth", "hmac-auth"];
 /// The guard's priority unless an auth plugin has as high a one.

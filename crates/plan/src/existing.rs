@@ -14,6 +14,8 @@ use crate::{
 /// written can say of them.
 pub(crate) struct Existing {
     form: &'static dyn Form,
+    /// Whether its rules over Domains and the gateway let requests without consumer pass where nothing is metered.
+    pub(crate) open: bool,
     pub(crate) policies: HashMap<String, wire::Policy>,
     pub(crate) stores: BTreeMap<String, wire::Store>,
     pub(crate) schedules: BTreeMap<String, wire::Schedule>,
@@ -28,12 +30,13 @@ pub(crate) struct Existing {
 
 impl Existing {
     pub(crate) fn of(plugin: Option<&WasmPlugin>, form: &'static dyn Form) -> Self {
-        let Read { mut policies, stores, schedules, rules } = plugin.map(form::read).unwrap_or_default();
+        let Read { open, mut policies, stores, schedules, rules } = plugin.map(form::read).unwrap_or_default();
         for settings in policies.values_mut() {
             *settings = form.said(settings).into_owned();
         }
         let mut existing = Self {
             form,
+            open,
             policies,
             stores,
             schedules,

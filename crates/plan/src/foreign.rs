@@ -16,16 +16,37 @@ pub(crate) fn is_ours(plugin: &WasmPlugin) -> bool {
 /// Whether it is that plugin, by its object, its plugin name or its image.
 pub(crate) fn is_plugin(plugin: &WasmPlugin, known: &str) -> bool {
     let spec = &plugin.spec;
-    let image = spec.url.as_deref().and_then(|url| url.rsplit('/').next());
-    [plugin.metadata.name.as_deref(), spec.plugin_name.as_deref(), image]
-        .into_iter()
-        .flatten()
-        .any(|name| is_named(name, known))
+    let names = [plugin.metadata.name.as_deref(), spec.plugin_name.as_deref()];
+    names.into_iter().flatten().any(|name| is_named(name, known))
+        || spec.url.as_deref().is_some_and(|url| is_image(url, known))
 }
 
-/// `key-auth`, `key-auth.internal`, `key-auth-2`, `key-auth:1.0.0`, `key-auth@sha256:..`.
+/// `key-auth`, `key-auth.internal`, `key-auth-2`, `key-auth-1.0.0`; not `key-auth-exporter`, which is another's name.
 fn is_named(name: &str, known: &str) -> bool {
-    name.strip_prefix(known).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '-', ':', '@']))
+    let name = name.strip_suffix(".internal").unwrap_or(name);
+    name.strip_prefix(known).is_some_and(|rest| rest.is_empty() || rest.strip_prefix('-').is_some_and(is_version))
+}
+
+/// `oci://registry/plugins/key-auth:1.0.0`, `.../key-auth@sha256:..`, `.../key-auth-1.0.0.wasm` and, as Higress' plugin
+/// server has them, `.../key-auth/1.0.0/plugin.wasm`.
+fn is_image(url: &str, known: &str) -> bool {
+    let path = url.split_once("://").map_or(url, |(_, path)| path).split(['?', '#']).next().unwrap_or_default();
+    let mut segments = path.rsplit('/');
+    let mut last = segments.next().unwrap_or_default();
+    if last == "plugin.wasm" {
+        last = segments.find(|segment| !is_version(segment)).unwrap_or_default();
+    }
+    let name = last.split([':', '@']).next().unwrap_or_default();
+    is_named(name.strip_suffix(".wasm").unwrap_or(name), known)
+}
+
+/// `2`, `1.0.0`, `v2.0.1-rc.1`.
+fn is_version(text: &str) -> bool {
+    let text = text.strip_prefix('v').unwrap_or(text);
+    let (numbers, rest) = text.split_once('-').unwrap_or((text, ""));
+    let is_number = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+    let is_preview = ["alpha", "beta", "rc"].iter().any(|word| rest.starts_with(word));
+    numbers.split('.').all(is_number) && (rest.is_empty() || is_preview)
 }
 
 /// What one WasmPlugin says where. Of several rules the first counts.
@@ -148,12 +169,38 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_plugin_is_known_by_its_whole_name() {
-        for name in ["ai-quota", "ai-quota.internal", "ai-quota-2", "ai-quota:1.0.0", "ai-quota@sha256:00"] {
+    fn a_plugin_is_known_by_its_name_and_a_version_alone() {
+        for name in ["ai-quota", "ai-quota.internal", "ai-quota-2", "ai-quota-1.0.0", "ai-quota-v2.0.1-rc.1.internal"] {
             assert!(is_named(name, "ai-quota"), "{name}");
         }
-        for name in ["ai-quotas", "my-ai-quota", "ai", "ai-token-ratelimit"] {
+        for name in
+            ["ai-quotas", "my-ai-quota", "ai", "ai-quota-exporter", "ai-quota-", "ai-quota-2-exporter", "ai-quota.x"]
+        {
             assert!(!is_named(name, "ai-quota"), "{name}");
+        }
+    }
+
+    #[test]
+    fn an_image_is_known_by_the_segment_that_names_the_plugin() {
+        for url in [
+            "ai-quota",
+            "oci://registry.example:5000/plugins/ai-quota:1.0.0",
+            "oci://registry.example/plugins/ai-quota@sha256:00",
+            "file:///opt/plugins/ai-quota/plugin.wasm",
+            "http://plugins.example/plugins/ai-quota/2.0.1/plugin.wasm?x=1",
+            "https://plugins.example/ai-quota-2.0.1.wasm",
+        ] {
+            assert!(is_image(url, "ai-quota"), "{url}");
+        }
+        for url in [
+            "oci://registry.example/plugins/ai-quota-exporter:1.0.0",
+            "oci://registry.example/ai-quota/exporter:1.0.0",
+            "oci://ai-quota/exporter:1.0.0",
+            "http://plugins.example/plugins/ai-quota/exporter/plugin.wasm",
+            "oci://registry.example/plugins/my-ai-quota:1.0.0",
+            "",
+        ] {
+            assert!(!is_image(url, "ai-quota"), "{url}");
         }
     }
 

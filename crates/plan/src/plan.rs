@@ -197,7 +197,8 @@ pub struct Verdict {
     pub targets: Vec<(TargetRef, Option<Reason>)>,
     /// Why the object is not, or not wholly, accepted: the reasons that are not a target's.
     pub refused: Vec<Reason>,
-    /// Why its store cannot be used: rules that were never programmed are withheld, others refuse.
+    /// Why its store, or the prefix of its balances, cannot be used: rules that were never programmed are withheld,
+    /// others refuse.
     pub withheld: Option<Reason>,
     /// Targets, by their index, that have no rule yet, and why that waits.
     pub waits: Vec<(usize, Reason)>,
@@ -227,6 +228,12 @@ impl Verdict {
     /// Whether the object cannot be understood, so that what was in force before stays.
     pub(crate) fn keeps_last_rule(&self) -> bool {
         self.refused.first().is_some_and(Reason::keeps_last_rule)
+    }
+
+    /// Whether nobody may take its balances: what they are for cannot be told. A prefix that its namespace may not have
+    /// any more keeps nothing from others.
+    pub(crate) fn keeps_balances(&self) -> bool {
+        self.keeps_last_rule() && !matches!(self.withheld, Some(Reason::NotTrusted { .. }))
     }
 }
 

@@ -19,7 +19,7 @@ pub(crate) fn derived(namespace: &str, target: &TargetRef) -> String {
 }
 
 /// FNV-1a, 64 bits: the same in every version of this program, because keys in Redis depend on it.
-fn fnv1a(bytes: &[u8]) -> u64 {
+pub(crate) fn fnv1a(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3))
 }
 

@@ -24,6 +24,18 @@ pub enum Reason {
     )]
     NotTrusted { field: String, namespace: String, what: &'static str },
 
+    #[error(
+        "{} is unmetered now: upstream's ai-quota module (--flavor=upstream) would ask every request there for a \
+         consumer, which the rule that was in force did not; correct the object, name Ingresses or HTTPRoutes, or let \
+         the administrator go back to --flavor=native",
+        Target(.target)
+    )]
+    NotKept { target: TargetRef },
+
+    /// What was reported before of a target that it has not had since.
+    #[error("{message}")]
+    AsBefore { reason: &'static str, message: String },
+
     #[error("{} does not exist{}", Target(.target), Where(.target, .namespace))]
     TargetNotFound { target: TargetRef, namespace: String },
 
@@ -40,6 +52,13 @@ pub enum Reason {
         "the rules of all quotas would take more than {limit} bytes in one WasmPlugin; use fewer targets or let objects share settings"
     )]
     GatewayFull { limit: usize },
+
+    #[error(
+        "the rules of namespace {namespace} would take more than {percent} % of the {limit} bytes of one WasmPlugin \
+         (--namespace-share); use fewer targets, let objects share settings, or let the administrator raise the share \
+         or trust the namespace"
+    )]
+    ShareFull { namespace: String, percent: u8, limit: usize },
 
     #[error("the object is being deleted with its balances and limits nothing any more")]
     BeingDeleted,
@@ -119,7 +138,8 @@ impl Reason {
         match self {
             Self::Invalid(_) => "Invalid",
             Self::Undecodable(_) => "Undecodable",
-            Self::NotSupportedByPlugin(_) => "NotSupportedByPlugin",
+            Self::NotSupportedByPlugin(_) | Self::NotKept { .. } => "NotSupportedByPlugin",
+            Self::AsBefore { reason, .. } => reason,
             Self::NotTrusted { .. } => "NotTrusted",
             Self::TargetNotFound { .. } => "TargetNotFound",
             Self::TargetConflicted { .. }
@@ -127,7 +147,7 @@ impl Reason {
             | Self::StoreConflicted { .. }
             | Self::BalanceOwned { .. } => "Conflicted",
             Self::Overridden { .. } => "Overridden",
-            Self::GatewayFull { .. } => "GatewayFull",
+            Self::GatewayFull { .. } | Self::ShareFull { .. } => "GatewayFull",
             Self::BeingDeleted => "BeingDeleted",
             Self::StoreNotFound(_) => "StoreNotFound",
             Self::NotInGatewayNamespace(_) => "NotInGatewayNamespace",
@@ -147,9 +167,29 @@ impl Reason {
         }
     }
 
-    /// Whether an object that is refused for this stays under its last rule: nothing becomes free by a typo.
+    /// A key prefix that is not for objects of this namespace to choose.
+    pub(crate) fn prefix_not_trusted(namespace: &str) -> Self {
+        Self::NotTrusted {
+            field: "spec.keyPrefix".to_owned(),
+            namespace: namespace.to_owned(),
+            what: "the choice of a key prefix",
+        }
+    }
+
+    /// The word under which a target may have been reported as lost.
+    pub(crate) fn word(reported: &str) -> Option<&'static str> {
+        ["TargetNotFound", "NotTrusted", "NotSupportedByPlugin", "Conflicted", "Overridden", "GatewayFull"]
+            .into_iter()
+            .find(|word| *word == reported)
+    }
+
+    /// Whether an object that is refused for this, not only one of its targets, stays under its last rule: nothing
+    /// becomes free by a typo.
     pub(crate) const fn keeps_last_rule(&self) -> bool {
-        matches!(self, Self::Invalid(_) | Self::Undecodable(_) | Self::NotSupportedByPlugin(_))
+        matches!(
+            self,
+            Self::Invalid(_) | Self::Undecodable(_) | Self::NotSupportedByPlugin(_) | Self::NotTrusted { .. }
+        )
     }
 
     #[must_use]
@@ -158,6 +198,8 @@ impl Reason {
             Self::Invalid(_)
             | Self::Undecodable(_)
             | Self::NotSupportedByPlugin(_)
+            | Self::NotKept { .. }
+            | Self::AsBefore { .. }
             | Self::NotTrusted { .. }
             | Self::NotInGatewayNamespace(_) => WaitsFor::Spec,
             Self::TargetNotFound { .. }
@@ -167,6 +209,7 @@ impl Reason {
             | Self::ConsumerConflicted { .. }
             | Self::StoreConflicted { .. }
             | Self::GatewayFull { .. }
+            | Self::ShareFull { .. }
             | Self::BeingDeleted
             | Self::BalanceOwned { .. }
             | Self::StoreNotFound(_)

@@ -16,6 +16,8 @@ pub struct Settings {
     pub guard_module: GuardModule,
     /// WasmPlugins that authenticate consumers, besides those known by name.
     pub auth_plugins: Vec<String>,
+    /// What one namespace that is not trusted may take of a WasmPlugin, in percent.
+    pub namespace_share: u8,
     /// How long after their last rule requests may still be under way: balances are not deleted before.
     pub drain: Duration,
 }

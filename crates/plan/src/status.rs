@@ -62,7 +62,7 @@ pub fn status(
         Flavor::Upstream => "refused with 403",
     };
     let programmed = lost(programmed(verdict, rules, write(stands, writes), refused));
-    let balances = lost(balances(plan, verdict, &seeds));
+    let balances = lost(balances(plan, verdict, &seeds, refused));
     let ready = match (&accepted, &programmed, &balances) {
         (State::Is, State::Is, State::Is) => State::Is,
         // A rule that waits for its balances is explained by what keeps those.
@@ -94,10 +94,7 @@ pub fn status(
         observed_generation: verdict.object.metadata().generation,
         conditions: conditions.made,
         // Whose last rule stays keeps what it stands on: the planner reads it back.
-        targets: match verdict.keeps_last_rule() {
-            false => verdict.targets.iter().map(reported).collect(),
-            true => before.map(|status| status.targets.clone()).unwrap_or_default(),
-        },
+        targets: verdict.targets.iter().map(reported).collect(),
         next_refresh: verdict.next_refresh.map(|next| next.to_string()),
         refreshed: refreshed(verdict, &seeds).map(str::to_owned),
         summary: match &verdict.object {
@@ -189,8 +186,8 @@ fn write(stands: bool, writes: &Writes) -> &Write {
 
 /// `refused`: what becomes of requests where the store cannot be used.
 fn programmed(verdict: &Verdict, rules: &[bool], write: &Write, refused: &str) -> State {
-    if rejected(verdict) {
-        return not_accepted(verdict);
+    if let Some(state) = not_taken(verdict, refused) {
+        return state;
     }
     let complete = verdict.targets.iter().zip(rules).all(|((_, problem), rule)| problem.is_some() || *rule);
     match (&verdict.withheld, write) {
@@ -211,9 +208,9 @@ fn programmed(verdict: &Verdict, rules: &[bool], write: &Write, refused: &str) -
     }
 }
 
-fn balances(plan: &Plan, verdict: &Verdict, seeds: &Seeds) -> State {
-    if rejected(verdict) {
-        return not_accepted(verdict);
+fn balances(plan: &Plan, verdict: &Verdict, seeds: &Seeds, refused: &str) -> State {
+    if let Some(state) = not_taken(verdict, refused) {
+        return state;
     }
     if let Some(reason) = &verdict.withheld {
         return State::not(reason);
@@ -253,13 +250,17 @@ fn rejected(verdict: &Verdict) -> bool {
     verdict.targets.iter().all(|(_, problem)| problem.is_some())
 }
 
-fn not_accepted(verdict: &Verdict) -> State {
-    match verdict.refused.first() {
-        Some(reason) if reason.keeps_last_rule() => {
-            State::Unknown(reason.reason(), "what was in force before stays".to_owned())
-        }
-        _ => State::Not("NotAccepted", "no target is accepted, so this object limits nothing".to_owned()),
+/// What there is to say of an object that is not taken at its word, or not at all.
+fn not_taken(verdict: &Verdict, refused: &str) -> Option<State> {
+    if rejected(verdict) {
+        let message = "no target is accepted, so this object limits nothing".to_owned();
+        return Some(State::Not("NotAccepted", message));
     }
+    let reason = verdict.refused.first().filter(|_| verdict.keeps_last_rule())?;
+    Some(match &verdict.withheld {
+        Some(reason) => State::Not(reason.reason(), cut(format!("requests are {refused}: {reason}"))),
+        None => State::Unknown(reason.reason(), "what was in force before stays".to_owned()),
+    })
 }
 
 /// How far the deletion of an object is whose balances go with it. Its time counts from when its rules were out.

@@ -53,41 +53,57 @@ impl<'a> Targets<'a> {
     }
 
     pub(crate) fn matched(&self, namespace: &str, index: usize, target: &TargetRef) -> Result<Matched, Reason> {
-        let Self { world, .. } = self;
-        let missing = || Reason::TargetNotFound { target: target.clone(), namespace: namespace.to_owned() };
-        let name = target.name.as_deref().unwrap_or_default();
-        let trusted = || {
-            if world.settings.trusts(namespace) {
-                return Ok(());
-            }
-            Err(Reason::NotTrusted {
-                field: format!("spec.targetRefs[{index}]"),
-                namespace: namespace.to_owned(),
-                what: "Service, Domain and Gateway targets",
-            })
-        };
-        let only = |named| Ok(Matched { named, derived: Vec::new(), beside: Vec::new() });
+        self.permitted(namespace, target, || format!("spec.targetRefs[{index}]"))?;
+        let matched = self.meant(namespace, target).filter(|_| self.exists(namespace, target));
+        matched.ok_or_else(|| Reason::TargetNotFound { target: target.clone(), namespace: namespace.to_owned() })
+    }
+
+    /// Whether objects of this namespace may have such a target. `field`: where it is declared.
+    pub(crate) fn permitted(
+        &self,
+        namespace: &str,
+        target: &TargetRef,
+        field: impl FnOnce() -> String,
+    ) -> Result<(), Reason> {
         match target.kind {
-            TargetKind::Ingress => {
-                let ingress = self.ingresses.get(&(namespace, name)).ok_or_else(missing)?;
-                Ok(self.ingress(namespace, name, ingress))
+            TargetKind::Ingress | TargetKind::HttpRoute => Ok(()),
+            TargetKind::Service | TargetKind::Domain | TargetKind::Gateway => {
+                if self.world.settings.trusts(namespace) {
+                    return Ok(());
+                }
+                Err(Reason::NotTrusted {
+                    field: field(),
+                    namespace: namespace.to_owned(),
+                    what: "Service, Domain and Gateway targets",
+                })
             }
-            TargetKind::HttpRoute => {
-                let exists = world.http_routes.contains_key(&Key::new(namespace, name));
-                if exists { only(self.route(namespace, name)) } else { Err(missing()) }
-            }
+        }
+    }
+
+    /// What it would match, whether or not that exists; nothing for a name that nothing can have.
+    pub(crate) fn meant(&self, namespace: &str, target: &TargetRef) -> Option<Matched> {
+        let name = target.name.as_deref().unwrap_or_default();
+        let named = match target.kind {
+            TargetKind::Ingress => return Some(self.ingress(namespace, name)),
+            TargetKind::HttpRoute => self.route(namespace, name),
             TargetKind::Service => {
-                trusted()?;
-                let (service, elsewhere) = match name.strip_suffix(".svc.cluster.local") {
-                    Some(name) => name.split_once('.').ok_or_else(missing)?,
-                    None => (name, namespace),
-                };
-                let exists = world.services.contains_key(&Key::new(elsewhere, service));
-                let full = format!("{service}.{elsewhere}.svc.cluster.local");
-                if exists { only(Matcher::Service(full)) } else { Err(missing()) }
+                let (service, namespace) = service(namespace, name)?;
+                Matcher::Service(format!("{service}.{namespace}.svc.cluster.local"))
             }
-            TargetKind::Domain => trusted().and_then(|()| only(Matcher::Domain(name.to_owned()))),
-            TargetKind::Gateway => trusted().and_then(|()| only(Matcher::Gateway)),
+            TargetKind::Domain => Matcher::Domain(name.to_owned()),
+            TargetKind::Gateway => Matcher::Gateway,
+        };
+        Some(Matched { named, derived: Vec::new(), beside: Vec::new() })
+    }
+
+    fn exists(&self, namespace: &str, target: &TargetRef) -> bool {
+        let name = target.name.as_deref().unwrap_or_default();
+        match target.kind {
+            TargetKind::Ingress => self.ingresses.contains_key(&(namespace, name)),
+            TargetKind::HttpRoute => self.world.http_routes.contains_key(&Key::new(namespace, name)),
+            TargetKind::Service => service(namespace, name)
+                .is_some_and(|(service, namespace)| self.world.services.contains_key(&Key::new(namespace, service))),
+            TargetKind::Domain | TargetKind::Gateway => true,
         }
     }
 
@@ -113,7 +129,7 @@ impl<'a> Targets<'a> {
     }
 
     /// A refusal by the gateway can be redirected to a fallback route: none may be left unmetered.
-    fn ingress(&self, namespace: &str, name: &str, ingress: &'a Ingress) -> Matched {
+    fn ingress(&self, namespace: &str, name: &str) -> Matched {
         let mut beside = Vec::new();
         if let Some(route) = name
             .strip_suffix(".internal")
@@ -121,7 +137,10 @@ impl<'a> Targets<'a> {
         {
             beside.push(format!("{route}.fallback.internal"));
         }
-        if !self.canaries.is_empty() && !is_canary(ingress) {
+        if let Some(ingress) = self.ingresses.get(&(namespace, name))
+            && !self.canaries.is_empty()
+            && !is_canary(ingress)
+        {
             let mut canaries: Vec<&str> =
                 places(ingress).filter_map(|place| self.canaries.get(&place)).flatten().copied().collect();
             canaries.sort_unstable();
@@ -156,6 +175,14 @@ impl<'a> Targets<'a> {
         } else {
             [namespace, "/", name, suffix].concat()
         })
+    }
+}
+
+/// Its name and namespace: that of the object, unless it is named in full.
+fn service<'n>(namespace: &'n str, name: &'n str) -> Option<(&'n str, &'n str)> {
+    match name.strip_suffix(".svc.cluster.local") {
+        Some(name) => name.split_once('.'),
+        None => Some((name, namespace)),
     }
 }
 

@@ -65,8 +65,8 @@ impl<'a> Beside<'a, '_> {
                 let (by, at) = (holder.by, holder.target);
                 let policy = &policies[by];
                 let verdict = &verdicts[policy.verdict];
-                // One that cannot be read has no targets: what it has stays.
-                let Some((target, _)) = verdict.targets.get(at) else { continue };
+                // What one has that cannot be taken at its word stays.
+                let Some((target, _)) = verdict.targets.get(at).filter(|_| !policy.kept) else { continue };
                 if !self.targets.names(&verdict.key.namespace, target, &slot.what) {
                     continue;
                 }
@@ -78,7 +78,8 @@ impl<'a> Beside<'a, '_> {
                 let found = &mut all[by];
                 if covering.is_empty() {
                     found.uncovered.insert(at);
-                } else if covering.can_tell() {
+                } else if covering.can_tell() && self.world.settings.trusts(&verdict.key.namespace) {
+                    // Nobody else is told whom the gateway knows: to list names would be to ask for them.
                     let (unknown, not_allowed) = stopped(covering, policy, verdict);
                     let stopped = |names| Stopped { names, plugins: covering.names() };
                     if !unknown.is_empty() {

@@ -120,6 +120,30 @@ fn what_has_no_room_in_the_gateway_is_the_youngest_and_says_so() {
 }
 
 #[test]
+fn a_namespace_that_is_not_trusted_leaves_room_to_others_and_is_told_its_share() {
+    let mut world = world::world(8_000, 1, 8_000);
+    world.settings.namespace_share = 50;
+    // The youngest object is another team's, and has room though an older team wants all.
+    std::sync::Arc::make_mut(&mut world.quotas[7_999]).metadata.namespace = Some("team-1".to_owned());
+    std::sync::Arc::make_mut(&mut world.ingresses[7_999]).metadata.namespace = Some("team-1".to_owned());
+    let (plan, bytes) = size(&world);
+    assert!((450_000..1 << 19).contains(&bytes), "{bytes} bytes");
+    let problem = |verdict: usize| plan.verdicts[verdict].targets[0].1.as_ref();
+    assert!(problem(7_999).is_none() && problem(0).is_none());
+    let full = (0..7_999).find(|verdict| problem(*verdict).is_some()).expect("they do not all fit");
+    assert!((full..7_999).all(|verdict| problem(verdict).is_some()), "the youngest of the namespace have no room");
+    let (reason, message) =
+        (problem(full).expect("it is full").reason(), problem(full).expect("it is full").to_string());
+    assert_eq!(reason, "GatewayFull");
+    for part in ["namespace team-0", "50 % of the 1048576 bytes", "--namespace-share", "fewer targets"] {
+        assert!(message.contains(part), "{message}");
+    }
+    // Who is trusted takes what there is.
+    world.settings.trusted_namespaces.insert("team-0".to_owned());
+    assert!((900_000..1 << 20).contains(&size(&world).1));
+}
+
+#[test]
 fn a_ceiling_that_has_no_room_is_none() {
     let mut world = world::world(8_000, 1, 8_000);
     world.settings.trusted_namespaces.insert("team-0".to_owned());

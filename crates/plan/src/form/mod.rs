@@ -15,7 +15,7 @@ use serde_json::Value;
 
 use crate::{
     Flavor, Refusal,
-    gateway::{Gateway, Policy},
+    gateway::{Gateway, Matcher, Policy},
 };
 pub(crate) use native::config;
 
@@ -39,6 +39,10 @@ pub(crate) trait Form: Send + Sync {
 
     /// Whether the module begins new periods by itself; otherwise whoever applies balances does.
     fn rolls(&self) -> bool;
+
+    /// Whether what is in force over this may stay, though its object cannot be taken at its word: it must not become
+    /// stricter for requests that nobody meant. `open`: whether it lets requests without consumer pass now.
+    fn keeps(&self, what: &Matcher, open: bool) -> bool;
 
     fn write(&self, gateway: &Gateway, rules: Vec<Ruled>) -> Body;
 
@@ -91,6 +95,8 @@ pub(crate) struct Stores<'a> {
 /// What a WasmPlugin that was found says, as far as it can be read.
 #[derive(Default)]
 pub(crate) struct Read {
+    /// Whether rules over Domains and the gateway let requests without consumer pass where nothing is metered.
+    pub(crate) open: bool,
     pub(crate) policies: HashMap<String, wire::Policy>,
     pub(crate) stores: BTreeMap<String, wire::Store>,
     pub(crate) schedules: BTreeMap<String, wire::Schedule>,

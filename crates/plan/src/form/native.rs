@@ -14,7 +14,7 @@ use serde_json::{Map, Value};
 use super::{Body, Form, Read, Ruled, Size, Stores, text, value};
 use crate::{
     Refusal,
-    gateway::{Gateway, Policy},
+    gateway::{Gateway, Matcher, Policy},
 };
 
 /// Around a rule's matchers: `{"ingress":[],"config":{"policy":"","open":true}},`
@@ -45,6 +45,10 @@ impl Form for Native {
     }
 
     fn rolls(&self) -> bool {
+        true
+    }
+
+    fn keeps(&self, _: &Matcher, _: bool) -> bool {
         true
     }
 
@@ -98,6 +102,7 @@ pub(super) fn read(spec: &WasmPluginSpec) -> Option<Read> {
     let schedules = native.schedules.into_iter();
     let schedules = schedules.filter_map(|(name, schedule)| Some((name, serde_json::from_value(schedule).ok()?)));
     Some(Read {
+        open: true,
         policies: policies.collect(),
         stores: native.stores,
         schedules: schedules.collect(),

@@ -19,7 +19,8 @@ use serde::{Deserialize, Serialize};
 use super::{Body, Form, NAMELESS, Read, Ruled, Size, Stores, policies, text, value};
 use crate::{
     Refusal, Refused,
-    gateway::{Gateway, Policy},
+    gateway::{Gateway, Matcher, Policy},
+    prefix::fnv1a,
 };
 
 /// Around a rule's matchers and its configuration: `{"ingress":[],"config":},`.
@@ -119,6 +120,14 @@ impl Form for Upstream {
 
     fn rolls(&self) -> bool {
         false
+    }
+
+    fn keeps(&self, what: &Matcher, open: bool) -> bool {
+        match what {
+            Matcher::Route(_) | Matcher::Service(_) => true,
+            Matcher::Domain(_) => !open,
+            Matcher::Gateway => false,
+        }
     }
 
     fn write(&self, gateway: &Gateway, rules: Vec<Ruled>) -> Body {
@@ -269,7 +278,7 @@ fn read_without(configs: Vec<Option<Rule>>) -> Read {
 }
 
 fn nameless(redis: &Redis) -> String {
-    format!("{NAMELESS}{redis:?}")
+    format!("{NAMELESS}{:016x}", fnv1a(text(redis).as_bytes()))
 }
 
 fn settings(config: &Rule, store: String) -> wire::Policy {

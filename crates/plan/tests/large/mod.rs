@@ -38,6 +38,7 @@ fn of(quotas: impl Iterator<Item = Value>, routes: usize) -> World {
             guard: Guard::On,
             guard_module: GuardModule { url: "oci://example/ai-quota:1.0.0".to_owned(), sha256: None },
             auth_plugins: Vec::new(),
+            namespace_share: 100,
             drain: std::time::Duration::from_secs(300),
         },
         now: k8s_openapi::jiff::Timestamp::UNIX_EPOCH,

@@ -44,6 +44,8 @@ pub(crate) struct Scenario {
 struct Step {
     /// Started again with this flavor, `native` or `upstream`.
     flavor: Option<String>,
+    /// Started again with these namespaces trusted.
+    trusted: Option<BTreeSet<String>>,
     /// Started again: what was written is not remembered.
     #[serde(default)]
     restart: bool,
@@ -99,6 +101,9 @@ pub(crate) fn play(scenario: &Scenario, flavor: Flavor) {
         let at = format!("{} ({flavor:?}), step {}", scenario.name, number + 1);
         if let Some(flavor) = &step.flavor {
             world.settings.flavor = if flavor == "upstream" { Flavor::Upstream } else { Flavor::Native };
+        }
+        if let Some(trusted) = &step.trusted {
+            world.settings.trusted_namespaces.clone_from(trusted);
         }
         if step.restart {
             world.last_written = None;
@@ -339,6 +344,7 @@ fn world(scenario: &Scenario, flavor: Flavor) -> World {
                 sha256: None,
             },
             auth_plugins: scenario.auth_plugins.clone(),
+            namespace_share: 50,
             drain: DRAIN,
         },
         now: Timestamp::UNIX_EPOCH,

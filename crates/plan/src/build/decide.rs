@@ -1,0 +1,91 @@
+//! Who decides on what: claims in, what is matched with those who share it out, and to each object why it lost what
+//! it wanted. Pure.
+
+use std::collections::HashMap;
+
+use super::{Draft, Surroundings};
+use crate::{
+    Reason,
+    ceiling::{Ceilings, Context},
+    form,
+    gateway::{Matcher, Policy},
+    merge::{Claim, Lost, Slot, Why, ceilings_of, resolve},
+    room::{NoRoom, Room},
+};
+
+impl Draft {
+    /// Who decides on what: ceilings, then the older, and with it those whose settings are equal. What has no room in
+    /// one WasmPlugin is not accepted; a ceiling without room is none.
+    pub(super) fn decide(&mut self, around: &Surroundings<'_, '_>) -> Vec<Slot<Matcher>> {
+        let Surroundings { world, form, existing, stores, targets: _ } = *around;
+        let room = Room::new(&world.settings, form);
+        let stores = form::Stores { usable: &stores.wire, known: &existing.stores };
+        let (named, mut derived) = (std::mem::take(&mut self.named), std::mem::take(&mut self.derived));
+        derived.append(&mut self.beside);
+        let mut full = HashMap::new();
+        let (mut slots, lost, no_room) = loop {
+            let context = Decided { around, policies: &self.policies };
+            let mut ceilings = Ceilings::new(&self.policies, &context);
+            let fits = |claim: &&Claim<Matcher>| !full.contains_key(&(claim.by, claim.target));
+            let (slots, lost) =
+                resolve(named.iter().filter(fits), derived.iter().filter(fits), &self.policies, &mut ceilings);
+            let no_room = room.lacks(&self.policies, stores, existing, &slots);
+            let ceilings = ceilings_of(&lost);
+            let before = full.len();
+            for NoRoom { slot, why } in no_room.iter().filter(|out| ceilings.contains(&out.slot)) {
+                full.extend(slots[*slot].holders.iter().map(|holder| ((holder.by, holder.target), why.clone())));
+            }
+            if full.len() == before {
+                break (slots, lost, no_room);
+            }
+        };
+        for Lost { by, target, winner, why } in lost {
+            let winner = self.verdicts[self.policies[winner].verdict].key.clone();
+            self.refuse(by, target, |target| match why {
+                Why::Differs(field) => Reason::TargetConflicted { target, winner, field },
+                Why::Under(slot) => Reason::Overridden { target, winner, ceiling: slots[slot].what.target() },
+            });
+        }
+        for NoRoom { slot, why } in no_room {
+            let lost = std::mem::take(&mut slots[slot].holders).into_iter();
+            full.extend(lost.map(|lost| ((lost.by, lost.target), why.clone())));
+        }
+        for ((by, target), why) in full {
+            self.refuse(by, target, |_| why);
+        }
+        slots
+    }
+
+    fn refuse(&mut self, policy: usize, target: usize, reason: impl FnOnce(api::TargetRef) -> Reason) {
+        let verdict = &mut self.verdicts[self.policies[policy].verdict];
+        if let Some((target, problem)) = verdict.targets.get_mut(target) {
+            problem.get_or_insert_with(|| reason(target.clone()));
+        }
+    }
+}
+
+/// What ceilings ask about.
+struct Decided<'a, 'w> {
+    around: &'a Surroundings<'a, 'w>,
+    policies: &'a [Policy],
+}
+
+impl<'w> Context<'w> for Decided<'_, 'w> {
+    fn hosts(&self, route: &str) -> Option<Vec<&'w str>> {
+        self.around.targets.hosts(route)
+    }
+
+    fn is_in_force(&self, what: &Matcher, by: usize) -> bool {
+        let policy = &self.policies[by];
+        let existing = self.around.existing;
+        existing.is_under(what, &policy.name) || existing.holds(what, &policy.settings)
+    }
+
+    fn trusts(&self, namespace: &str) -> bool {
+        self.around.world.settings.trusts(namespace)
+    }
+
+    fn is_gateways(&self, namespace: &str) -> bool {
+        namespace == self.around.world.settings.gateway_namespace
+    }
+}

@@ -30,6 +30,18 @@ pub const DEFAULT_TIMEOUT_MS: u32 = 1_000;
 pub const TIMEOUT_MS_MIN: u32 = 10;
 pub const TIMEOUT_MS_MAX: u32 = 60_000;
 
+/// Names the counters of token rate limits: visible ASCII without braces, as in a key prefix.
+pub const RULE_NAME_MAX_LENGTH: usize = 320;
+pub const RULE_NAME_PATTERN: &str = "^[!-z|~]{1,320}$";
+/// Rules of one policy, as many as upstream's module enforces at once.
+pub const RULES_MAX: usize = 10;
+/// A limit's tokens are 1 to [`MAX_AMOUNT`], its window 1 second to 31 days.
+pub const WINDOW_SECONDS_MAX: u32 = 31 * 86_400;
+pub const REJECTION_CODE_MIN: u16 = 400;
+pub const REJECTION_CODE_MAX: u16 = 599;
+pub const DEFAULT_REJECTION_CODE: u16 = 429;
+pub const DEFAULT_REJECTION_MESSAGE: &str = "Too many requests";
+
 /// Whether every byte may stand in a consumer name or key prefix.
 fn is_plain(text: &[u8]) -> bool {
     text.iter().all(|byte| matches!(byte, b'!'..=b'z' | b'|' | b'~'))
@@ -45,6 +57,12 @@ pub fn is_consumer(text: &[u8]) -> bool {
 #[must_use]
 pub fn is_key_prefix(text: &[u8]) -> bool {
     (1..=KEY_PREFIX_MAX_LENGTH).contains(&text.len()) && is_plain(text)
+}
+
+/// Whether this names the counters of limits ([`RULE_NAME_PATTERN`]).
+#[must_use]
+pub fn is_rule_name(text: &[u8]) -> bool {
+    (1..=RULE_NAME_MAX_LENGTH).contains(&text.len()) && is_plain(text)
 }
 
 /// Whether this is a metered path suffix that native policies accept ([`PATH_PATTERN`]).

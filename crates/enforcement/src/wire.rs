@@ -1,6 +1,7 @@
 //! The native configuration of the modules: what the controller writes under `aiquota` in a WasmPlugin's
 //! `defaultConfig`, and in a rule's `config`. One type for both ends. Pure.
 
+pub mod limit;
 pub mod upstream;
 
 use std::collections::BTreeMap;
@@ -38,7 +39,7 @@ pub struct Native<P = Policy, S = Schedule> {
 pub struct Rule {
     pub policy: String,
     /// Whether a request without consumer passes on paths that are neither metered nor the admin's
-    /// (Gateway and Domain targets); otherwise identity is asked for on every path.
+    /// (Gateway and Domain targets); otherwise identity is asked for on every path. Limits ask for none: never there.
     #[serde(default, skip_serializing_if = "is_false")]
     pub open: bool,
 }

@@ -3,6 +3,7 @@
 
 mod story;
 
+use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -37,8 +38,18 @@ struct System {
 }
 
 #[tokio::main]
-async fn main() -> Result<()> {
-    let Arguments { keep } = Arguments::parse();
+async fn main() -> ExitCode {
+    match run(Arguments::parse()).await {
+        Ok(()) => ExitCode::SUCCESS,
+        // Without the frames that anyhow would add to it.
+        Err(error) => {
+            eprintln!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(Arguments { keep }: Arguments) -> Result<()> {
     // Ctrl-C at any moment ends what runs in order, and its temporary folders with it.
     let (system, failures) = tokio::select! {
         told = tell() => told?,
@@ -176,6 +187,8 @@ async fn play(system: &System, story: &mut Story) -> Result<()> {
     let call = system.admin_post("refresh", "consumer=aliyun-user1&quota=100");
     story.exchange("admin refreshes user1", ADMIN.0, call, 200, "refresh quota successful").await?;
     story.aside("the controller restarts, and aliyun-user3 joins: its balance shows that the controller has synced");
+    // As Kubernetes ends a Pod: one that is killed keeps its Lease until that runs out.
+    system.controller.terminate().await?;
     system.controller.restart()?;
     let quota = example("quota.yaml")?.replace(
         "    - {name: aliyun-user2, quota: 50000}",

@@ -1,9 +1,10 @@
 //! One Redis connection of a store: script calls and a check in, replies or an error text without secrets out.
 //! I/O: Redis.
 
+use std::hash::{BuildHasher, Hasher};
 use std::time::Duration;
 
-use enforcement::redis::{Command, Invocation, Reply, ReplyError};
+use enforcement::redis::{Command, Invocation, Reply, ReplyError, database};
 use plan::Access;
 use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::{AsyncConnectionConfig, Client, Cmd, ConnectionAddr, IntoConnectionInfo, Pipeline, ProtocolVersion, Value};
@@ -88,6 +89,28 @@ impl Connection {
             Value::ServerError(error) => Err(RedisError::from(error).into()),
             _ => Ok(()),
         }
+    }
+
+    /// Which database this leads to, by the text that it has or is given now.
+    pub(crate) async fn database(&self) -> Result<String, Failure> {
+        if let Some(id) = self.one(database::ask(), database::id).await? {
+            return Ok(id);
+        }
+        // The standard library's hash maps are seeded at random: enough to tell databases apart, and no dependency.
+        let random = || std::hash::RandomState::new().build_hasher().finish();
+        self.one(database::name(&format!("{:016x}{:016x}", random(), random())), database::named).await?;
+        let id = self.one(database::ask(), database::id).await?;
+        id.ok_or_else(|| Failure("what was written is gone at once".to_owned()))
+    }
+
+    async fn one<T>(
+        &self,
+        command: Command,
+        read: impl FnOnce(&Reply<'_>) -> Result<T, ReplyError>,
+    ) -> Result<T, Failure> {
+        let replies = self.send(std::iter::once(command)).await?;
+        let reply = replies.first().map(|reply| with_reply(reply, read));
+        Ok(reply.ok_or_else(|| Failure("a reply is missing".to_owned()))??)
     }
 
     /// Its maxmemory-policy as last looked at, where that lets keys go. Unknown where `INFO` is not allowed.

@@ -114,12 +114,17 @@ async fn rounds(client: Client, gateway: &str, mut observer: Observer, changes: 
         again = None;
         let Some(term) = lease.term() else { continue };
         let mut took = Took::begin();
-        let Some(world) = observer.snapshot(term, programmer.last_written(plan::AI_QUOTA)) else { continue };
+        let written = programmer.last_written(plan::AI_QUOTA);
+        let Some(world) = observer.snapshot(term, written, seeder.databases()) else { continue };
         took.step("snapshot");
         let plan = plan::build(&world);
         took.step("plan");
         let Finalizing { held, again: finalizing } = finalizers.prepare(&plan).await;
-        let seeding = seeder.run(&plan, &held).await;
+        let Some(seeding) = seeder.run(&plan, &held).await else {
+            // Which stores are one database was not known to the plan.
+            again = Some(Instant::now());
+            continue;
+        };
         took.step("seeding");
         if let Some(newer) = seeding.newer_term(term)
             && lease.raise(newer).await

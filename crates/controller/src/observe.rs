@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::{Namespace, Secret, Service};
 use k8s_openapi::api::networking::v1::Ingress;
 use k8s_openapi::jiff::Timestamp;
 use kube::{Api, Client, Resource, ResourceExt};
-use plan::{Key, Settings, Undecodable, World};
+use plan::{Access, Database, Key, Settings, Undecodable, World};
 use serde::Deserialize;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
@@ -65,8 +65,13 @@ impl Observer {
     }
 
     /// What all watches hold; nothing before each of them is complete.
-    /// `term`: the lease's. `last_written`: our ai-quota WasmPlugin as it was last stored.
-    pub(crate) fn snapshot(&mut self, term: i64, last_written: Option<Arc<WasmPlugin>>) -> Option<World> {
+    /// `term`: the lease's. `last_written`: our ai-quota WasmPlugin as it was last stored. `databases`: as Redis said.
+    pub(crate) fn snapshot(
+        &mut self,
+        term: i64,
+        last_written: Option<Arc<WasmPlugin>>,
+        databases: HashMap<Access, Database>,
+    ) -> Option<World> {
         let quotas = self.quotas.objects()?;
         let (stores, plugins, bridges) = (self.stores.objects()?, self.plugins.objects()?, self.bridges.objects()?);
         self.told.tell(left_out(&stores).chain(left_out(&plugins)).chain(left_out(&bridges)));
@@ -91,6 +96,7 @@ impl Observer {
                 .map(|service| (Key::of(service.meta()), ports(service)))
                 .collect(),
             secrets: self.secrets.objects()?,
+            databases,
         })
     }
 

@@ -6,7 +6,10 @@ mod examine;
 mod kept;
 mod seed;
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
 
 use crate::{
     AI_QUOTA, GUARD, Key, Life, Object, Owner, Plan, Verdict, World,
@@ -80,6 +83,7 @@ pub fn build(world: &World) -> Plan {
         stores: stores.plans,
         cluster: world.cluster.clone(),
         term: world.term,
+        unread_stores: world.undecodable_stores.iter().cloned().collect::<BTreeSet<_>>().into_iter().collect(),
         databases: stores.databases,
     }
 }

@@ -10,7 +10,7 @@ use std::{
 
 use enforcement::redis::{Balance, Delete, Fence, Invocation, Park, Period, Release};
 
-use crate::{Life, Object, Owner, Plan, Reason, Verdict};
+use crate::{Key, Life, Object, Owner, Plan, Reason, Verdict};
 
 /// What becomes of a recorded balance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +21,8 @@ pub enum Fate {
     Park,
     /// Another object has it, by this seed: once that is applied, there is nothing to do but to forget whose it was.
     Taken { seed: usize },
+    /// An object lists it in this other store, of which nobody knows yet whether it leads to the same database.
+    Unclear { store: usize },
     /// Its object is gone, and did not want it to go along.
     Release,
     /// It goes with its object.
@@ -31,7 +33,10 @@ pub enum Fate {
 pub struct Leftovers<'p> {
     plan: &'p Plan,
     owners: HashMap<&'p str, &'p Verdict>,
+    /// By the number of the database.
     seeds: OnceLock<HashMap<(usize, &'p [u8]), usize>>,
+    /// For each store, the numbers of other databases that may be its own.
+    possible: OnceLock<Vec<Vec<usize>>>,
 }
 
 /// An owner of recorded balances in one store.
@@ -48,7 +53,7 @@ impl<'p> Leftovers<'p> {
     #[must_use]
     pub fn new(plan: &'p Plan) -> Self {
         let owners = plan.verdicts.iter().map(|verdict| (verdict.owner.name.as_str(), verdict)).collect();
-        Self { plan, owners, seeds: OnceLock::new() }
+        Self { plan, owners, seeds: OnceLock::new(), possible: OnceLock::new() }
     }
 
     /// Nothing for the owner of another cluster.
@@ -61,12 +66,26 @@ impl<'p> Leftovers<'p> {
 
     /// The seed that makes a balance of a database.
     fn seed(&self, store: usize, balance: &Balance) -> Option<usize> {
+        self.seed_in(self.plan.databases.number(store), balance)
+    }
+
+    /// A store other than this one that makes the balance, and may lead to the same database for all that is known.
+    fn unclear(&self, store: usize, balance: &Balance) -> Option<usize> {
+        let Plan { seeds, databases, .. } = self.plan;
+        let possible = self.possible.get_or_init(|| {
+            (0..self.plan.stores.len()).map(|store| databases.possible(store).into_iter().collect()).collect()
+        });
+        let made = possible[store].iter().filter_map(|number| self.seed_in(*number, balance));
+        made.map(|seed| seeds[seed].store).find(|other| databases.same(store, *other).is_none())
+    }
+
+    fn seed_in(&self, database: usize, balance: &Balance) -> Option<usize> {
         let Plan { seeds, databases, .. } = self.plan;
         let all = self.seeds.get_or_init(|| {
-            let place = |seed: &'p crate::Seed| (databases[seed.store], seed.balance.as_bytes());
+            let place = |seed: &'p crate::Seed| (databases.number(seed.store), seed.balance.as_bytes());
             seeds.iter().enumerate().map(|(index, seed)| (place(seed), index)).collect()
         });
-        all.get(&(databases[store], balance.as_bytes())).copied()
+        all.get(&(database, balance.as_bytes())).copied()
     }
 }
 
@@ -105,6 +124,13 @@ impl Recorded<'_, '_> {
             let own = self.verdict.is_some_and(|verdict| verdict.seeds.contains(&seed));
             return if own { Fate::Stays } else { Fate::Taken { seed } };
         }
+        match self.without_seed(balance) {
+            Fate::Stays => Fate::Stays,
+            fate => self.all.unclear(self.store, balance).map_or(fate, |store| Fate::Unclear { store }),
+        }
+    }
+
+    fn without_seed(&self, balance: &Balance) -> Fate {
         let Some(verdict) = self.verdict else { return Fate::Release };
         match verdict.life {
             Life::Leaves(leaving) if leaving.drained => Fate::Delete,
@@ -131,7 +157,7 @@ impl Recorded<'_, '_> {
             (Fate::Park, Some(fence)) => Some(Park { balance, owner, fence, period: self.period() }.invocation()),
             (Fate::Delete, Some(fence)) => Some(Delete { balance, owner, fence }.invocation()),
             (Fate::Release, _) => Some(Release { balance, owner, term }.invocation()),
-            (Fate::Stays | Fate::Taken { .. } | Fate::Park | Fate::Delete, _) => None,
+            (Fate::Stays | Fate::Taken { .. } | Fate::Unclear { .. } | Fate::Park | Fate::Delete, _) => None,
         }
     }
 
@@ -141,11 +167,9 @@ impl Recorded<'_, '_> {
         self.all.plan.seeds[first].apply(false).period
     }
 
-    /// Whether its store leads here; unknown while that cannot be used.
+    /// Whether its store leads here; unknown while that cannot be used, or asked which database it is.
     fn declares_here(&self, verdict: &Verdict) -> Option<bool> {
-        let databases = &self.all.plan.databases;
-        let store = verdict.declared.as_ref()?.store?;
-        Some(databases[store] == databases[self.store])
+        self.all.plan.databases.same(verdict.declared.as_ref()?.store?, self.store)
     }
 
     fn lists(&self, verdict: &Verdict, balance: &Balance) -> bool {
@@ -156,7 +180,8 @@ impl Recorded<'_, '_> {
 
     fn own_seeds(&self, verdict: &Verdict) -> impl Iterator<Item = usize> {
         let Plan { seeds, databases, .. } = self.all.plan;
-        verdict.seeds.clone().filter(|seed| databases[seeds[*seed].store] == databases[self.store])
+        let here = databases.number(self.store);
+        verdict.seeds.clone().filter(move |seed| databases.number(seeds[*seed].store) == here)
     }
 }
 
@@ -197,6 +222,19 @@ impl Plan {
     #[must_use]
     pub fn cluster(&self) -> &str {
         &self.cluster
+    }
+
+    /// The stores of the gateway's namespace that cannot be used, and why. Others never could.
+    pub fn unusable_stores(&self) -> impl Iterator<Item = (Key, Reason)> {
+        let gateway = &self.gateway.settings.gateway_namespace;
+        let refused = self.stores.iter().filter_map(|store| {
+            let name = Key::of(&store.object.metadata);
+            Some((name, store.access.as_ref().err()?.clone()))
+        });
+        let unread = self.unread_stores.iter();
+        let unread =
+            unread.map(move |name| (Key::new(gateway, name), Reason::Undecodable(format!("AIQuotaStore {name}"))));
+        refused.filter(move |(name, _)| name.namespace == *gateway).chain(unread)
     }
 
     /// The objects that are to go with their balances, and whose requests have had time to end.

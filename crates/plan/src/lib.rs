@@ -53,4 +53,4 @@ pub use settings::{FailStrategy, Flavor, Guard, GuardModule, Module, Phase, Pull
 pub use status::{Seen, Write, Writes, status, store_status};
 pub use tables::Turn;
 pub use validate::{Refusal, Refused, validate, validate_store};
-pub use world::{Key, Undecodable, World};
+pub use world::{Database, Key, Undecodable, World};

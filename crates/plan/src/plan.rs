@@ -11,8 +11,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use jiff::Timestamp;
 
 use crate::{
-    Finalizer, Key, Life, Reason, Undecodable,
+    Database, Finalizer, Key, Life, Reason, Undecodable,
     gateway::Gateway,
+    stores::Databases,
     tables::{Refreshing, Turn},
 };
 
@@ -33,8 +34,10 @@ pub struct Plan {
     pub(crate) unread: HashSet<String>,
     /// The lease's term.
     pub(crate) term: i64,
-    /// For each of the stores, one number per Redis database, equal where it is the same.
-    pub(crate) databases: Vec<usize>,
+    /// The stores that cannot be read.
+    pub(crate) unread_stores: Vec<String>,
+    /// The stores as Redis databases.
+    pub(crate) databases: Databases,
 }
 
 /// A store and how the controller reaches it.
@@ -43,6 +46,8 @@ pub struct StorePlan {
     pub object: Arc<AiQuotaStore>,
     /// Or why the store cannot be used.
     pub access: Result<Access, Reason>,
+    /// The database that this plan takes it for.
+    pub database: Option<Database>,
     pub warnings: Vec<StoreWarning>,
 }
 

@@ -2,7 +2,7 @@
 //! the gateway is told out, or why it cannot be used. Pure.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     time::Duration,
 };
 
@@ -21,13 +21,65 @@ const DEFAULT_PASSWORD_KEY: &str = "password";
 
 pub(crate) struct Stores {
     pub(crate) plans: Vec<StorePlan>,
-    /// For each of the plans, one number per Redis database, equal where it is the same; without meaning for those
-    /// that cannot be used.
-    pub(crate) databases: Vec<usize>,
+    pub(crate) databases: Databases,
     /// As the gateway is told; those that can be used.
     pub(crate) wire: BTreeMap<String, wire::Store>,
     by_name: HashMap<String, usize>,
     undecodable: HashSet<String>,
+}
+
+/// The stores, by their index in [`Stores::plans`], as Redis databases: one may have several names.
+#[derive(Default)]
+pub(crate) struct Databases {
+    /// One number per database. Without meaning for stores that cannot be used.
+    numbers: Vec<usize>,
+    /// Whether Redis said so, and is there.
+    known: Vec<bool>,
+}
+
+impl Databases {
+    fn of(stores: &[StorePlan]) -> Self {
+        // Where it is said otherwise, one address is one database.
+        let place = |store: &StorePlan| {
+            let access = store.access.as_ref().ok()?;
+            Some((access.host.clone(), access.port, access.database))
+        };
+        let mut ids = HashMap::new();
+        let mut places = HashMap::new();
+        for (index, store) in stores.iter().enumerate() {
+            if let Some(database) = &store.database {
+                let number = *ids.entry(&database.id).or_insert(index);
+                places.entry(place(store)).or_insert(number);
+            }
+        }
+        let number = |(index, store): (usize, &StorePlan)| match &store.database {
+            Some(database) => ids[&database.id],
+            None => *places.entry(place(store)).or_insert(index),
+        };
+        Self {
+            numbers: stores.iter().enumerate().map(number).collect(),
+            known: stores.iter().map(|store| store.database.as_ref().is_some_and(|found| found.is_there)).collect(),
+        }
+    }
+
+    /// The number of a store's database, equal for stores that are taken for one.
+    pub(crate) fn number(&self, store: usize) -> usize {
+        self.numbers[store]
+    }
+
+    /// Whether two stores are one database; nothing where that is to be asked first.
+    pub(crate) fn same(&self, one: usize, other: usize) -> Option<bool> {
+        match self.numbers[one] == self.numbers[other] {
+            true => Some(true),
+            false => (self.known[one] && self.known[other]).then_some(false),
+        }
+    }
+
+    /// The numbers of databases that may be a store's, though they are not taken for it.
+    pub(crate) fn possible(&self, store: usize) -> BTreeSet<usize> {
+        let others = 0..self.numbers.len();
+        others.filter(|other| self.same(store, *other).is_none()).map(|other| self.numbers[other]).collect()
+    }
 }
 
 impl Stores {
@@ -53,13 +105,12 @@ pub(crate) fn resolve(world: &World, kept: &BTreeMap<String, wire::Store>) -> St
 
     let mut stores = Stores {
         plans: Vec::new(),
-        databases: Vec::new(),
+        databases: Databases::default(),
         wire: BTreeMap::new(),
         by_name: HashMap::new(),
         undecodable: world.undecodable_stores.clone(),
     };
     let mut services: HashMap<(&str, u16), &AiQuotaStore> = HashMap::new();
-    let mut databases = HashMap::new();
     for object in objects {
         let resolved = permitted(world, object).and_then(|()| {
             let spec = &object.spec;
@@ -74,11 +125,6 @@ pub(crate) fn resolve(world: &World, kept: &BTreeMap<String, wire::Store>) -> St
             }
         });
         let Key { namespace, name } = Key::of(&object.metadata);
-        // One Redis may have several names at the gateway: what counts is where it is.
-        let next = databases.len();
-        let place =
-            resolved.as_ref().ok().map(|Reach { access, .. }| (access.host.clone(), access.port, access.database));
-        stores.databases.push(*databases.entry(place).or_insert(next));
         if namespace == world.settings.gateway_namespace {
             stores.by_name.insert(name.clone(), stores.plans.len());
         }
@@ -88,8 +134,10 @@ pub(crate) fn resolve(world: &World, kept: &BTreeMap<String, wire::Store>) -> St
             stores.wire.insert(name, wire);
             access
         });
-        stores.plans.push(StorePlan { object: object.clone(), access, warnings });
+        let database = access.as_ref().ok().and_then(|access| world.databases.get(access)).cloned();
+        stores.plans.push(StorePlan { object: object.clone(), access, database, warnings });
     }
+    stores.databases = Databases::of(&stores.plans);
     for name in &world.undecodable_stores {
         // One template that cannot be replaced would leave all of the gateway's as they are.
         let can_be_written = |store: &&wire::Store| {

@@ -13,7 +13,7 @@ use k8s_openapi::{
     jiff::Timestamp,
 };
 
-use crate::Settings;
+use crate::{Access, Settings};
 
 pub struct World {
     pub settings: Settings,
@@ -44,6 +44,17 @@ pub struct World {
     pub last_written: Option<Arc<WasmPlugin>>,
     /// The McpBridges of the gateway's namespace.
     pub bridges: Vec<Arc<McpBridge>>,
+    /// Which Redis database is reached in which way, as far as Redis was asked.
+    pub databases: HashMap<Access, Database>,
+}
+
+/// A Redis database as it says itself which one it is: several names may lead to one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Database {
+    /// Equal wherever it is the same.
+    pub id: String,
+    /// Whether there is a connection to it: otherwise it is what was last found there.
+    pub is_there: bool,
 }
 
 /// A namespaced object by name.

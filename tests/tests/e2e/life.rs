@@ -171,6 +171,64 @@ async fn an_object_with_another_store_begins_anew_there_and_finds_the_old_one_as
     is(&stage, USER, Some("6000")).await
 }
 
+/// A store that leads to the stage's Redis under another name.
+async fn alias(stage: &Stage) -> Result<()> {
+    let registry = |name: &str, kind: &str, domain: &str, port: u16| json!({"name": name, "type": kind, "domain": domain, "port": port});
+    let address = stage.redis.addr();
+    let port = address.rsplit_once(':').context("an address with a port")?.1.parse()?;
+    let bridge = json!({"apiVersion": "networking.higress.io/v1", "kind": "McpBridge",
+        "metadata": {"name": "default", "namespace": NAMESPACE},
+        "spec": {"registries": [
+            registry("local-redis", "static", &address, 80), registry("alias", "dns", "localhost", port)]}});
+    stage.api.apply(&bridge).await?;
+    let store = json!({"apiVersion": "quota.higress.io/v1alpha1", "kind": "AIQuotaStore",
+        "metadata": {"name": "alias", "namespace": NAMESPACE},
+        "spec": {"service": {"name": "alias.dns", "port": port},
+            "auth": {"secretName": "redis-auth", "passwordKey": "password"}}});
+    stage.api.apply(&store).await.map(drop)
+}
+
+#[tokio::test]
+async fn a_redis_under_two_names_is_one_and_keeps_what_an_object_takes_from_one_name_to_the_other() -> Result<()> {
+    let stage = Stage::set().await?;
+    let controller = stage.start_controller()?;
+    let user = json!([{"name": "aliyun-user1", "quota": 10_000}]);
+    spent(&stage, &json!({"consumers": user})).await?;
+    alias(&stage).await?;
+    stage.api.apply(&quota("chat", &json!({"consumers": user, "storeRef": {"name": "alias"}}))).await?;
+    stage.ready("chat").await?;
+    // Whoever begins finds two stores, each of which has it recorded.
+    controller.kill();
+    controller.restart()?;
+    stage.rounds(2).await?;
+    is(&stage, USER, Some("6000")).await?;
+    ledger_is(&stage, "parked", None).await?;
+    // What one object has through one name, another may not have through the other.
+    stage.api.apply(&quota("younger", &json!({"consumers": user}))).await?;
+    let younger = stage.condition(&stage.quotas().await?, "younger", "Accepted", "False").await?;
+    ensure!(younger["reason"] == "Conflicted", "{younger}");
+    is(&stage, USER, Some("6000")).await
+}
+
+#[tokio::test]
+async fn an_object_whose_balances_others_took_over_through_another_name_of_their_redis_can_be_deleted() -> Result<()> {
+    let stage = Stage::set().await?;
+    stage.start_controller_with(&["--drain=0s"])?;
+    let user = json!([{"name": "aliyun-user1", "quota": 10_000}, {"name": "broken", "quota": 1}]);
+    spent(&stage, &json!({"deletionPolicy": "Delete", "consumers": user})).await?;
+    alias(&stage).await?;
+    // What cannot be taken over is another's trouble.
+    query::<()>(&stage, &["SET", "chat_quota:broken", "text"]).await?;
+    stage.api.apply(&quota("other", &json!({"consumers": user, "storeRef": {"name": "alias"}}))).await?;
+    stage.condition(&stage.quotas().await?, "other", "Accepted", "False").await?;
+    delete(&stage, "chat").await?;
+    is_gone(&stage, "chat").await?;
+    is(&stage, USER, Some("6000")).await?;
+    let other = stage.condition(&stage.quotas().await?, "other", "Seeded", "False").await?;
+    ensure!(other["reason"] == "MalformedBalance", "{other}");
+    Ok(())
+}
+
 #[tokio::test]
 async fn a_deleted_object_leaves_its_balances_to_whoever_lists_them_next() -> Result<()> {
     let stage = Stage::set().await?;
@@ -232,7 +290,7 @@ async fn with_the_policy_delete_rules_go_first_then_balances_then_the_object() -
     is_gone(&stage, "chat").await?;
     let mut left: Vec<String> = query(&stage, &["KEYS", "*"]).await?;
     left.sort();
-    ensure!(left == ["chat_quota:x", "{chat_quota:x}:ledger"], "{left:?}");
+    ensure!(left == ["aiquota:database", "chat_quota:x", "{chat_quota:x}:ledger"], "{left:?}");
 
     // Afresh.
     stage.api.apply(&quota("chat", &gone)).await?;
@@ -271,20 +329,19 @@ async fn a_redis_that_was_emptied_is_seeded_again_without_a_new_connection() -> 
     stage.redis.flush().await?;
     is(&stage, USER, Some("10000")).await?;
     let recorded: Vec<String> = query(&stage, &["KEYS", "aiquota:*"]).await?;
-    ensure!(recorded.len() == 2, "{recorded:?}");
+    ensure!(recorded.len() == 3, "{recorded:?}");
     Ok(())
 }
 
 #[tokio::test]
 async fn a_restart_without_changes_writes_nothing_to_redis() -> Result<()> {
-    const READS: [&str; 14] = [
+    const READS: [&str; 13] = [
         "auth",
         "client|setinfo",
         "config|resetstat",
         "config|set",
         "eval",
         "evalsha",
-        "exists",
         "get",
         "hello",
         "hmget",

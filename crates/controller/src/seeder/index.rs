@@ -3,7 +3,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use enforcement::redis::index::{Owned, Owners, any, balances, count, names};
+use enforcement::redis::index::{Owned, Owners, balances, count, names};
 use enforcement::redis::{Balance, Command, Reply, ReplyError};
 use redis::Value;
 use tokio::time::{Instant, timeout};
@@ -34,9 +34,22 @@ enum State {
 #[derive(Default)]
 pub(super) struct Entry {
     pub(super) balances: HashSet<Balance>,
+    /// What is left for the owner to do.
+    pub(super) left: Left,
     /// Those of them that were parked by this process, and not restored since.
     pub(super) parked: HashSet<Balance>,
     pub(super) settled: Option<Settled>,
+}
+
+/// What keeps an owner that is to go.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub(super) enum Left {
+    #[default]
+    Something,
+    /// It may be in this other store that a balance is listed: that must answer first.
+    Unclear { store: String },
+    /// All that is left will be taken over by others, who need nothing of it for that.
+    Nothing,
 }
 
 /// That nothing is left to do, for as long as the plan says the same.
@@ -49,13 +62,6 @@ pub(super) struct Settled {
 impl Index {
     pub(super) fn is_known(&self) -> bool {
         matches!(self.state, State::Known)
-    }
-
-    /// Whether Redis still has what it had, if it had anything.
-    pub(super) async fn stands(&self, connection: &Connection, cluster: &str) -> Result<bool, Failure> {
-        let replies = send(connection, vec![Owners { cluster }.exist()]).await?;
-        let exists = read(&replies, any)?.into_iter().next().unwrap_or_default();
-        Ok(exists || self.owners.is_empty())
     }
 
     /// Begins no call after `deadline`: then the rest is for the next round.
@@ -135,7 +141,7 @@ impl Index {
             for (owner, balances) in batch {
                 let entry = self.owners.entry((*owner).to_owned()).or_default();
                 entry.balances.extend(balances.iter().copied().cloned());
-                entry.settled = None;
+                (entry.left, entry.settled) = (Left::Something, None);
             }
         }
         Ok(())

@@ -5,10 +5,11 @@ use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use enforcement::redis::{Balance, Delete, Fence, Invocation, LeaveOutcome, Ledgers, ReplyError, Scanned};
-use plan::{Deletion, Departure, Fate, Leftovers};
+use plan::{Deletion, Departure, Fate, Key, Leftovers, Plan, Seeded};
 use tokio::time::{Instant, timeout};
 
-use super::index::{Index, Settled};
+use super::database::Database;
+use super::index::{Index, Left, Settled};
 use crate::connection::{Connection, Failure, LONGEST_WAIT, with_reply};
 
 const BATCH: usize = 256;
@@ -17,7 +18,7 @@ const TRY_AGAIN: Duration = Duration::from_secs(30);
 
 /// What one round came to.
 #[derive(Default)]
-pub(super) struct Left {
+pub(super) struct Round {
     /// Whether there was time for all.
     pub(super) complete: bool,
     /// The highest term somebody else wrote with.
@@ -47,17 +48,16 @@ struct Step {
     call: Option<Invocation>,
 }
 
-/// Makes so what is recorded and not wanted. `is_applied`: whether a seed of this store was.
+/// Makes so what is recorded and not wanted in the database of a store. `seeded`: what became of the plan's seeds.
 /// Begins no call after `deadline`.
 pub(super) async fn settle(
     index: &mut Index,
     connection: &Connection,
-    leftovers: &Leftovers<'_>,
+    (plan, leftovers): (&Plan, &Leftovers<'_>),
     store: usize,
-    cluster: &str,
-    is_applied: impl Fn(usize, &Balance) -> bool,
+    seeded: &[Seeded],
     deadline: Instant,
-) -> Result<Left, Failure> {
+) -> Result<Round, Failure> {
     let now = Instant::now();
     let mut owners: Vec<Unsettled> = Vec::new();
     let mut steps: Vec<Step> = Vec::new();
@@ -83,12 +83,12 @@ pub(super) async fn settle(
                 entry.parked.remove(balance);
             }
             let call = recorded.invocation(balance, fate).filter(|_| !(parks && entry.parked.contains(balance)));
-            if call.is_some() || matches!(fate, Fate::Taken { .. }) {
+            if call.is_some() || matches!(fate, Fate::Taken { .. } | Fate::Unclear { .. }) {
                 steps.push(Step { owner: number, balance: balance.clone(), fate, call });
             }
         }
     }
-    let mut left = Left { complete: true, newer: None };
+    let mut round = Round { complete: true, newer: None };
     // Whoever wrote last may have ended between dropping, or recording, an owner's balances and the owner.
     let empty = index.owners.iter().filter(|(_, entry)| entry.balances.is_empty());
     let empty: Vec<(String, Vec<Balance>)> = empty.map(|(owner, _)| (owner.clone(), Vec::new())).collect();
@@ -96,14 +96,15 @@ pub(super) async fn settle(
     let (calls, taken): (Vec<Step>, Vec<Step>) = steps.into_iter().partition(|step| step.call.is_some());
     for Step { owner, balance, fate, call: _ } in taken {
         match fate {
-            Fate::Taken { seed } if is_applied(seed, &balance) => gone.entry(owner).or_default().push(balance),
-            _ => owners[owner].waits = true,
+            Fate::Taken { seed } if seeded[seed] == Seeded::Applied => gone.entry(owner).or_default().push(balance),
+            Fate::Unclear { store } => owners[owner].unclear = Some(store),
+            _ => owners[owner].taken = true,
         }
     }
     let mut failure = None;
     for batch in calls.chunks(BATCH) {
         if Instant::now() >= deadline || failure.is_some() {
-            left.complete &= failure.is_some();
+            round.complete &= failure.is_some();
             batch.iter().for_each(|step| owners[step.owner].waits = true);
             continue;
         }
@@ -124,7 +125,7 @@ pub(super) async fn settle(
                     gone.entry(step.owner).or_default().push(step.balance.clone());
                 }
                 Ok(LeaveOutcome::Stale { term }) => {
-                    left.newer = left.newer.max(Some(term));
+                    round.newer = round.newer.max(Some(term));
                     unsettled.problem = Some("a newer controller was there first".to_owned());
                 }
                 Ok(LeaveOutcome::Malformed { .. }) => {
@@ -146,13 +147,19 @@ pub(super) async fn settle(
         }
     }
     // Nobody is settled before what is gone is dropped: the next round tries again what fails here.
-    index.forget(connection, cluster, &gone).await?;
-    for Unsettled { name, stamp, problem, waits, .. } in owners {
+    index.forget(connection, plan.cluster(), &gone).await?;
+    for Unsettled { name, stamp, problem, waits, taken, unclear, .. } in owners {
         let Some(entry) = index.owners.get_mut(&name) else { continue };
+        entry.left = match unclear {
+            _ if waits || problem.is_some() => Left::Something,
+            Some(store) => Left::Unclear { store: Key::of(&plan.stores[store].object.metadata).name },
+            None if taken => Left::Nothing,
+            None => Left::Something,
+        };
         let problem = problem.map(|problem| (problem, now + TRY_AGAIN));
-        entry.settled = (!waits).then_some(Settled { stamp, problem });
+        entry.settled = (!waits && !taken && unclear.is_none()).then_some(Settled { stamp, problem });
     }
-    failure.map_or(Ok(left), Err)
+    failure.map_or(Ok(round), Err)
 }
 
 #[derive(Default)]
@@ -163,25 +170,25 @@ struct Unsettled {
     problem: Option<String>,
     /// Whether something is left for another round.
     waits: bool,
+    /// Whether others are still to take something over.
+    taken: bool,
+    /// A store that has to answer before it is known what becomes of something.
+    unclear: Option<usize>,
 }
 
 impl Sweeps {
-    pub(super) fn clear(&mut self) {
-        self.0.clear();
-    }
-
     /// Deletes what requests made from the defaults of leaving objects. Whether there was time for all.
     pub(super) async fn run(
         &mut self,
         connection: &Connection,
-        store: usize,
+        stores: &[usize],
         departures: &[Departure],
         deadline: Instant,
     ) -> Result<bool, Failure> {
         let leaving: HashSet<&str> = departures.iter().map(|departure| departure.owner.name.as_str()).collect();
         self.0.retain(|owner, _| leaving.contains(owner.as_str()));
         for departure in departures {
-            let Some((_, key_prefix)) = departure.lazy.as_ref().filter(|(at, _)| *at == store) else { continue };
+            let Some((_, key_prefix)) = departure.lazy.as_ref().filter(|(at, _)| stores.contains(at)) else { continue };
             let plan::Owner { name: owner, uid, generation, term, refresh: _ } = &*departure.owner;
             let fence = Fence { term: *term, uid, generation: *generation };
             let sweep = self.0.entry(owner.clone()).or_insert(Sweep::From(0));
@@ -233,27 +240,31 @@ impl Sweeps {
     }
 }
 
-/// How far the departure of an object is in one store, which answers or does not.
+/// How far the departure of an object is in one store, which answers or does not. `database`: what is known of it.
 pub(super) fn deletion(
-    index: &Index,
-    sweeps: &Sweeps,
+    database: Option<&Database>,
     (store, name): (usize, &str),
     departure: &Departure,
     answers: Result<(), String>,
 ) -> Deletion {
     let owner = &departure.owner.name;
-    let stuck = |error| Deletion::Stuck { store: name.to_owned(), error };
-    let entry = index.owners.get(owner);
+    let stuck = |store: &str, error: String| Deletion::Stuck { store: store.to_owned(), error };
+    let entry = database.and_then(|database| database.index.owners.get(owner));
+    let left = entry.map_or(&Left::Nothing, |entry| &entry.left);
     let sweeps_here = departure.lazy.as_ref().is_some_and(|(at, _)| *at == store);
-    let swept = !sweeps_here || sweeps.is_done(owner);
-    if index.is_known() && entry.is_none() && swept {
+    let swept = !sweeps_here || database.is_some_and(|database| database.sweeps.is_done(owner));
+    if database.is_some_and(|database| database.index.is_known()) && *left == Left::Nothing && swept {
         return Deletion::Done;
     }
     if let Err(error) = answers {
-        return stuck(error);
+        return stuck(name, error);
+    }
+    if let Left::Unclear { store } = left {
+        return stuck(store, "it has not said yet whether it is the same Redis database as another store".to_owned());
     }
     let problem = entry.and_then(|entry| entry.settled.as_ref()?.problem.as_ref()).map(|(problem, _)| problem.as_str());
-    problem.or_else(|| sweeps.refusal(owner)).map_or(Deletion::Working, |problem| stuck(problem.to_owned()))
+    let refusal = || database.and_then(|database| database.sweeps.refusal(owner));
+    problem.or_else(refusal).map_or(Deletion::Working, |problem| stuck(name, problem.to_owned()))
 }
 
 async fn call(

@@ -2,16 +2,19 @@
 //! the listed are made, those that nobody lists any more are parked, released or deleted. I/O: Redis.
 
 mod calls;
+mod database;
 mod index;
 mod leaving;
 mod store;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 
-use plan::{Deletion, Deletions, Departure, Key, Leftovers, Plan, Seeded};
+use plan::{Access, Deletion, Deletions, Departure, Key, Leftovers, Plan, Seeded, StorePlan};
 use tokio::time::Instant;
 
-use store::{Store, Work};
+use crate::connection::LONGEST_WAIT;
+use database::{Database, Member};
+use store::Store;
 
 /// What one round came to.
 pub(crate) struct Seeding {
@@ -44,62 +47,159 @@ impl Seeding {
 #[derive(Default)]
 pub(crate) struct Seeder {
     stores: HashMap<Key, Store>,
+    /// By the text that tells a database from others.
+    databases: HashMap<String, Database>,
+    /// Whether all stores are to be asked which database they are: one was found to be another.
+    asks_all: bool,
 }
 
 impl Seeder {
+    /// Which database is reached in which way, as far as that is known.
+    pub(crate) fn databases(&self) -> HashMap<Access, plan::Database> {
+        let mut found: Vec<_> =
+            self.stores.values().filter_map(|store| Some((store.access.clone(), store.database()?))).collect();
+        // Of several that are reached in one way, one that is there speaks for all.
+        found.sort_by(|(_, a), (_, b)| (a.is_there, &a.id).cmp(&(b.is_there, &b.id)));
+        found.into_iter().collect()
+    }
+
     /// Makes the balances of the plan so, as far as their stores answer. `held`: by seed, whether it is to wait;
-    /// nothing where none is.
-    pub(crate) async fn run(&mut self, plan: &Plan, held: &[bool]) -> Seeding {
+    /// nothing where none is. Nothing is done, or said, where a store leads to another database than the plan supposes.
+    pub(crate) async fn run(&mut self, plan: &Plan, held: &[bool]) -> Option<Seeding> {
+        let supposed = self.databases();
+        self.reach(plan).await;
+        self.asks_all = supposed != self.databases();
+        if self.asks_all {
+            return None;
+        }
+        let deadline = Instant::now() + LONGEST_WAIT;
         let leftovers = &Leftovers::new(plan);
         let departures: &[Departure] = &plan.departures().collect::<Vec<_>>();
+        let mut groups = self.groups(plan);
+
+        let made = groups.iter_mut().map(|(database, members)| database.make(members, plan, held, deadline));
+        futures::future::join_all(made).await;
+        let mut seeds = vec![Seeded::Pending; plan.seeds.len()];
+        for Member { index: _, store, seeds: own } in groups.iter_mut().flat_map(|(_, members)| members) {
+            for (index, seeded) in own.iter().zip(store.tell(plan, own)) {
+                seeds[*index] = seeded;
+            }
+        }
+        let settled = groups
+            .iter_mut()
+            .map(|(database, members)| database.settle(members, (plan, leftovers, departures), &seeds, deadline));
+        futures::future::join_all(settled).await;
+
+        let (mut newer, mut again) = (None, None);
+        for (database, members) in groups {
+            newer = newer.max(database.newer_term());
+            let is_up = members.iter().any(|member| member.store.connection().is_some());
+            let stores = members.iter().map(|member| member.store.again());
+            again = stores.chain(database.again().filter(|_| is_up)).chain(again).min();
+            let found = members.iter().find_map(|member| member.store.database());
+            self.databases.extend(found.map(|found| (found.id, database)));
+            self.stores.extend(members.into_iter().map(|member| (name(plan, member.index), member.store)));
+        }
+        Some(self.outcome(plan, departures, seeds, (newer, again)))
+    }
+
+    /// Connects to the stores of the plan where that is due, and asks them which database they are.
+    async fn reach(&mut self, plan: &Plan) {
+        let mut before = std::mem::take(&mut self.stores);
+        let all = plan.stores.iter().enumerate().filter_map(|(index, StorePlan { access, .. })| {
+            let name = name(plan, index);
+            match access {
+                // What is recorded there is remembered.
+                Err(_) => {
+                    let mut store = before.remove(&name)?;
+                    store.rest();
+                    Some((name, store))
+                }
+                // A store that is reached in another way is another store: nothing is known about what it holds.
+                Ok(access) => {
+                    let known = before.remove(&name).filter(|known| known.access == *access);
+                    Some((name, known.unwrap_or_else(|| Store::new(access.clone()))))
+                }
+            }
+        });
+        self.stores = all.collect();
+        let usable: HashSet<Key> = (0..plan.stores.len())
+            .filter(|index| plan.stores[*index].access.is_ok())
+            .map(|index| name(plan, index))
+            .collect();
+        let asks_all = self.asks_all;
+        let reached = self.stores.iter_mut().filter(|(name, _)| usable.contains(name)).map(|(_, store)| async move {
+            let before = store.database();
+            let lost = store.reach(asks_all).await;
+            [before, store.database()].into_iter().flatten().filter(|_| lost).collect::<Vec<_>>()
+        });
+        // Stores do not wait for each other: one that is slow to fail costs its own timeout, once.
+        for lost in futures::future::join_all(reached).await.into_iter().flatten() {
+            self.databases.remove(&lost.id);
+        }
+        let known: HashSet<String> = self.stores.values().filter_map(|store| Some(store.database()?.id)).collect();
+        self.databases.retain(|id, _| known.contains(id));
+    }
+
+    /// Takes the usable stores of the plan out, by the database they lead to. One that never answered is alone.
+    fn groups(&mut self, plan: &Plan) -> Vec<(Database, Vec<Member>)> {
         let mut seeds_of: Vec<Vec<usize>> = vec![Vec::new(); plan.stores.len()];
         for (index, seed) in plan.seeds.iter().enumerate() {
             seeds_of[seed.store].push(index);
         }
-        let mut before = std::mem::take(&mut self.stores);
-        let rounds = plan.stores.iter().zip(seeds_of).enumerate().map(|(index, (store, seeds))| {
-            let name = Key::of(&store.object.metadata);
-            // A store that is reached in another way is another store: nothing is known about what it holds.
-            let known = before.remove(&name).filter(|known| Ok(&known.access) == store.access.as_ref());
-            let access = store.access.as_ref().ok().cloned();
-            async move {
-                let mut store = known.or_else(|| access.map(Store::new))?;
-                let work = Work { plan, leftovers, departures, store: index, seeds: &seeds, held };
-                let seeded = store.run(&work).await;
-                Some((name, store, seeds, seeded))
-            }
-        });
-        // Stores do not wait for each other: one that is slow to fail costs its own timeout, once.
-        let rounds = futures::future::join_all(rounds).await;
-        let mut outcome = Seeding {
-            stores: Vec::with_capacity(rounds.len()),
-            evicts: Vec::with_capacity(rounds.len()),
-            seeds: vec![Seeded::Pending; plan.seeds.len()],
-            deletions: begun(departures),
-            newer: None,
-            again: None,
-        };
-        for (index, round) in rounds.into_iter().enumerate() {
-            let Some((name, store, seeds, seeded)) = round else {
-                outcome.stores.push(None);
-                outcome.evicts.push(None);
-                continue;
-            };
-            for (index, seeded) in seeds.into_iter().zip(seeded) {
-                outcome.seeds[index] = seeded;
-            }
-            outcome.stores.push(Some(store.answers()));
-            outcome.evicts.push(store.evicts.clone());
-            for departure in departures {
-                let there = store.deletion(index, &name.name, departure);
-                outcome.deletions.entry(departure.verdict).and_modify(|all| *all = worse(all.clone(), there));
-            }
-            outcome.newer = outcome.newer.max(store.newer_term());
-            outcome.again = outcome.again.into_iter().chain([store.again()]).min();
-            self.stores.insert(name, store);
+        let mut groups: BTreeMap<Result<String, usize>, Vec<Member>> = BTreeMap::new();
+        for (index, seeds) in seeds_of.into_iter().enumerate().filter(|(index, _)| plan.stores[*index].access.is_ok()) {
+            let Some(store) = self.stores.remove(&name(plan, index)) else { continue };
+            let id = store.database().map(|database| database.id).ok_or(index);
+            groups.entry(id).or_default().push(Member { index, store, seeds });
         }
-        outcome
+        let mut known =
+            |id: Result<String, usize>| id.ok().and_then(|id| self.databases.remove(&id)).unwrap_or_default();
+        groups.into_iter().map(|(id, members)| (known(id), members)).collect()
     }
+
+    fn outcome(
+        &self,
+        plan: &Plan,
+        departures: &[Departure],
+        seeds: Vec<Seeded>,
+        (newer, again): (Option<i64>, Option<Instant>),
+    ) -> Seeding {
+        let of = |index: usize| self.stores.get(&name(plan, index)).filter(|_| plan.stores[index].access.is_ok());
+        let stores = 0..plan.stores.len();
+        let mut deletions = begun(departures);
+        for departure in departures {
+            let usable = stores.clone().filter_map(|index| {
+                let (store, name) = (of(index)?, name(plan, index).name);
+                Some(leaving::deletion(self.known(store), (index, &name), departure, store.answers()))
+            });
+            let unusable = plan.unusable_stores().filter_map(|(name, reason)| {
+                let known = self.stores.get(&name).and_then(|store| self.known(store));
+                let stuck = Deletion::Stuck { store: name.name, error: reason.to_string() };
+                (!known.is_some_and(|known| known.has_nothing_of(&departure.owner.name))).then_some(stuck)
+            });
+            for there in usable.chain(unusable) {
+                deletions.entry(departure.verdict).and_modify(|all| *all = worse(all.clone(), there));
+            }
+        }
+        Seeding {
+            stores: stores.clone().map(|index| of(index).map(Store::answers)).collect(),
+            evicts: stores.map(|index| of(index).and_then(|store| store.evicts.clone())).collect(),
+            seeds,
+            deletions,
+            newer,
+            again,
+        }
+    }
+
+    fn known(&self, store: &Store) -> Option<&Database> {
+        self.databases.get(&store.database()?.id)
+    }
+}
+
+/// The name of a store of the plan.
+fn name(plan: &Plan, store: usize) -> Key {
+    Key::of(&plan.stores[store].object.metadata)
 }
 
 /// What can be said of departures before any store is asked.

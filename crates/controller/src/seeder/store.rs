@@ -6,12 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use enforcement::redis::{Balance, Grant};
-use plan::{Access, Deletion, Departure, Leftovers, Owner, Plan, Seed, Seeded, Turn};
+use plan::{Access, Database, Owner, Plan, Seed, Seeded, Turn};
 use tokio::time::{Instant, timeout};
 
 use super::calls::{Calls, call_all};
 use super::index::Index;
-use super::leaving::{self, Left, Sweeps};
 use crate::connection::{Connection, Failure, LONGEST_WAIT, address};
 
 /// How often a store is asked whether it still answers, and still has what was recorded in it.
@@ -20,19 +19,6 @@ const CHECK_EVERY: Duration = Duration::from_secs(10);
 const TRY_AGAIN: Duration = Duration::from_secs(30);
 const SHORTEST_BACKOFF: Duration = Duration::from_secs(1);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(30);
-
-/// What a store is to do in one round.
-pub(super) struct Work<'a, 'p> {
-    pub(super) plan: &'a Plan,
-    pub(super) leftovers: &'a Leftovers<'p>,
-    pub(super) departures: &'a [Departure],
-    /// Its index in the plan.
-    pub(super) store: usize,
-    /// Those of the plan's seeds that are its own.
-    pub(super) seeds: &'a [usize],
-    /// By seed, whether it is to wait; nothing where none is.
-    pub(super) held: &'a [bool],
-}
 
 /// One store, for as long as it is reached in the same way.
 pub(super) struct Store {
@@ -44,12 +30,10 @@ pub(super) struct Store {
     /// Its maxmemory-policy as last seen, where that lets keys go.
     pub(super) evicts: Option<String>,
     applied: HashMap<Balance, Applied>,
-    index: Index,
-    sweeps: Sweeps,
+    /// The database's own text, as last asked for.
+    database: Option<String>,
     /// Whether the last round left something for the next one.
     unfinished: bool,
-    /// The highest term with which somebody else settled leftovers.
-    newer: Option<i64>,
 }
 
 enum Link {
@@ -77,31 +61,13 @@ impl Store {
             run_id: None,
             evicts: None,
             applied: HashMap::new(),
-            index: Index::default(),
-            sweeps: Sweeps::default(),
+            database: None,
             unfinished: false,
-            newer: None,
         }
     }
 
-    /// What became of each seed, in their order.
-    pub(super) async fn run(&mut self, work: &Work<'_, '_>) -> Vec<Seeded> {
-        let Work { plan, seeds, held, .. } = *work;
-        let deadline = Instant::now() + LONGEST_WAIT;
-        self.reach(plan.cluster()).await;
-        (self.unfinished, self.newer) = (false, None);
-        if let Err(error) = self.load(plan, deadline).await {
-            self.lost(error);
-        }
-        let waits = |index: usize| held.get(index).copied().unwrap_or_default();
-        let open = seeds.iter().copied().filter(|&index| !waits(index) && !self.knows(plan, &plan.seeds[index]));
-        let open: Vec<usize> = open.collect();
-        if let Err(error) = self.make(plan, &open, deadline).await {
-            self.lost(error);
-        }
-        if let Err(error) = self.settle(work, deadline).await {
-            self.lost(error);
-        }
+    /// What became of each of the store's seeds, in their order.
+    pub(super) fn tell(&mut self, plan: &Plan, seeds: &[usize]) -> Vec<Seeded> {
         // What was applied stays applied while the store is away; what no object wants any more is forgotten.
         let error = self.answers().err().map(|error| format!("{}: {error}", address(&self.access)));
         let mut known = HashMap::with_capacity(seeds.len());
@@ -121,119 +87,134 @@ impl Store {
         seeded
     }
 
-    /// What Redis has recorded, before anything is changed there.
-    async fn load(&mut self, plan: &Plan, deadline: Instant) -> Result<(), Failure> {
-        let Link::Up { connection, .. } = &self.link else { return Ok(()) };
-        self.index.load(connection, plan.cluster(), deadline).await?;
-        self.unfinished |= !self.index.is_known();
-        Ok(())
+    /// Makes its balances so, as far as it answers. `held`: by seed, whether it is to wait; nothing where none is.
+    pub(super) async fn make(
+        &mut self,
+        index: &mut Index,
+        plan: &Plan,
+        (seeds, held): (&[usize], &[bool]),
+        deadline: Instant,
+    ) {
+        self.unfinished = false;
+        let waits = |index: usize| held.get(index).copied().unwrap_or_default();
+        let open = seeds.iter().copied().filter(|&index| !waits(index) && !self.knows(plan, &plan.seeds[index]));
+        let open: Vec<usize> = open.collect();
+        if let Err(error) = self.try_to_make(index, plan, &open, deadline).await {
+            self.lost(error);
+        }
     }
 
     /// Records what is not applied yet, then applies it.
-    async fn make(&mut self, plan: &Plan, open: &[usize], deadline: Instant) -> Result<(), Failure> {
+    async fn try_to_make(
+        &mut self,
+        index: &mut Index,
+        plan: &Plan,
+        open: &[usize],
+        deadline: Instant,
+    ) -> Result<(), Failure> {
         let Link::Up { connection, .. } = &self.link else { return Ok(()) };
-        if open.is_empty() || !self.index.is_known() {
+        // What Redis has recorded, before anything is changed there.
+        index.load(connection, plan.cluster(), deadline).await?;
+        self.unfinished |= !index.is_known();
+        if open.is_empty() || !index.is_known() {
             return Ok(());
         }
-        let wanted = open.iter().map(|&index| &plan.seeds[index]);
+        let wanted = open.iter().map(|&seed| &plan.seeds[seed]);
         let wanted = wanted.map(|seed| (seed.object.name.as_str(), &seed.balance));
-        self.index.record(connection, plan.cluster(), wanted, deadline).await?;
-        let recorded = |&index: &usize| {
-            let seed = &plan.seeds[index];
-            self.index.has(&seed.object.name, &seed.balance)
+        index.record(connection, plan.cluster(), wanted, deadline).await?;
+        let recorded = |&seed: &usize| {
+            let seed = &plan.seeds[seed];
+            index.has(&seed.object.name, &seed.balance)
         };
         let recorded: Vec<usize> = open.iter().copied().filter(recorded).collect();
         self.unfinished |= recorded.len() < open.len();
-        self.apply(plan, &recorded, deadline).await
+        self.apply(index, plan, &recorded, deadline).await
     }
 
-    /// What is recorded and not wanted.
-    async fn settle(&mut self, work: &Work<'_, '_>, deadline: Instant) -> Result<(), Failure> {
-        let Work { plan, leftovers, departures, store, .. } = *work;
-        let Link::Up { connection, .. } = &self.link else { return Ok(()) };
-        if !self.index.is_known() {
-            return Ok(());
+    /// The connection to its database, if there is one.
+    pub(super) fn connection(&self) -> Option<&Connection> {
+        match &self.link {
+            Link::Up { connection, .. } => Some(connection),
+            Link::Down { .. } => None,
         }
-        let is_applied = |seed: usize, balance: &Balance| {
-            let applied = self.applied.get(balance).filter(|applied| applied.is_about(&plan.seeds[seed]));
-            applied.is_some_and(|applied| applied.seeded == Seeded::Applied)
-        };
-        let cluster = plan.cluster();
-        let settled =
-            leaving::settle(&mut self.index, connection, leftovers, store, cluster, is_applied, deadline).await;
-        let Left { complete, newer } = settled?;
-        self.newer = newer;
-        let swept = self.sweeps.run(connection, store, departures, deadline).await?;
-        self.unfinished |= !complete || !swept;
-        Ok(())
     }
 
-    /// Connects where that is due, and asks now and then whether all is still there.
-    async fn reach(&mut self, cluster: &str) {
-        if timeout(LONGEST_WAIT, self.try_to_reach(cluster)).await.is_err() {
+    /// The database that it leads to, as it said itself when it was last asked.
+    pub(super) fn database(&self) -> Option<Database> {
+        Some(Database { id: self.database.clone()?, is_there: self.connection().is_some() })
+    }
+
+    /// It cannot be used as it is declared now.
+    pub(super) fn rest(&mut self) {
+        self.link = Link::Down { error: None, retry: Instant::now() };
+    }
+
+    /// Connects where that is due, and asks now and then, or at once, which database it is. Whether Redis lost what was
+    /// written, or may have.
+    pub(super) async fn reach(&mut self, at_once: bool) -> bool {
+        let lost = timeout(LONGEST_WAIT, self.try_to_reach(at_once)).await;
+        lost.unwrap_or_else(|_| {
             self.lost(Failure::late());
-        }
+            false
+        })
     }
 
-    async fn try_to_reach(&mut self, cluster: &str) {
+    async fn try_to_reach(&mut self, at_once: bool) -> bool {
         let now = Instant::now();
         match &mut self.link {
-            Link::Up { connection, checked } if now.duration_since(*checked) >= CHECK_EVERY => {
-                match self.index.stands(connection, cluster).await {
-                    Ok(stands) => {
+            Link::Up { connection, checked } if at_once || now.duration_since(*checked) >= CHECK_EVERY => {
+                match connection.database().await {
+                    Ok(database) => {
                         connection.look_at_memory().await;
                         self.evicts = connection.evicts().map(str::to_owned);
                         *checked = now;
                         self.failures = 0;
-                        if !stands {
-                            self.forget();
-                        }
+                        let before = self.database.replace(database);
+                        before != self.database && self.forget()
                     }
                     // A connection that died while it was idle says nothing about the store.
-                    Err(_) => self.connect(cluster).await,
+                    Err(_) => self.connect().await,
                 }
             }
-            Link::Down { retry, .. } if *retry <= now => self.connect(cluster).await,
-            Link::Up { .. } | Link::Down { .. } => {}
+            Link::Down { retry, .. } if *retry <= now => self.connect().await,
+            Link::Up { .. } | Link::Down { .. } => false,
         }
     }
 
-    async fn connect(&mut self, cluster: &str) {
-        match self.open(cluster).await {
-            Ok((connection, same)) => {
-                let run_id = connection.run_id().map(str::to_owned);
-                // Where the run is not told, every connection may be to a Redis that lost what was written.
-                if !same || run_id.is_none() || self.run_id != run_id {
-                    self.forget();
-                }
-                self.run_id = run_id;
-                self.evicts = connection.evicts().map(str::to_owned);
-                tracing::debug!(address = address(&self.access), "connected to Redis");
-                self.link = Link::Up { connection, checked: Instant::now() };
+    async fn connect(&mut self) -> bool {
+        let (connection, database) = match self.open().await {
+            Ok(opened) => opened,
+            Err(error) => {
+                self.lost(error);
+                return false;
             }
-            Err(error) => self.lost(error),
-        }
+        };
+        let run_id = connection.run_id().map(str::to_owned);
+        // Where the run is not told, every connection may be to a Redis that lost what was written.
+        let same = self.database.as_ref() == Some(&database) && run_id.is_some() && self.run_id == run_id;
+        let is_first = self.database.is_none();
+        (self.run_id, self.database) = (run_id, Some(database));
+        self.evicts = connection.evicts().map(str::to_owned);
+        tracing::debug!(address = address(&self.access), "connected to Redis");
+        self.link = Link::Up { connection, checked: Instant::now() };
+        !is_first && !same && self.forget()
     }
 
-    /// A connection, and whether Redis has recorded what it had.
-    async fn open(&self, cluster: &str) -> Result<(Connection, bool), Failure> {
+    async fn open(&self) -> Result<(Connection, String), Failure> {
         let connection = Connection::open(&self.access).await?;
-        let same = self.index.stands(&connection, cluster).await?;
-        Ok((connection, same))
+        let database = connection.database().await?;
+        Ok((connection, database))
     }
 
     /// Redis lost what it knew, or may have: everything is looked at again.
-    fn forget(&mut self) {
-        if !self.applied.is_empty() || self.index.is_known() {
-            let address = address(&self.access);
-            tracing::info!(address, "Redis was or may have been emptied or restarted: balances are looked at again");
-        }
+    fn forget(&mut self) -> bool {
+        let address = address(&self.access);
+        tracing::info!(address, "Redis was or may have been emptied or restarted: balances are looked at again");
         self.applied.clear();
-        self.index = Index::default();
-        self.sweeps.clear();
+        true
     }
 
-    fn lost(&mut self, error: Failure) {
+    pub(super) fn lost(&mut self, error: Failure) {
         let wait = LONGEST_BACKOFF.min(SHORTEST_BACKOFF * 2u32.saturating_pow(self.failures.min(10)));
         self.failures = self.failures.saturating_add(1);
         tracing::warn!(address = address(&self.access), %error, "Redis does not answer, next attempt in {wait:?}");
@@ -254,7 +235,13 @@ impl Store {
     }
 
     /// Begins no call after `deadline`: what is left then is for the next round.
-    async fn apply(&mut self, plan: &Plan, open: &[usize], deadline: Instant) -> Result<(), Failure> {
+    async fn apply(
+        &mut self,
+        recorded: &mut Index,
+        plan: &Plan,
+        open: &[usize],
+        deadline: Instant,
+    ) -> Result<(), Failure> {
         let now = Instant::now();
         let Link::Up { connection, .. } = &self.link else { return Ok(()) };
         let takeover = |seed: &Seed| match self.applied.get(&seed.balance).map(|applied| &applied.seeded) {
@@ -288,23 +275,13 @@ impl Store {
             let before = self.applied.insert(seed.balance.clone(), known);
             if let Some(Applied { seeded: Seeded::Conflict { owner }, .. }) = before.filter(|_| takeover) {
                 // From whom it was taken has it recorded still.
-                self.index.look_again(&owner);
+                recorded.look_again(&owner);
             }
         }
         if failure.is_none() {
             self.failures = 0;
         }
         failure.map_or(Ok(()), Err)
-    }
-
-    /// How far the departure of an object is here.
-    pub(super) fn deletion(&self, store: usize, name: &str, departure: &Departure) -> Deletion {
-        leaving::deletion(&self.index, &self.sweeps, (store, name), departure, self.answers())
-    }
-
-    /// The highest term with which somebody else settled leftovers, in the last round.
-    pub(super) fn newer_term(&self) -> Option<i64> {
-        self.newer
     }
 
     pub(super) fn answers(&self) -> Result<(), String> {
@@ -325,7 +302,7 @@ impl Store {
         };
         let unfinished = self.applied.values().filter(|applied| applied.seeded != Seeded::Applied);
         let unfinished = unfinished.map(|applied| applied.at + TRY_AGAIN);
-        unfinished.chain(self.index.again()).chain([check]).min().unwrap_or(check)
+        unfinished.chain([check]).min().unwrap_or(check)
     }
 }
 
@@ -350,7 +327,7 @@ mod tests {
         let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut store = Store::new(access(silent.local_addr().unwrap().port(), Duration::from_secs(60)));
         let before = Instant::now();
-        store.reach("c").await;
+        store.reach(false).await;
         assert_eq!(store.answers(), Err("no answer in time".to_owned()));
         assert!(before.elapsed() <= LONGEST_WAIT, "{:?}", before.elapsed());
     }

@@ -24,12 +24,6 @@ pub struct Owned<'a> {
 }
 
 impl Owners<'_> {
-    /// Whether there is any; read with [`any`]. Where one was recorded and there is none, Redis lost what it knew.
-    #[must_use]
-    pub fn exist(&self) -> Command {
-        command("EXISTS", owners(self.cluster), [])
-    }
-
     /// All owners; read with [`names`].
     #[must_use]
     pub fn list(&self) -> Command {
@@ -67,11 +61,6 @@ impl Owned<'_> {
     pub fn forget<'b>(&self, balances: impl IntoIterator<Item = &'b Balance>) -> Command {
         command("SREM", owned(self.owner), balances.into_iter().map(Balance::as_bytes))
     }
-}
-
-/// The reply to [`Owners::exist`].
-pub fn any(reply: &Reply<'_>) -> Result<bool, ReplyError> {
-    count(reply).map(|count| count > 0)
 }
 
 /// The reply to recording and dropping: how many members were new, or were there.
@@ -126,7 +115,6 @@ mod tests {
     #[test]
     fn the_commands_of_the_index_are_pinned() {
         let owners = Owners { cluster: "c-uid" };
-        words(&owners.exist(), &["EXISTS", "aiquota:owners:c-uid"]);
         words(&owners.list(), &["SMEMBERS", "aiquota:owners:c-uid"]);
         words(&owners.record(["c-uid/n/a", "c-uid/n/b"]), &["SADD", "aiquota:owners:c-uid", "c-uid/n/a", "c-uid/n/b"]);
         words(&owners.forget(["c-uid/n/a"]), &["SREM", "aiquota:owners:c-uid", "c-uid/n/a"]);
@@ -145,7 +133,6 @@ mod tests {
         assert_eq!(names(&members), Ok(vec!["q:ann".to_owned()]));
         assert_eq!(names(&Reply::Array(vec![])), Ok(vec![]));
         assert_eq!(count(&Reply::Integer(2)), Ok(2));
-        assert_eq!((any(&Reply::Integer(0)), any(&Reply::Integer(1))), (Ok(false), Ok(true)));
     }
 
     #[test]

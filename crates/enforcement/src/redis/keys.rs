@@ -60,6 +60,9 @@ impl fmt::Display for Balance {
     }
 }
 
+/// What a database is told from others by, whatever names lead to it.
+pub(super) const DATABASE: &[u8] = b"aiquota:database";
+
 /// The set of owners of one cluster: `aiquota:owners:<uid of the namespace kube-system>`.
 pub(super) fn owners(cluster: &str) -> Vec<u8> {
     [b"aiquota:owners:", cluster.as_bytes()].concat()

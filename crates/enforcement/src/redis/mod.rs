@@ -8,6 +8,7 @@ mod admin;
 mod apply;
 mod charge;
 mod check;
+pub mod database;
 mod error;
 pub mod index;
 mod keys;

@@ -101,7 +101,7 @@ impl Draft {
         for by in seeding {
             for seed in self.verdicts[self.policies[*by].verdict].seeds.clone() {
                 let Seed { store, balance, .. } = &seeds[seed];
-                let winner = *owners.entry((stores.databases[*store], balance.as_bytes())).or_insert(*by);
+                let winner = *owners.entry((stores.databases.number(*store), balance.as_bytes())).or_insert(*by);
                 if winner != *by {
                     lost.insert(seed, winner);
                 }

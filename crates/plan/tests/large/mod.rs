@@ -60,6 +60,7 @@ fn of(quotas: impl Iterator<Item = Value>, routes: usize) -> World {
             "metadata": {"name": "key-auth", "namespace": gateway},
             "spec": {"phase": "AUTHN", "priority": 310, "defaultConfig": {"global_auth": true}},
         }))],
+        databases: HashMap::new(),
         bridges: vec![read(json!({
             "metadata": {"name": "default", "namespace": gateway},
             "spec": {"registries": [

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use api::FINALIZER;
 use enforcement::redis::Balance;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use plan::{Deletion, Deletions, Fate, Finalizer, Leftovers, Object, Plan, Seeded, Verdict, World};
+use plan::{Deletion, Deletions, Fate, Finalizer, Leftovers, Object, Plan, Seeded, StorePlan, Verdict, World};
 
 /// By store and owner, the balances and whether each is listed or parked.
 #[derive(Default)]
@@ -31,10 +31,10 @@ impl Index {
         }
     }
 
-    /// Does what becomes of every recorded balance, and says how far departures are. Without `up` no store answers.
-    pub(super) fn settle(&mut self, plan: &Plan, seeded: &[Seeded], up: bool) -> Deletions {
+    /// Does what becomes of every recorded balance in the stores that are up, and says how far departures are.
+    pub(super) fn settle(&mut self, plan: &Plan, seeded: &[Seeded], up: impl Fn(&StorePlan) -> bool) -> Deletions {
         let leftovers = Leftovers::new(plan);
-        for (index, _) in plan.stores.iter().enumerate().filter(|(_, store)| up && store.access.is_ok()) {
+        for (index, _) in plan.stores.iter().enumerate().filter(|(_, store)| up(store)) {
             for ((_, owner), balances) in self.0.iter_mut().filter(|((name, _), _)| *name == store(plan, index)) {
                 let recorded = leftovers.of(index, owner).expect("only this cluster's are recorded");
                 let all: HashSet<Balance> = balances.keys().cloned().collect();
@@ -45,7 +45,7 @@ impl Index {
                     let asks = recorded.invocation(balance, fate).is_some();
                     assert_eq!(asks, matches!(fate, Fate::Park | Fate::Release | Fate::Delete), "{owner}: {fate:?}");
                     match fate {
-                        Fate::Stays => {}
+                        Fate::Stays | Fate::Unclear { .. } => {}
                         Fate::Park => drop(balances.insert(balance.clone(), "parked")),
                         Fate::Taken { seed } if seeded[seed] != Seeded::Applied => {}
                         Fate::Taken { .. } | Fate::Release | Fate::Delete => drop(balances.remove(balance)),
@@ -58,7 +58,13 @@ impl Index {
             let stuck = |store: &str, error: String| Deletion::Stuck { store: store.to_owned(), error };
             let deletion = match departure.withheld {
                 Some((store, reason)) => stuck(&store, reason.to_string()),
-                None if !up => stuck("default", "connection refused".to_owned()),
+                // It may be there, for all that this one remembers.
+                None if let Some((name, reason)) = plan.unusable_stores().next() => {
+                    stuck(&name.name, reason.to_string())
+                }
+                None if plan.stores.iter().any(|store| store.access.is_ok() && !up(store)) => {
+                    stuck("default", "connection refused".to_owned())
+                }
                 None => Deletion::Done,
             };
             (departure.verdict, deletion)

@@ -11,8 +11,8 @@ use k8s_openapi::api::{core::v1::Secret, networking::v1::Ingress};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use plan::{
-    FailStrategy, Flavor, Guard, GuardModule, Key, Module, Object, Phase, PullPolicy, Seeded, Settings, Undecodable,
-    Verdict, World, Write, Writes,
+    Access, Database, FailStrategy, Flavor, Guard, GuardModule, Key, Module, Object, Phase, PullPolicy, Seeded,
+    Settings, StorePlan, Undecodable, Verdict, World, Write, Writes,
 };
 use serde::Deserialize;
 use serde_json::Value;
@@ -63,6 +63,9 @@ struct Step {
     /// How seeds are answered, by balance; `all` for the others. Applied unless said otherwise.
     #[serde(default)]
     redis: BTreeMap<String, String>,
+    /// What Redis says which database it is, by host; null where it is not reached. The host unless said otherwise.
+    #[serde(default)]
+    databases: BTreeMap<String, Option<String>>,
     expect: Expect,
 }
 
@@ -118,13 +121,14 @@ pub(crate) fn play(scenario: &Scenario, flavor: Flavor) {
             put(&mut world, object.clone(), &at);
         }
         clock += step.after + 1;
-        let written = run(&mut world, &mut index, &step.redis, clock, &at);
+        let answers = (&step.redis, &step.databases);
+        let written = run(&mut world, &mut index, answers, clock, &at);
         assert!(written <= 2, "{at}");
         check(&world, &index, step, &at);
         // Settled: nothing more to write, nothing more to say.
         let before = statuses(&world);
         let recorded = index.shown();
-        let again = run(&mut world, &mut index, &step.redis, clock + 1_000, &at);
+        let again = run(&mut world, &mut index, answers, clock + 1_000, &at);
         assert_eq!(again, 0, "{at}: a second run writes again");
         assert_eq!(statuses(&world), before, "{at}: a second run reports something else");
         assert_eq!(index.shown(), recorded, "{at}: a second run makes something else of the balances");
@@ -151,14 +155,24 @@ fn statuses(world: &World) -> Vec<Value> {
 }
 
 /// One turn of the controller's loop; returns how many WasmPlugins it wrote.
-fn run(world: &mut World, index: &mut Index, redis: &BTreeMap<String, String>, seconds: usize, at: &str) -> usize {
+fn run(
+    world: &mut World,
+    index: &mut Index,
+    (redis, databases): (&BTreeMap<String, String>, &BTreeMap<String, Option<String>>),
+    seconds: usize,
+    at: &str,
+) -> usize {
     let now = Timestamp::from_second(1_800_000_000 + i64::try_from(seconds).unwrap()).unwrap();
     world.now = now;
+    world.databases = plan::build(world).stores.iter().filter_map(|store| database(store, databases)).collect();
     let plan = plan::build(world);
     index::finalize(world, &plan);
     let seeded: Vec<Seeded> = plan.seeds.iter().map(|seed| answer(redis, &seed.balance.to_string())).collect();
     index.record(&plan, &seeded);
-    let up = redis.get("all").map(String::as_str) != Some("unreachable");
+    let up = |store: &StorePlan| {
+        let found = store.database.as_ref().is_some_and(|database| database.is_there);
+        found && redis.get("all").map(String::as_str) != Some("unreachable")
+    };
     let deletions = index.settle(&plan, &seeded, up);
     index::depart(world, &plan, &deletions);
     let program = plan::program(&plan, &seeded);
@@ -207,6 +221,16 @@ fn run(world: &mut World, index: &mut Index, redis: &BTreeMap<String, String>, s
         Arc::make_mut(found).status = Some(status);
     }
     written
+}
+
+fn database(store: &StorePlan, said: &BTreeMap<String, Option<String>>) -> Option<(Access, Database)> {
+    let access = store.access.clone().ok()?;
+    let (id, is_there) = match said.get(&access.host) {
+        None => (Some(access.host.as_str()), true),
+        Some(said) => (said.as_deref(), said.is_some()),
+    };
+    let id = format!("{}/{}", id?, access.database);
+    Some((access, Database { id, is_there }))
 }
 
 fn answer(redis: &BTreeMap<String, String>, balance: &str) -> Seeded {
@@ -361,6 +385,7 @@ fn world(scenario: &Scenario, flavor: Flavor) -> World {
         plugins: Vec::new(),
         last_written: None,
         bridges: Vec::new(),
+        databases: std::collections::HashMap::new(),
     }
 }
 
@@ -457,7 +482,10 @@ fn delete(world: &mut World, object: &str) {
                 remove_key(world, &key);
             }
         }
-        "AIQuotaStore" => world.stores.retain(|found| Key::of(&found.metadata) != key),
+        "AIQuotaStore" => {
+            world.stores.retain(|found| Key::of(&found.metadata) != key);
+            world.undecodable_stores.remove(&key.name);
+        }
         "Ingress" => world.ingresses.retain(|found| Key::of(&found.metadata) != key),
         "Secret" => world.secrets.retain(|found| Key::of(&found.metadata) != key),
         "WasmPlugin" => world.plugins.retain(|found| Key::of(&found.metadata) != key),

@@ -46,6 +46,10 @@ pub(super) async fn read(redis: &Redis, kinds: [&Api<DynamicObject>; 3], left_ou
         } else if let Some(uid) = value.get_mut("uid").filter(|uid| **uid != "") {
             *uid = json!("of an object that is gone");
         }
+        // Every Redis has another.
+        if key == b"aiquota:database" {
+            value = json!("told from others");
+        }
         state.insert(redis_name(&key), value);
     }
     Ok(state)

@@ -41,7 +41,7 @@ pub fn build(world: &World) -> Plan {
     let existing = existing.with_names_of(&stores.wire);
     let targets = Targets::new(world);
 
-    let mut draft = Draft::new(world);
+    let mut draft = Draft::new(world, &found);
     let surroundings = Surroundings { world, form, existing: &existing, stores: &stores, targets: &targets };
     draft.examine(&surroundings);
     let slots = draft.decide(&surroundings);
@@ -111,14 +111,19 @@ struct Draft {
 }
 
 impl Draft {
-    fn new(world: &World) -> Self {
+    fn new(world: &World, found: &Existing) -> Self {
         let read = world.quotas.iter().cloned().map(Object::Read);
         let mut objects: Vec<Object> = read.chain(world.undecodable.iter().cloned().map(Object::Undecodable)).collect();
         objects.sort_by(|a, b| by_age(a.metadata(), b.metadata()));
         let verdicts = objects.into_iter().map(|object| Verdict {
             key: Key::of(object.metadata()),
             owner: Arc::new(owner(world, &object)),
-            life: life::life(&object, world.settings.drain, world.now),
+            life: life::life(
+                &object,
+                found.enforces(&Key::of(object.metadata()).to_string()),
+                world.settings.drain,
+                world.now,
+            ),
             finalizer: life::finalizer(&object),
             declared: None,
             object,

@@ -64,6 +64,12 @@ impl<'p> Leftovers<'p> {
         Some(Recorded { all: self, store, owner, verdict, listed: OnceCell::new() })
     }
 
+    /// Whether a listed consumer has this balance, here or, for all that is known, elsewhere under the same key.
+    #[must_use]
+    pub fn lists(&self, store: usize, balance: &Balance) -> bool {
+        self.seed(store, balance).is_some() || self.unclear(store, balance).is_some()
+    }
+
     /// The seed that makes a balance of a database.
     fn seed(&self, store: usize, balance: &Balance) -> Option<usize> {
         self.seed_in(self.plan.databases.number(store), balance)

@@ -37,8 +37,9 @@ pub enum Finalizer {
     Remove,
 }
 
-/// `drain`: how long after its last rule requests of an object may still be under way.
-pub(crate) fn life(object: &Object, drain: Duration, now: Timestamp) -> Life {
+/// `drain`: how long after its last rule requests of an object may still be under way. `is_ruled`: whether the gateway
+/// has a rule of it now.
+pub(crate) fn life(object: &Object, is_ruled: bool, drain: Duration, now: Timestamp) -> Life {
     let metadata = object.metadata();
     let deletes = deletes(object);
     if metadata.deletion_timestamp.is_none() {
@@ -55,7 +56,11 @@ pub(crate) fn life(object: &Object, drain: Duration, now: Timestamp) -> Life {
     }
     let conditions = object.status().into_iter().flat_map(|status| &status.conditions);
     let mut out = conditions.filter(|condition| condition.type_ == DELETING && condition.status == "True");
-    let since = out.next().map(|condition| condition.last_transition_time.0);
+    // Others may write it as well: its rules are not out that are there, nor were they before it was deleted, nor will
+    // they be from some day to come on.
+    let said = out.next().map(|condition| condition.last_transition_time.0);
+    let deleted = metadata.deletion_timestamp.as_ref().map_or(now, |deleted| deleted.0);
+    let since = said.filter(|since| !is_ruled && *since <= now).map(|since| since.max(deleted));
     let until = since.map(|since| since.saturating_add(drain).unwrap_or(Timestamp::MAX));
     let drained = until.is_some_and(|until| until <= now) && !is_abandoned(metadata);
     Life::Leaves(Leaving { since, until, drained })
@@ -85,4 +90,41 @@ fn is_marked(metadata: &ObjectMeta) -> bool {
 
 fn is_abandoned(metadata: &ObjectMeta) -> bool {
     metadata.annotations.iter().flatten().any(|(name, value)| name == ABANDON_BALANCES && value == "true")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn time_goes_by_only_while_no_rule_is_there_and_from_the_deletion_on() {
+        let now: Timestamp = "2026-11-22T12:00:00Z".parse().unwrap();
+        let since = |is_ruled: bool, said: &str| {
+            let object = json!({
+                "metadata": {"name": "chat", "finalizers": [FINALIZER], "deletionTimestamp": "2026-11-22T11:00:00Z"},
+                "spec": {"deletionPolicy": "Delete", "targetRefs": [{"kind": "Ingress", "name": "qwen"}]},
+                "status": {"conditions": [{
+                    "type": DELETING, "status": "True", "reason": "Draining", "message": "", "lastTransitionTime": said,
+                }]},
+            });
+            let object = Object::Read(Arc::new(serde_json::from_value(object).unwrap()));
+            match life(&object, is_ruled, Duration::from_secs(600), now) {
+                Life::Leaves(leaving) => (leaving.since.map(|since| since.to_string()), leaving.drained),
+                other => panic!("{other:?}"),
+            }
+        };
+        let at = |time: &str| Some(time.to_owned());
+        assert_eq!(since(false, "2026-11-22T11:30:00Z"), (at("2026-11-22T11:30:00Z"), true));
+        assert_eq!(since(true, "2026-11-22T11:30:00Z"), (None, false), "its rules are still there");
+        assert_eq!(
+            since(false, "2020-01-01T00:00:00Z"),
+            (at("2026-11-22T11:00:00Z"), true),
+            "not before it was deleted"
+        );
+        assert_eq!(since(false, "2026-11-22T12:00:01Z"), (None, false), "from some day to come");
+    }
 }

@@ -8,7 +8,7 @@ use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
 
 use crate::{
     AI_QUOTA, Deletion, Deletions, Flavor, GUARD, Leaving, Life, Object, Plan, Program, Reason, Seeded, StorePlan,
-    StoreWarning, Verdict, manual,
+    StoreWarning, Verdict, gateway::Gateway, manual,
 };
 
 /// What became of each WasmPlugin of a [`Program`], by its name.
@@ -77,6 +77,10 @@ pub fn status(
     conditions.state("Programmed", programmed);
     conditions.state("Seeded", balances);
     conditions.state("Ready", ready);
+    if let Life::Leaves(Leaving { since: None, .. }) = verdict.life {
+        // Whoever wrote this, it counts from now.
+        conditions.begin(DELETING);
+    }
     for warning in &verdict.warnings {
         conditions.warn(warning.condition(), warning);
     }
@@ -270,10 +274,11 @@ fn deleting(
     writes: &Writes,
     deletion: Option<&Deletion>,
 ) -> Option<(&'static str, &'static str, String)> {
-    let Life::Leaves(Leaving { since, until: _, drained }) = verdict.life else { return None };
-    let out = since.is_some()
-        || writes.get(AI_QUOTA) == Some(&Write::Done)
-        || !plan.gateway.found.enforces(&verdict.key.to_string());
+    let Life::Leaves(Leaving { since: _, until: _, drained }) = verdict.life else { return None };
+    // What was last written is newer than what a watch that lags shows. Its own status is no witness.
+    let name = verdict.key.to_string();
+    let Gateway { found, existing, .. } = &plan.gateway;
+    let out = writes.get(AI_QUOTA) == Some(&Write::Done) || !found.enforces(&name) || !existing.enforces(&name);
     let drain = plan.gateway.settings.drain.as_secs();
     Some(match deletion {
         _ if !out => ("False", "WaitsForWrite", "its rules are still in the gateway's WasmPlugin".to_owned()),
@@ -339,6 +344,7 @@ struct Conditions<'a> {
     before: &'a [Condition],
     generation: Option<i64>,
     now: Time,
+    anew: Option<&'static str>,
     made: Vec<Condition>,
 }
 
@@ -346,7 +352,7 @@ impl<'a> Conditions<'a> {
     fn new(before: Option<&'a [Condition]>, generation: Option<i64>, now: Timestamp) -> Self {
         // As the API server keeps it: without it, a status would never equal the one that was read back.
         let now = Timestamp::from_second(now.as_second()).unwrap_or(now);
-        Self { before: before.unwrap_or_default(), generation, now: Time(now), made: Vec::new() }
+        Self { before: before.unwrap_or_default(), generation, now: Time(now), anew: None, made: Vec::new() }
     }
 
     fn state(&mut self, kind: &'static str, state: State) {
@@ -357,12 +363,18 @@ impl<'a> Conditions<'a> {
         }
     }
 
+    /// What was said of this before does not count.
+    fn begin(&mut self, kind: &'static str) {
+        self.anew = Some(kind);
+    }
+
     fn warn(&mut self, kind: &'static str, message: &impl Display) {
         self.push(kind, "True", kind, cut(message.to_string()));
     }
 
     fn push(&mut self, kind: &'static str, status: &'static str, reason: &str, message: String) {
-        let same = self.before.iter().find(|before| before.type_ == kind && before.status == status);
+        let same = |before: &&Condition| before.type_ == kind && before.status == status && self.anew != Some(kind);
+        let same = self.before.iter().find(same);
         self.made.push(Condition {
             type_: kind.to_owned(),
             status: status.to_owned(),

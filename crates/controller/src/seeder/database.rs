@@ -65,7 +65,7 @@ impl Database {
         let settled = leaving::settle(&mut self.index, connection, here, member.index, seeded, deadline).await?;
         let Round { complete, newer } = settled;
         self.newer = newer;
-        let swept = self.sweeps.run(connection, stores, departures, deadline).await?;
+        let swept = self.sweeps.run(connection, stores, (leftovers, departures), deadline).await?;
         self.unfinished = !complete || !swept;
         Ok(())
     }

@@ -182,7 +182,7 @@ impl Sweeps {
         &mut self,
         connection: &Connection,
         stores: &[usize],
-        departures: &[Departure],
+        (leftovers, departures): (&Leftovers<'_>, &[Departure]),
         deadline: Instant,
     ) -> Result<bool, Failure> {
         let leaving: HashSet<&str> = departures.iter().map(|departure| departure.owner.name.as_str()).collect();
@@ -213,8 +213,10 @@ impl Sweeps {
                     }
                     None => return Err(Failure::late()),
                 };
+                // What another object lists stays with that.
+                let own = scanned.balances.iter().filter(|balance| !leftovers.lists(stores[0], balance));
                 let deletes: Vec<Invocation> =
-                    scanned.balances.iter().map(|balance| Delete { balance, owner, fence }.invocation()).collect();
+                    own.map(|balance| Delete { balance, owner, fence }.invocation()).collect();
                 for batch in deletes.chunks(BATCH) {
                     // What is another's, or not to be read, is not ours to delete.
                     let mut errors = call(connection, batch).await?.into_iter().filter_map(Result::err);

@@ -114,13 +114,14 @@ pub(crate) fn play(scenario: &Scenario, flavor: Flavor) {
         if let Some(policies) = &step.annotate {
             annotate(&mut world, policies);
         }
+        clock += step.after + 1;
+        world.now = time(clock);
         for object in &step.delete {
             delete(&mut world, object);
         }
         for object in &step.put {
             put(&mut world, object.clone(), &at);
         }
-        clock += step.after + 1;
         let answers = (&step.redis, &step.databases);
         let written = run(&mut world, &mut index, answers, clock, &at);
         assert!(written <= 2, "{at}");
@@ -133,6 +134,10 @@ pub(crate) fn play(scenario: &Scenario, flavor: Flavor) {
         assert_eq!(statuses(&world), before, "{at}: a second run reports something else");
         assert_eq!(index.shown(), recorded, "{at}: a second run makes something else of the balances");
     }
+}
+
+fn time(seconds: usize) -> Timestamp {
+    Timestamp::from_second(1_800_000_000 + i64::try_from(seconds).unwrap()).unwrap()
 }
 
 /// Tells null from what is not there.
@@ -162,7 +167,7 @@ fn run(
     seconds: usize,
     at: &str,
 ) -> usize {
-    let now = Timestamp::from_second(1_800_000_000 + i64::try_from(seconds).unwrap()).unwrap();
+    let now = time(seconds);
     world.now = now;
     world.databases = plan::build(world).stores.iter().filter_map(|store| database(store, databases)).collect();
     let plan = plan::build(world);
@@ -422,7 +427,12 @@ fn put(world: &mut World, mut object: Value, at: &str) {
     match kind.as_str() {
         "AIQuota" => {
             let before = world.quotas.iter().find(|found| Key::of(&found.metadata) == key).cloned();
-            let status = before.as_ref().and_then(|before| before.status.clone());
+            // Who may patch a status says what they like.
+            let status = match object.get("status") {
+                Some(patched) => Some(serde_json::from_value(patched.clone()).expect(at)),
+                None => before.as_ref().and_then(|before| before.status.clone()),
+            };
+            let metadata = &mut object["metadata"];
             metadata["generation"] =
                 before.and_then(|before| before.metadata.generation).map_or(1, |last| last + 1).into();
             world.undecodable.retain(|found| Key::of(&found.metadata) != key);

@@ -227,3 +227,50 @@ async fn switching_the_flavor_loses_no_balance_in_either_direction() -> Result<(
     assert_eq!(gateway.traps(), 0);
     Ok(())
 }
+
+#[tokio::test]
+async fn traffic_that_no_quota_is_about_is_not_refused_after_a_switch_to_upstream() -> Result<()> {
+    let stage = Stage::set().await?;
+    let gateway = stage.start_gateway().await?;
+    let native = start(&stage, false)?;
+    // Who may call is asked on one route only.
+    let user = "      - {name: aliyun-user2, credential: user2-key}\n";
+    let rule =
+        "  matchRules:\n    - ingress: [qwen]\n      config: {allow: [aliyun-admin, aliyun-user1, aliyun-user2]}\n";
+    let on_one_route =
+        |yaml: &str| yaml.replace("global_auth: true", "global_auth: false").replace(user, &format!("{user}{rule}"));
+    stage.apply_example_with("gateway.yaml", on_one_route).await?;
+    stage.apply_example("quota.yaml").await?;
+    let backend = json!({"resource": {"apiGroup": "networking.higress.io", "kind": "McpBridge", "name": "default"}});
+    let open = json!({"apiVersion": "networking.k8s.io/v1", "kind": "Ingress",
+        "metadata": {"name": "open", "namespace": "higress-system",
+            "annotations": {"higress.io/destination": "llm-qwen.static:80"}},
+        "spec": {"ingressClassName": "higress", "rules": [{"host": "open.example.com",
+            "http": {"paths": [{"path": "/", "pathType": "Prefix", "backend": backend}]}}]}});
+    stage.api.apply(&open).await?;
+    let whole = json!({"targetRefs": [{"kind": "Gateway"}], "keyPrefix": "whole:", "consumers": []});
+    stage.api.apply(&quota("whole", &whole)).await?;
+    stage.ready("whole").await?;
+    runs(&gateway, false).await?;
+    let stranger = |path: &str| get(format!("{}{path}", gateway.url())).header("host", "open.example.com");
+    let elsewhere = stranger("/anything").send().await?.status;
+    ensure!(elsewhere != 401, "{elsewhere}");
+    assert_eq!(stranger(CHAT).send().await?.status, 401, "the rule over the gateway is in force");
+    native.terminate().await?;
+
+    let _upstream = start(&stage, true)?;
+    runs(&gateway, true).await?;
+    assert_eq!(stranger("/anything").send().await?.status, elsewhere);
+    eventually("the target is said to be unmetered", async || {
+        let whole = stage.quotas().await?.get("whole").await?;
+        let accepted = condition(&whole, "Accepted").context("a condition")?;
+        let says = accepted["message"].as_str().is_some_and(|text| text.contains("the whole gateway is unmetered now"));
+        ensure!(says && accepted["reason"] == "NotSupportedByPlugin", "{accepted}");
+        let events = stage.events("NotSupportedByPlugin").await?;
+        ensure!(events.iter().any(|note| note.contains("the whole gateway is unmetered now")), "{events:?}");
+        Ok(())
+    })
+    .await?;
+    is(completion(&gateway, "user1-key", false), 200, r#""total_tokens":30"#).await?;
+    stage.balance("aliyun-user1", 9970).await
+}

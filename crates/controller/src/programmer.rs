@@ -54,7 +54,7 @@ enum Replaced {
 }
 
 struct Standing {
-    wanted: WasmPluginSpec,
+    wanted: WasmPlugin,
     /// As the API server took it: defaults and pruning of the CRD applied.
     stored: Arc<WasmPlugin>,
 }
@@ -128,7 +128,7 @@ impl Programmer {
                     report_foreign_change(plugin, readable, &before, stored, events).await;
                 }
                 if let (Some(stored), Some(wanted)) = (stored, &plugin.wanted) {
-                    let standing = Standing { wanted: wanted.spec.clone(), stored: Arc::new(stored) };
+                    let standing = Standing { wanted: wanted.clone(), stored: Arc::new(stored) };
                     self.standing.insert(plugin.name, standing);
                 }
                 let replaced = match &plugin.found {
@@ -158,7 +158,7 @@ impl Programmer {
         let version = |stored: &WasmPlugin| stored.resource_version();
         let known = self.standing.get(plugin.name).is_some_and(|known| version(&known.stored) == version(found));
         if !known && !plugin.differs() {
-            let standing = Standing { wanted: wanted.spec.clone(), stored: found.clone() };
+            let standing = Standing { wanted: wanted.clone(), stored: found.clone() };
             self.standing.insert(plugin.name, standing);
         }
     }
@@ -210,7 +210,10 @@ fn step(plugin: &PluginWrite, last: Option<&Last>, standing: Option<&Standing>, 
         && last.replaced.is(plugin)
     {
         // The watch does not show our write yet.
-        let same = standing.map(|standing| &standing.wanted) == plugin.wanted.as_ref().map(|wanted| &wanted.spec);
+        let same = match (standing, &plugin.wanted) {
+            (Some(standing), Some(wanted)) => is_same_wish(&standing.wanted, wanted),
+            (standing, wanted) => standing.is_none() && wanted.is_none(),
+        };
         return if same { Step::Nothing } else { Step::WaitUntil(free) };
     }
     let wanted_step = match (&plugin.found, &plugin.wanted) {
@@ -226,11 +229,16 @@ fn step(plugin: &PluginWrite, last: Option<&Last>, standing: Option<&Standing>, 
 /// Whether what was found is what the API server made of the same wish before.
 fn is_as_stored(found: &WasmPlugin, wanted: &WasmPlugin, standing: Option<&Standing>) -> bool {
     standing.is_some_and(|standing| {
-        standing.wanted == wanted.spec
+        standing.wanted.spec == wanted.spec
             && standing.stored.spec == found.spec
             && wanted.labels() == found.labels()
             && wanted.annotations().get(plan::POLICIES) == found.annotations().get(plan::POLICIES)
     })
+}
+
+/// Whether two wishes are one, but for what is not ours: metadata that others wrote is taken over from what was found.
+fn is_same_wish(one: &WasmPlugin, other: &WasmPlugin) -> bool {
+    one.spec == other.spec && one.annotations().get(plan::POLICIES) == other.annotations().get(plan::POLICIES)
 }
 
 impl Replaced {
@@ -294,7 +302,7 @@ mod tests {
     }
 
     fn standing(wanted: i64, stored: WasmPlugin) -> Standing {
-        Standing { wanted: plugin(None, wanted).spec, stored: Arc::new(stored) }
+        Standing { wanted: plugin(None, wanted), stored: Arc::new(stored) }
     }
 
     #[tokio::test(start_paused = true)]
@@ -344,6 +352,22 @@ mod tests {
             step(&write(None, Some(plugin(None, 5))), Some(&created), Some(&standing), at + INTERVAL),
             Step::Create
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_edit_that_only_the_annotation_says_is_written_though_the_watch_lags() {
+        let at = Instant::now();
+        let standing = standing(5, plugin(Some("2"), 5));
+        let replaced = last(at, Replaced::Version(Some("1".into())));
+        let mut wanted = plugin(Some("1"), 5);
+        wanted.annotations_mut().insert("example.com/theirs".into(), "kept".into());
+        let step = |wanted: &WasmPlugin| {
+            let stale = write(Some(plugin(Some("1"), 4)), Some(wanted.clone()));
+            step(&stale, Some(&replaced), Some(&standing), at + INTERVAL / 2)
+        };
+        assert_eq!(step(&wanted), Step::Nothing, "not ours");
+        wanted.annotations_mut().insert(plan::POLICIES.into(), "{}".into());
+        assert_eq!(step(&wanted), Step::WaitUntil(at + INTERVAL));
     }
 
     #[tokio::test(start_paused = true)]

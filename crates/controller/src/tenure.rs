@@ -20,9 +20,11 @@ const LONGEST: Duration = Duration::from_secs(300);
 pub(crate) struct Tenure {
     identity: String,
     duration: Duration,
-    /// The most changes of holder that this process knows of: for it a Lease that was deleted, reset or restored from
+    /// The changes of holder that a Lease of this process counts at least: for it one that was reset or restored from
     /// a backup goes on from there.
     transitions: i32,
+    /// The most that it found in a Lease, whoever held it.
+    most: Option<i32>,
     seen: Option<Seen>,
 }
 
@@ -43,7 +45,7 @@ pub(crate) enum Step {
 
 impl Tenure {
     pub(crate) fn new(identity: String, duration: Duration) -> Self {
-        Self { identity, duration, transitions: 0, seen: None }
+        Self { identity, duration, transitions: 0, most: None, seen: None }
     }
 
     /// For how long a renewal lets its holder act, from when it was sent: shorter than others wait, so that what is on
@@ -64,9 +66,16 @@ impl Tenure {
 
     /// What to do about what was found. `now` is when it was asked for; `wall` is only written for people to read.
     pub(crate) fn step(&mut self, found: Option<&Lease>, now: Instant, wall: Timestamp) -> Step {
-        let Some(lease) = found else { return self.claim(None, wall) };
+        let Some(lease) = found else {
+            // Deleted under its holder, who may act for some seconds yet: never with the term of whoever takes it now.
+            let next = self.most.map(|most| most.saturating_add(1));
+            self.transitions = self.transitions.max(next.unwrap_or_default());
+            return self.claim(None, wall);
+        };
         let spec = lease.spec.clone().unwrap_or_default();
-        self.transitions = self.transitions.max(spec.lease_transitions.unwrap_or_default());
+        let counted = spec.lease_transitions.unwrap_or_default();
+        self.most = self.most.max(Some(counted));
+        self.transitions = self.transitions.max(counted);
         let holder = spec.holder_identity.clone().unwrap_or_default();
         if holder == self.identity {
             return self.claim(found, wall);
@@ -208,10 +217,24 @@ mod tests {
         lease.spec.as_mut().unwrap().lease_transitions = Some(7);
         b.step(Some(&lease), now, wall());
         let anew = stored(b.step(None, now, wall()), "2");
-        assert_eq!(Tenure::term(&anew), 9);
+        assert_eq!(Tenure::term(&anew), 10);
         let mut reset = anew.clone();
         reset.spec.as_mut().unwrap().lease_transitions = Some(0);
-        assert_eq!(Tenure::term(&stored(b.step(Some(&reset), now, wall()), "3")), 9);
+        assert_eq!(Tenure::term(&stored(b.step(Some(&reset), now, wall()), "3")), 10);
+    }
+
+    #[test]
+    fn who_takes_a_lease_that_was_deleted_has_a_term_above_that_of_its_last_holder() {
+        let (mut a, mut b, now) = (tenure("a"), tenure("b"), Instant::now());
+        let lease = stored(a.step(None, now, wall()), "1");
+        b.step(Some(&lease), now, wall());
+        let deleted_and_taken = [b.step(None, now, wall()), b.step(None, now, wall())];
+        for taken in deleted_and_taken {
+            assert_eq!(Tenure::term(&stored(taken, "2")), Tenure::term(&lease) + 1, "once, however often it is tried");
+        }
+        a.step(Some(&lease), now, wall());
+        let by_a = stored(a.step(None, now, wall()), "3");
+        assert!(Tenure::term(&by_a) > Tenure::term(&lease), "others may have acted meanwhile");
     }
 
     #[test]

@@ -16,6 +16,7 @@
 --   used        tokens spent in this period
 --   held        sum of amounts
 --   refreshed   token of the last manual refresh that was honoured, or that was there before the ledger
+--   earlier     up to four tokens before that, the last first, each as 12 digits of its SHA-1 with a blank between
 --   parked      what listing the consumer again adds to its balance. It is not listed any more: its tokens were
 --               moved here and its balance deleted, so that it is refused (a balance there is now is an
 --               administrator's gift); or, with lazy, it lives on a default meanwhile and this is a difference
@@ -31,6 +32,8 @@
 --           -> applied, changed 0 or 1, balance, used | conflict, owner, lazy 0 or 1 | stale, term
 --            | malformed, value. A ledger that keeps another token is refreshed as by one boundary (a Reset without
 --           PERIOD), if this very object (owner and uid) listed the consumer already; any other only keeps the token.
+--           A token among the earlier ones changes nothing: an annotation raises no generation, so that only this tells
+--           a watch that lags, or a call that was long on its way, from a new wish.
 --           No period begins by that: holds stay, and requests in flight are charged to what they find.
 --   park    owner, term, uid, generation, PERIOD   the object lists the consumer no longer
 --           -> parked, changed 0 or 1 | absent | foreign, owner | stale, term | malformed, value
@@ -159,7 +162,7 @@ end
 
 -- What is refused before anything changes, and who follows which schedule. --------------------------------------
 
-local ours, value, refreshed, refresh = false, nil, false, false
+local ours, value, token, refreshed, refresh = false, nil, nil, false, false
 local away = ledger and not lazy and (parked or not (grant or unlimited))
 if operation == 'check' then
   -- No controller writes these ledgers: the policy that made them carries its edits to them, or who comes first.
@@ -194,11 +197,26 @@ elseif fenced then
     return { 'released', changed }
   end
   if broken then return { 'malformed', broken } end
-  if operation == 'apply' and ledger and (ARGV[8] ~= '' or not same) then
-    refreshed = redis.call('HGET', LEDGER, 'refreshed')
-    refresh = ARGV[8] ~= '' and ARGV[8] ~= refreshed and same and not lazy and not away
-    -- The token of another object says nothing about this one's.
-    if ARGV[8] == '' and refreshed then forget('refreshed') end
+  token = operation == 'apply' and ARGV[8]
+  if token and ledger and (token ~= '' or not same) then
+    local kept = redis.call('HMGET', LEDGER, 'refreshed', 'earlier')
+    local earlier = kept[2]
+    refreshed = kept[1]
+    if not same then
+      -- The tokens of another object say nothing about this one's.
+      if refreshed and token == '' then forget('refreshed') end
+      if earlier then forget('earlier') end
+    elseif token ~= refreshed then
+      if earlier and string.find(earlier, string.sub(redis.sha1hex(token), 1, 12), 1, true) then
+        token = ''
+      else
+        refresh = not lazy and not away
+        if refreshed then
+          local last = string.sub(redis.sha1hex(refreshed), 1, 12)
+          save('earlier', earlier and last .. ' ' .. string.sub(earlier, 1, 38) or last)
+        end
+      end
+    end
   end
 elseif operation == 'set' or operation == 'add' then
   value = int(ARGV[2])
@@ -394,7 +412,7 @@ if fenced then
     if schedule ~= their then follow() end
     if lazy then forget('lazy') end
     if not ledger then save('layout', '1', 'used', '0') end
-    if ARGV[8] ~= '' and ARGV[8] ~= refreshed then save('refreshed', ARGV[8]) end
+    if token ~= '' and token ~= refreshed then save('refreshed', token) end
   end
   -- A newer term alone is not worth a write.
   if changed == 1 or owner ~= ARGV[2] or uid ~= ARGV[4] or generation ~= tonumber(ARGV[5]) then

@@ -20,7 +20,8 @@ pub struct Apply<'a> {
     /// Takes the balance from another owner, which the caller knows to be gone or to have let go of it.
     pub takeover: bool,
     /// The token of a manual refresh: refreshes the balance as by one boundary, once for each token, if this object
-    /// listed the consumer before. A balance that is new to the object or was parked only keeps the token in mind.
+    /// listed the consumer before. A balance that is new to the object or was parked only keeps the token in mind. The
+    /// last five tokens are known: one that comes again, as from a watch that lags, changes nothing.
     pub refresh: Option<&'a str>,
     pub period: Option<Period<'a>>,
 }

@@ -15,7 +15,7 @@ use enforcement::{
 use redis::{AsyncCommands as _, aio::MultiplexedConnection};
 use testbed::{Redis, RedisOptions};
 
-use super::oracle::{Account, Now, Place, Said, Writer};
+use super::oracle::{Account, KNOWN_TOKENS, Now, Place, Said, Writer};
 
 const SEQUENCES: u64 = 300;
 const STEPS: usize = 60;
@@ -23,7 +23,7 @@ const STEPS: usize = 60;
 const AMOUNTS: &[i64] = &[0, 1, 7, 40, 40, 100, 100, 100, 250, 1000, 9_007_199_254_740_990, 9_007_199_254_740_991];
 const OWNERS: &[&str] = &["c/n/a", "c/n/b"];
 const UIDS: &[&str] = &["uid-1", "uid-2"];
-const TOKENS: [Option<&str>; 6] = [None, None, None, Some("t-1"), Some("t-1"), Some("t-2")];
+const TOKENS: [Option<&str>; 8] = [None, None, None, Some("t-1"), Some("t-1"), Some("t-2"), Some("t-3"), Some("t-4")];
 const SCHEDULES: [&str; 2] = ["daily", "weekly"];
 
 struct Played {
@@ -209,6 +209,7 @@ impl Played {
         anyhow::ensure!(tokens == expected, "the balance is {tokens:?}, expected {expected:?}");
 
         let held = ledger.remove("held").map_or(0, |held| held.parse().unwrap_or(-1));
+        let earlier = ledger.remove("earlier").map_or(0, |earlier| earlier.split(' ').count());
         let mut expected = BTreeMap::new();
         let mut holds = BTreeMap::new();
         if let Some(book) = &self.account.book {
@@ -227,9 +228,11 @@ impl Played {
             put("ordinal", book.follows.map(|(_, ordinal)| ordinal.to_string()));
             put("used", Some(book.used.to_string()));
             put("parked", book.aside.map(|aside| aside.to_string()));
-            put("refreshed", book.token.map(Into::into));
+            put("refreshed", book.tokens.first().map(|token| (*token).into()));
             put("lazy", (book.place == Place::OnDefault).then(|| "1".into()));
             holds.clone_from(&book.holds);
+            let remembered = book.tokens.len().clamp(1, KNOWN_TOKENS) - 1;
+            anyhow::ensure!(earlier == remembered, "{earlier} earlier tokens, expected {remembered}");
         }
         anyhow::ensure!(ledger == expected, "the ledger is {ledger:?}, expected {expected:?}");
         anyhow::ensure!(amounts == holds, "held are {amounts:?}, expected {holds:?}");

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 
 use enforcement::wire::RefreshMode;
 
+/// How many tokens of manual refreshes a ledger tells apart.
+pub(super) const KNOWN_TOKENS: usize = 5;
 const MOST: i128 = (1 << 53) - 1;
 
 /// The period it is, as a caller says.
@@ -35,7 +37,8 @@ pub(super) struct Book {
     pub(super) unlimited: bool,
     pub(super) follows: Option<(&'static str, i128)>,
     pub(super) used: i128,
-    pub(super) token: Option<&'static str>,
+    /// The last first.
+    pub(super) tokens: Vec<&'static str>,
     /// What being listed again adds.
     pub(super) aside: Option<i128>,
     pub(super) holds: BTreeMap<u32, i128>,
@@ -182,7 +185,7 @@ impl Account {
                     unlimited: false,
                     follows: here,
                     used: 0,
-                    token: None,
+                    tokens: Vec::new(),
                     aside: None,
                     holds: BTreeMap::new(),
                 });
@@ -279,7 +282,9 @@ impl Account {
         let before = self.clone();
         self.roll(now);
         let own = before.book.as_ref().filter(|book| (book.owner, book.fence.1) == (Some(owner), uid));
-        if own.is_some_and(|book| book.place == Place::Listed && token.is_some() && book.token != token) {
+        let known = own.map(|book| book.tokens.clone()).unwrap_or_default();
+        let new = token.filter(|token| !known.iter().take(KNOWN_TOKENS).any(|known| known == token));
+        if new.is_some() && own.is_some_and(|book| book.place == Place::Listed) {
             self.boundary(now.map_or(RefreshMode::Reset, |now| now.mode), now.map_or(0, |now| now.cap));
         }
         let book = self.book.get_or_insert_with(|| Book {
@@ -290,11 +295,11 @@ impl Account {
             unlimited: false,
             follows: here,
             used: 0,
-            token: None,
+            tokens: Vec::new(),
             aside: None,
             holds: BTreeMap::new(),
         });
-        book.token = token.or_else(|| own.and_then(|book| book.token));
+        book.tokens = new.into_iter().chain(known).collect();
         if let Some(kept) = book.aside.take() {
             self.tokens = Some(bounded(self.tokens.unwrap_or(0) + kept));
         }

@@ -132,6 +132,49 @@ pub(super) const SUITE: &[Behaviour] = &[
             Ok(())
         })
     }),
+    behaviour("a token that comes again after another one is not honoured again", ADD, |s| {
+        Box::pin(async move {
+            spent(&s, 40).await?;
+            assert_eq!(refresh(&s, "t").await?, applied(true, 160, 0));
+            assert_eq!(refresh(&s, "u").await?, applied(true, 260, 0));
+            for late in ["t", "u", "t"] {
+                assert_eq!(refresh(&s, late).await?, applied(false, 260, 0), "{late}");
+            }
+            assert_eq!(s.field("ann", "refreshed").await?, "u");
+            // Nor from a controller that knows no token yet, nor after a new generation.
+            assert_eq!(s.declare("ann", Grant::Tokens(100)).await?, applied(false, 260, 0));
+            assert_eq!(refresh(&s, "u").await?, applied(false, 260, 0));
+            assert_eq!(refresh(&s, "v").await?, applied(true, 360, 0));
+            for late in ["t", "u", "v"] {
+                assert_eq!(refresh(&s, late).await?, applied(false, 360, 0), "{late}");
+            }
+            Ok(())
+        })
+    }),
+    behaviour("five tokens are known, in the space of the field of a small hash", ADD, |s| {
+        Box::pin(async move {
+            spent(&s, 40).await?;
+            for (token, balance) in [("1", 160), ("2", 260), ("3", 360), ("4", 460), ("5", 560), ("6", 660)] {
+                assert_eq!(refresh(&s, token).await?, applied(true, balance, 0), "{token}");
+            }
+            for late in ["2", "3", "4", "5", "6"] {
+                assert_eq!(refresh(&s, late).await?, applied(false, 660, 0), "{late}");
+            }
+            assert!(s.field("ann", "earlier").await?.len() <= 64);
+            assert_eq!(refresh(&s, "1").await?, applied(true, 760, 0), "older than all that are known");
+            Ok(())
+        })
+    }),
+    behaviour("a ledger of a version that knew one token is read", ADD, |s| {
+        Box::pin(async move {
+            spent(&s, 40).await?;
+            s.edit("ann", "refreshed", "t").await?;
+            assert_eq!(refresh(&s, "t").await?, applied(false, 60, 40));
+            assert_eq!(refresh(&s, "u").await?, applied(true, 160, 0));
+            assert_eq!(refresh(&s, "t").await?, applied(false, 160, 0));
+            Ok(())
+        })
+    }),
     behaviour("a write that is refused honours no token", RESET, |s| {
         Box::pin(async move {
             s.declare("ann", Grant::Tokens(100)).await?;

@@ -30,6 +30,17 @@ fn main() {
     let world = world::world_of_wide_objects(1_000, 5);
     println!("1,000 objects on 5,000 routes");
     measure("build", || plan::build(&world).seeds.len());
+
+    let mut world = world::world_of_rare_schedules(1_000);
+    println!("1,000 objects with 1,000 schedules that come once in four years");
+    measure("build, no table known", || plan::build(&world).seeds.len());
+    let plan = plan::build(&world);
+    let program = plan::program(&plan, &vec![Seeded::Applied; plan.seeds.len()]);
+    world.plugins.extend(program.plugins.into_iter().filter_map(|plugin| plugin.wanted).map(std::sync::Arc::new));
+    measure("build, tables found in the WasmPlugin", || plan::build(&world).seeds.len());
+    world.last_written =
+        world.plugins.iter().find(|plugin| plugin.metadata.name.as_deref() == Some(plan::AI_QUOTA)).cloned();
+    measure("build, tables written by this process", || plan::build(&world).seeds.len());
 }
 
 #[expect(clippy::disallowed_methods, reason = "a benchmark has a clock")]

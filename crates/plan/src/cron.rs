@@ -3,23 +3,20 @@
 
 use api::{NICKNAMES, SCHEDULE_MAX_LENGTH};
 use croner::{
-    Cron,
+    CronComponent,
     parser::{CronParser, Seconds, Year},
 };
-use jiff::civil::Date;
 
-use crate::validate::Refused;
-
-/// Within a leap year and the seven around it every day comes that ever comes.
-const LEAP_YEARS: std::ops::RangeInclusive<i16> = 2020..=2027;
+use crate::{days::Days, validate::Refused};
 
 #[derive(Clone, Debug)]
 pub(crate) struct Pattern {
-    cron: Cron,
     /// Five fields with one blank between them, names in capitals.
     text: String,
+    days: Days,
     /// Times of each matching day, in order.
     times: Vec<(i8, i8)>,
+    hourly: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -99,16 +96,24 @@ impl Pattern {
         let parser = CronParser::builder().seconds(Seconds::Disallowed).year(Year::Disallowed).build();
         let unreadable = |_| Problem::Unreadable { field: "schedule", text: text.clone() };
         let cron = parser.parse(&text).map_err(unreadable)?;
-        let hours = cron.pattern.hours.values();
+        let pattern = &cron.pattern;
+        let hours = pattern.hours.values();
         let times =
-            hours.iter().flat_map(|hour| cron.pattern.minutes.values().into_iter().map(move |minute| (*hour, minute)));
+            hours.iter().flat_map(|hour| pattern.minutes.values().into_iter().map(move |minute| (*hour, minute)));
         let times = times.filter_map(|(hour, minute)| Some((i8::try_from(hour).ok()?, i8::try_from(minute).ok()?)));
         let times: Vec<(i8, i8)> = times.collect();
-        let pattern = Self { cron, text, times };
-        let days = LEAP_YEARS.filter_map(|year| Date::new(year, 1, 1).ok()).flat_map(|first| {
-            first.series(jiff::Span::new().days(1)).take_while(move |day| day.year() == first.year())
-        });
-        if days.into_iter().any(|day| pattern.matches(day)) { Ok(pattern) } else { Err(Problem::Never) }
+        let [of_month, months, of_week] =
+            [&pattern.days, &pattern.months, &pattern.days_of_week].map(CronComponent::values);
+        let hourly = [(&hours, 24), (&of_month, 31), (&months, 12), (&of_week, 7)];
+        let hourly = hourly.into_iter().all(|(values, all)| values.len() >= all);
+        let bits = |values: &[u16]| values.iter().fold(0u64, |bits, value| bits | 1 << value);
+        let days = Days {
+            // Where only one of them is restricted, the other adds no day.
+            of_month: if pattern.is_dom_wildcard() && !pattern.is_dow_wildcard() { 0 } else { bits(&of_month) },
+            of_week: if pattern.is_dow_wildcard() { 0 } else { bits(&of_week) },
+            months: bits(&months),
+        };
+        if days.is_empty() { Err(Problem::Never) } else { Ok(Self { text, days, times, hourly }) }
     }
 
     /// Equal for patterns that are written alike.
@@ -121,18 +126,14 @@ impl Pattern {
         &self.times
     }
 
-    /// Whether there are boundaries on this day.
-    pub(crate) fn matches(&self, day: Date) -> bool {
-        let Some((hour, minute)) = self.times.first() else { return false };
-        self.cron.is_time_matching(&day.at(*hour, *minute, 0, 0)).unwrap_or(false)
+    /// The days that match.
+    pub(crate) const fn days(&self) -> &Days {
+        &self.days
     }
 
     /// Whether there are boundaries in every hour of every day.
-    pub(crate) fn is_hourly(&self) -> bool {
-        let pattern = &self.cron.pattern;
-        [(&pattern.hours, 24), (&pattern.days, 31), (&pattern.months, 12), (&pattern.days_of_week, 7)]
-            .into_iter()
-            .all(|(field, all)| field.values().len() >= all)
+    pub(crate) const fn is_hourly(&self) -> bool {
+        self.hourly
     }
 }
 
@@ -234,17 +235,21 @@ mod tests {
     #[test]
     fn a_day_that_comes_once_in_four_years_is_one() {
         let leap = Pattern::parse("0 0 29 2 *").unwrap();
-        assert!(leap.matches(date(2028, 2, 29)) && !leap.matches(date(2028, 2, 28)));
+        assert_eq!(leap.days.since(date(2026, 11, 22)).next(), Some(date(2028, 2, 29)));
     }
 
     #[test]
     fn either_day_is_enough_where_both_are_restricted() {
-        let pattern = Pattern::parse("0 0 13 * FRI").unwrap();
-        // A Thursday, a Friday, the thirteenth and another Saturday.
-        let days = [date(2026, 11, 12), date(2026, 11, 20), date(2027, 2, 13), date(2027, 2, 20)];
-        assert_eq!(days.map(|day| pattern.matches(day)), [false, true, true, false]);
-        let week = Pattern::parse("0 0 * * SAT-SUN").unwrap();
-        assert_eq!([14, 15, 16].map(|day| week.matches(date(2026, 11, day))), [true, true, false]);
+        let days = |pattern: &str, from, count| {
+            let days = Pattern::parse(pattern).unwrap().days;
+            days.since(from).take(count).collect::<Vec<_>>()
+        };
+        // A thirteenth, and two Fridays.
+        assert_eq!(
+            days("0 0 13 * FRI", date(2027, 1, 9), 3),
+            [date(2027, 1, 13), date(2027, 1, 15), date(2027, 1, 22)]
+        );
+        assert_eq!(days("0 0 * * SAT-SUN", date(2026, 11, 9), 2), [date(2026, 11, 14), date(2026, 11, 15)]);
     }
 
     #[test]

@@ -15,6 +15,7 @@ mod auth;
 mod build;
 mod ceiling;
 mod cron;
+mod days;
 mod decode;
 mod existing;
 mod foreign;

@@ -4,29 +4,24 @@
 use api::TIME_ZONE_MAX_LENGTH;
 use enforcement::wire;
 use jiff::{
-    Timestamp,
-    civil::{Date, date},
+    Span, Timestamp,
+    civil::Date,
     tz::{AmbiguousOffset, TimeZone, TimeZoneDatabase},
 };
 
 use crate::{
     cron::{Pattern, Problem},
+    days::EPOCH,
     validate::Refused,
 };
-
-/// Boundaries are counted from here, on the clock on the wall, so that their ordinals depend on the pattern alone and
-/// not on what becomes known of a time zone. Ledgers in Redis hold ordinals: it must never change.
-const EPOCH: Date = date(2020, 1, 1);
-/// Nobody plans further: it bounds searches.
-const END: Date = date(3000, 1, 1);
 
 /// The zone of a schedule that names none.
 pub(crate) const UTC: &str = "UTC";
 
 /// What a table holds: enough behind for a Redis whose clock is late, and ahead for a time without controller.
-const BEHIND: usize = 2;
-const AHEAD: usize = 64;
-const LONGEST: usize = BEHIND + AHEAD;
+const BEHIND: i64 = 2;
+const AHEAD: i64 = 64;
+const LONGEST: usize = 2 + 64;
 /// A table with fewer boundaries ahead is extended.
 pub(crate) const FEW: usize = 16;
 
@@ -84,59 +79,44 @@ impl Schedule {
 
     /// A table as it is made for this moment.
     pub(crate) fn table(&self, now: Timestamp) -> wire::Schedule {
-        let now = now.as_second();
-        let mut table = Vec::with_capacity(BEHIND + AHEAD);
-        let mut ahead = 0;
-        for (ordinal, at) in self.boundaries(self.day_before(now)) {
-            table.push((ordinal, at));
-            ahead += usize::from(at > now);
-            if ahead == AHEAD {
-                break;
-            }
-        }
-        let passed = table.partition_point(|(_, at)| *at <= now);
-        let table = &table[passed.saturating_sub(BEHIND)..];
-        wire::Schedule {
-            first: table.first().map_or(0, |(ordinal, _)| *ordinal),
-            at: table.iter().map(|(_, at)| *at).collect(),
-        }
+        let passed = self.passed(now);
+        let first = passed.saturating_sub(BEHIND).max(0);
+        let count = usize::try_from(passed - first + AHEAD).unwrap_or_default();
+        wire::Schedule { first, at: self.boundaries(first).take(count).map(|(_, at)| at).collect() }
     }
 
-    /// Whether this table is what this schedule says about its time.
+    /// Whether this table is what this schedule says about its time. Looks at no more boundaries than it has.
     pub(crate) fn agrees(&self, table: &wire::Schedule) -> bool {
-        let (Some(begin), 1..=LONGEST) = (table.at.first(), table.at.len()) else { return false };
-        // So many can precede it at most in the days that are looked at.
-        let some = 4 * self.pattern.times().len() + BEHIND + AHEAD;
-        let around = self.boundaries(self.day_before(*begin)).take(some);
-        let around = around.skip_while(|(ordinal, _)| *ordinal < table.first).take(table.at.len());
-        table.boundaries().is_some_and(|table| around.eq(table))
+        (1..=LONGEST).contains(&table.at.len())
+            && table.boundaries().is_some_and(|all| self.boundaries(table.first).take(all.len()).eq(all))
     }
 
-    /// A day with at least [`BEHIND`] boundaries that are not after this second since then.
-    fn day_before(&self, second: i64) -> Date {
-        let moment = Timestamp::from_second(second).unwrap_or(Timestamp::MAX);
-        // A boundary that clocks skip comes later than its day says.
-        let mut day = self.zone.to_datetime(moment).date();
-        let mut passed = 0;
-        while passed < BEHIND && day > EPOCH {
-            passed += self.of(day).filter(|at| *at <= second).count();
-            day = day.yesterday().unwrap_or(EPOCH);
-        }
-        day.clamp(EPOCH, END)
+    /// How many boundaries came from the epoch to this moment.
+    fn passed(&self, now: Timestamp) -> i64 {
+        let today = self.zone.to_datetime(now).date();
+        // Around midnight clocks may be set to another day, and not every day comes.
+        let [from, to] = [-2, 3].map(|days| today.saturating_add(Span::new().days(days)));
+        let days = self.pattern.days();
+        let came = days.since(from).take_while(|day| *day < to).map(|day| {
+            let came =
+                |(hour, minute): &(i8, i8)| self.instant(day, *hour, *minute).is_some_and(|at| at <= now.as_second());
+            self.pattern.times().partition_point(came)
+        });
+        days.before(from) * self.times_a_day() + i64::try_from(came.sum::<usize>()).unwrap_or_default()
     }
 
-    /// All boundaries from this day on, ascending.
-    fn boundaries(&self, from: Date) -> impl Iterator<Item = Boundary> {
-        let times = i64::try_from(self.pattern.times().len()).unwrap_or(i64::MAX);
-        let before = days(EPOCH, from).filter(|day| self.pattern.matches(*day)).count();
-        let first = i64::try_from(before).unwrap_or(i64::MAX).saturating_mul(times);
-        (first..).zip(days(from, END).flat_map(|day| self.of(day)))
+    /// All boundaries from the one with this ordinal on, ascending.
+    fn boundaries(&self, first: i64) -> impl Iterator<Item = Boundary> {
+        let times = self.times_a_day();
+        let day = self.pattern.days().nth(first.div_euclid(times));
+        let earlier = usize::try_from(first.rem_euclid(times)).unwrap_or_default();
+        let days = day.into_iter().flat_map(|day| self.pattern.days().since(day));
+        let all = days.flat_map(|day| self.pattern.times().iter().map(move |(hour, minute)| (day, *hour, *minute)));
+        (first..).zip(all.skip(earlier).map_while(|(day, hour, minute)| self.instant(day, hour, minute)))
     }
 
-    /// The seconds of the boundaries of one day.
-    fn of(&self, day: Date) -> impl Iterator<Item = i64> {
-        let times = if self.pattern.matches(day) { self.pattern.times() } else { &[] };
-        times.iter().filter_map(move |(hour, minute)| self.instant(day, *hour, *minute))
+    fn times_a_day(&self) -> i64 {
+        i64::try_from(self.pattern.times().len()).unwrap_or_default().max(1)
     }
 
     /// When the clock on the wall first shows this time, or passes it.
@@ -156,14 +136,12 @@ impl Schedule {
     }
 }
 
-/// From the first to before the second.
-fn days(from: Date, to: Date) -> impl Iterator<Item = Date> {
-    std::iter::successors(Some(from), |day| day.tomorrow().ok()).take_while(move |day| *day < to)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// In a table in which there are as many behind as can be.
+    const AHEAD_FROM: usize = 2;
 
     fn schedule(pattern: &str, zone: &str) -> Schedule {
         Schedule::new(pattern, zone).unwrap()
@@ -177,7 +155,7 @@ mod tests {
     fn ahead(pattern: &str, zone: &str, now: &str, count: usize) -> Vec<String> {
         let table = schedule(pattern, zone).table(time(now));
         let shown = |at: &i64| Timestamp::from_second(*at).unwrap().to_string();
-        table.at[BEHIND..].iter().take(count).map(shown).collect()
+        table.at[AHEAD_FROM..].iter().take(count).map(shown).collect()
     }
 
     #[test]
@@ -195,7 +173,7 @@ mod tests {
             ("0 0 29 2 *", "UTC", 0),
         ] {
             let table = schedule(pattern, zone).table(time("2026-11-22T05:40:00Z"));
-            assert_eq!((table.first, table.at.len()), (first, BEHIND + AHEAD), "{pattern} {zone}");
+            assert_eq!((table.first, table.at.len()), (first, LONGEST), "{pattern} {zone}");
         }
     }
 
@@ -235,7 +213,7 @@ mod tests {
     fn an_hour_is_an_hour_whatever_clocks_do() {
         for zone in ["Europe/Berlin", "Australia/Lord_Howe", "Asia/Kolkata"] {
             let schedule = schedule("@hourly", zone);
-            let all: Vec<i64> = schedule.boundaries(date(2026, 1, 1)).map(|(_, at)| at).take(2 * 366 * 24).collect();
+            let all: Vec<i64> = schedule.boundaries(2192 * 24).map(|(_, at)| at).take(2 * 366 * 24).collect();
             assert!(all.windows(2).all(|pair| pair[1] - pair[0] == 3600), "{zone}");
         }
         assert_eq!(ahead("@hourly", "Asia/Kolkata", "2026-11-22T05:40:00Z", 1), ["2026-11-22T06:30:00Z"]);
@@ -256,7 +234,7 @@ mod tests {
                     let at = |index: usize| table.at[index];
                     assert!(table.at.is_sorted(), "{pattern} {zone} {now}");
                     assert!(
-                        at(BEHIND - 1) <= now.as_second() && now.as_second() < at(BEHIND),
+                        at(AHEAD_FROM - 1) <= now.as_second() && now.as_second() < at(AHEAD_FROM),
                         "{pattern} {zone} {now}"
                     );
                     assert!(schedule.agrees(&table), "{pattern} {zone} {now}");
@@ -289,14 +267,14 @@ mod tests {
 
     #[test]
     fn a_day_that_comes_once_in_four_years_has_a_whole_table() {
-        let all = ahead("0 0 29 2 *", "UTC", "2026-11-22T05:40:00Z", AHEAD);
-        assert_eq!((all[0].as_str(), all.len()), ("2028-02-29T00:00:00Z", AHEAD));
+        let all = ahead("0 0 29 2 *", "UTC", "2026-11-22T05:40:00Z", LONGEST);
+        assert_eq!((all[0].as_str(), all.len()), ("2028-02-29T00:00:00Z", LONGEST - AHEAD_FROM));
     }
 
     #[test]
     fn before_the_epoch_nothing_is_behind() {
         let table = schedule("@daily", "UTC").table(time("1970-01-01T00:00:00Z"));
-        assert_eq!((table.first, table.at.len(), table.at[0]), (0, AHEAD, 1_577_836_800));
+        assert_eq!((table.first, table.at.len(), table.at[0]), (0, LONGEST - AHEAD_FROM, 1_577_836_800));
     }
 
     #[test]

@@ -109,6 +109,22 @@ fn five_thousand_routes_of_a_thousand_objects_fit_into_the_gateway() {
 }
 
 #[test]
+fn schedules_that_come_once_in_four_years_each_have_a_whole_table_that_stays() {
+    let mut world = world::world_of_rare_schedules(500);
+    let plan = plan::build(&world);
+    let program = plan::program(&plan, &vec![Seeded::Applied; plan.seeds.len()]);
+    world.plugins.extend(program.plugins.into_iter().filter_map(|plugin| plugin.wanted).map(std::sync::Arc::new));
+    let ours = world.plugins.iter().find(|plugin| plugin.metadata.name.as_deref() == Some(AI_QUOTA)).expect("written");
+    let config = ours.spec.default_config.as_ref().expect("there are policies");
+    let tables = config.pointer("/aiquota/schedules").and_then(serde_json::Value::as_object).expect("tables");
+    let ahead = |table: &serde_json::Value| table["at"].as_array().map(Vec::len);
+    assert_eq!(tables.values().filter(|table| ahead(table) >= Some(65)).count(), 500, "one boundary behind at least");
+
+    let again = plan::build(&world);
+    assert!(plan::program(&again, &[]).plugins.iter().all(|plugin| !plugin.differs()), "what is found is right");
+}
+
+#[test]
 fn what_has_no_room_in_the_gateway_is_the_youngest_and_says_so() {
     let (plan, size) = size(&world::world(8_000, 1, 8_000));
     let full: Vec<bool> = plan.verdicts.iter().map(|verdict| verdict.targets[0].1.is_some()).collect();

@@ -19,6 +19,19 @@ pub(crate) fn world_of_wide_objects(objects: usize, routes_each: usize) -> World
     of((0..objects).map(|n| quota(n, 1, &routes(n))), objects * routes_each)
 }
 
+/// Each object has a route and a schedule for itself, which comes once in four years.
+pub(crate) fn world_of_rare_schedules(objects: usize) -> World {
+    let zones = ["UTC", "Europe/Berlin", "America/New_York", "Asia/Shanghai"];
+    let quotas = (0..objects).map(|n| {
+        let mut quota = quota(n, 1, &[n]);
+        let schedule = format!("{} {} 29 2 *", n % 60, n / 60 % 24);
+        quota["spec"]["refresh"] = json!({"schedule": schedule, "timeZone": zones[n % zones.len()], "mode": "Reset"});
+        quota
+    });
+    let now = "2026-11-22T05:40:00Z".parse().expect("a time");
+    World { now, ..of(quotas, objects) }
+}
+
 fn of(quotas: impl Iterator<Item = Value>, routes: usize) -> World {
     let gateway = "higress-system";
     World {

@@ -70,8 +70,10 @@ fn control(run: run::Run) -> anyhow::Result<()> {
         Err(error) => Aiquota::command().error(ErrorKind::ValueValidation, error).exit(),
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("no runtime")?;
-    runtime.block_on(controller::run(settings, election))?;
-    Ok(())
+    let ended = runtime.block_on(controller::run(settings, election));
+    // It writes nothing any more: what it still reckons is not waited for.
+    runtime.shutdown_background();
+    Ok(ended?)
 }
 
 #[cfg(test)]

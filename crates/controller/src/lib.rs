@@ -26,7 +26,7 @@ use plan::Settings;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Notify;
 use tokio::task::{JoinError, JoinSet};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::events::Events;
 use crate::finalizers::{Finalizers, Finalizing};
@@ -49,11 +49,17 @@ pub enum Error {
     Signals(#[source] std::io::Error),
     #[error("the watch of {0} ended")]
     WatchEnded(&'static str),
+    #[error("no plan was made within {} seconds", LONGEST_PLANNING.as_secs())]
+    Stuck,
     #[error("a task failed: {0}")]
     Task(#[source] JoinError),
     #[error("another controller may act now: {0}")]
     Lost(#[from] Lost),
 }
+
+/// Who leads and cannot plan is of no use, however well it renews the Lease: another process may fare better. All
+/// objects that fit into a gateway take less than a second.
+const LONGEST_PLANNING: Duration = Duration::from_secs(60);
 
 impl From<kube::Error> for Error {
     fn from(error: kube::Error) -> Self {
@@ -64,7 +70,8 @@ impl From<kube::Error> for Error {
 /// Runs until SIGTERM or SIGINT. The cluster is the one of `KUBECONFIG`, or the one this process is in.
 ///
 /// # Errors
-/// When the cluster cannot be reached at the start, when a task ends or panics, and when another controller may act.
+/// When the cluster cannot be reached at the start, when a task ends, panics or does not come to an end, and when
+/// another controller may act. A task of the last kind goes on, without hands, until the process ends.
 pub async fn run(settings: Settings, election: Election) -> Result<(), Error> {
     let mut stop = Stop::new().map_err(Error::Signals)?;
     let client = Client::try_default().await?;
@@ -94,12 +101,18 @@ async fn control(client: Client, settings: Settings, lease: &Lease) -> Result<()
     };
     tokio::select! {
         ended = watches.join_next() => Err(ended_watch(ended)),
-        never = rounds => match never {},
+        ended = rounds => ended.map(|never| match never {}),
     }
 }
 
 /// From snapshots to reports, for as long as this process leads.
-async fn rounds(client: Client, gateway: &str, mut observer: Observer, changes: &Notify, lease: &Lease) -> Infallible {
+async fn rounds(
+    client: Client,
+    gateway: &str,
+    mut observer: Observer,
+    changes: &Notify,
+    lease: &Lease,
+) -> Result<Infallible, Error> {
     let events = Events::new(client.clone());
     let mut seeder = Seeder::default();
     let mut programmer = Programmer::new(client.clone(), gateway);
@@ -117,7 +130,7 @@ async fn rounds(client: Client, gateway: &str, mut observer: Observer, changes: 
         let written = programmer.last_written(plan::AI_QUOTA);
         let Some(world) = observer.snapshot(term, written, seeder.databases()) else { continue };
         took.step("snapshot");
-        let plan = plan::build(&world);
+        let plan = aside(move || plan::build(&world)).await?;
         took.step("plan");
         let Finalizing { held, again: finalizing } = finalizers.prepare(&plan).await;
         let Some(seeding) = seeder.run(&plan, &held).await else {
@@ -133,7 +146,8 @@ async fn rounds(client: Client, gateway: &str, mut observer: Observer, changes: 
             again = Some(Instant::now());
             continue;
         }
-        let program = plan::program(&plan, &seeding.seeds);
+        let programmed = move || (plan::program(&plan, &seeding.seeds), plan, seeding);
+        let (program, plan, seeding) = aside(programmed).await?;
         took.step("program");
         let programming = programmer.run(&program, &events).await;
         took.step("writing");
@@ -147,6 +161,12 @@ async fn rounds(client: Client, gateway: &str, mut observer: Observer, changes: 
             .flatten()
             .min();
     }
+}
+
+/// A pure step, where it holds up nothing: the Lease is renewed meanwhile.
+async fn aside<T: Send + 'static>(step: impl FnOnce() -> T + Send + 'static) -> Result<T, Error> {
+    let done = timeout(LONGEST_PLANNING, tokio::task::spawn_blocking(step)).await;
+    done.map_err(|_| Error::Stuck)?.map_err(Error::Task)
 }
 
 /// Nothing changed, but something was to be tried again.
@@ -208,6 +228,25 @@ mod tests {
         assert_eq!(ended(async { "AIQuota" }).await, "the watch of AIQuota ended");
         let panicked = ended(async { panic!("at the worst time") }).await;
         assert!(panicked.starts_with("a task failed") && panicked.contains("at the worst time"), "{panicked}");
+    }
+
+    #[tokio::test]
+    async fn while_a_plan_is_made_the_lease_is_renewed_by_the_same_task() {
+        let (renewed, wait) = std::sync::mpsc::channel();
+        let planned = aside(move || wait.recv().is_ok());
+        let (planned, renewed) = futures::join!(planned, async move { renewed.send(()) });
+        assert!(planned.unwrap() && renewed.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_plan_that_never_ends_and_one_that_panics_end_the_whole() {
+        let (_never, wait) = std::sync::mpsc::channel::<()>();
+        let mut planned = std::pin::pin!(aside(move || wait.recv().is_ok()));
+        assert!(futures::poll!(planned.as_mut()).is_pending());
+        tokio::time::advance(LONGEST_PLANNING + Duration::from_millis(1)).await;
+        assert_eq!(planned.await.unwrap_err().to_string(), "no plan was made within 60 seconds");
+        let panicked = aside(|| -> () { panic!("at the worst time") }).await.unwrap_err();
+        assert!(panicked.to_string().starts_with("a task failed"), "{panicked}");
     }
 
     #[tokio::test(start_paused = true)]

@@ -19,20 +19,50 @@ use tokio::sync::{Notify, watch};
 /// What it means when the API server does not serve a kind at all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Unserved {
-    /// There are no such objects, as with HTTPRoute where no Gateway API is installed.
+    /// There are no such objects, as with HTTPRoute where no Gateway API is installed. Of a kind that was served
+    /// before, that is believed only when it is said twice: an API server that starts does not know its kinds at once.
     Empty,
     /// The installation is not complete: nothing is planned, and what was known before stays.
     Waits,
 }
 
-impl Unserved {
-    /// How long until it is looked for again.
-    const fn look_again(self) -> Duration {
-        match self {
-            Self::Empty => Duration::from_secs(60),
-            Self::Waits => Duration::from_secs(5),
+/// What is known of a kind's being served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Presence {
+    Unknown,
+    Served,
+    /// It was served before, and then the API server did not know it once.
+    Doubted,
+    Gone,
+}
+
+impl Presence {
+    /// The API server does not know the kind. What follows from that, and how long until it is looked for again.
+    fn unserved(&mut self, unserved: Unserved) -> (Missing, Duration) {
+        const SOON: Duration = Duration::from_secs(5);
+        const LATER: Duration = Duration::from_secs(60);
+        match (unserved, *self) {
+            (Unserved::Waits, _) => (Missing::Kept, SOON),
+            (Unserved::Empty, Self::Served) => {
+                *self = Self::Doubted;
+                (Missing::Kept, SOON)
+            }
+            (Unserved::Empty, Self::Unknown | Self::Doubted) => {
+                *self = Self::Gone;
+                (Missing::Emptied, LATER)
+            }
+            (Unserved::Empty, Self::Gone) => (Missing::StillEmpty, LATER),
         }
     }
+}
+
+/// What becomes of the objects of a kind that is not served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Missing {
+    /// What was known stays.
+    Kept,
+    Emptied,
+    StillEmpty,
 }
 
 /// The longest between two attempts to watch.
@@ -99,7 +129,9 @@ async fn follow<K>(
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
 {
     let kind = K::kind(&());
+    let mut presence = Presence::Unknown;
     'list: loop {
+        let mut look_again = LONGEST_WAIT;
         let asked = *lists.asked.borrow_and_update();
         let mut events = watcher(api.clone(), watcher::Config::default()).backoff(Impatient::default()).boxed();
         loop {
@@ -114,6 +146,7 @@ async fn follow<K>(
                     let tells = says_something_new(&reader, &event);
                     writer.apply_watcher_event(&event);
                     if matches!(event, Event::InitDone) {
+                        presence = Presence::Served;
                         lists.complete.store(asked, Ordering::Release);
                     }
                     if tells {
@@ -121,24 +154,29 @@ async fn follow<K>(
                     }
                 }
                 Err(error) if is_unserved(&error) => {
-                    match unserved {
-                        Unserved::Empty if is_ready(&reader) && reader.is_empty() => {}
-                        Unserved::Empty => {
+                    let missing;
+                    (missing, look_again) = presence.unserved(unserved);
+                    match missing {
+                        Missing::Kept if unserved == Unserved::Waits => {
+                            tracing::error!(%kind, "the API server does not serve this kind: install its CustomResourceDefinition");
+                        }
+                        Missing::Kept => {
+                            tracing::warn!(%kind, "the API server does not serve this kind any more: asked again before that is believed");
+                        }
+                        Missing::Emptied => {
                             tracing::info!(%kind, "the API server does not serve this kind: taken as empty");
                             writer.apply_watcher_event(&Event::Init);
                             writer.apply_watcher_event(&Event::InitDone);
                             changes.notify_one();
                         }
-                        Unserved::Waits => {
-                            tracing::error!(%kind, "the API server does not serve this kind: install its CustomResourceDefinition");
-                        }
+                        Missing::StillEmpty => {}
                     }
                     break;
                 }
                 Err(error) => tracing::warn!(%kind, %error, "watching failed, trying again"),
             }
         }
-        tokio::time::sleep(unserved.look_again()).await;
+        tokio::time::sleep(look_again).await;
     }
 }
 
@@ -213,6 +251,19 @@ mod tests {
         let waits: Vec<Duration> = Impatient::default().take(20).collect();
         assert!(waits[0] < LONGEST_WAIT, "{waits:?}");
         assert_eq!(waits[19], LONGEST_WAIT, "{waits:?}");
+    }
+
+    #[test]
+    fn a_kind_that_was_served_is_gone_when_the_api_server_says_so_twice() {
+        let mut presence = Presence::Served;
+        let soon = Duration::from_secs(5);
+        assert_eq!(presence.unserved(Unserved::Empty), (Missing::Kept, soon), "an API server that starts");
+        assert_eq!(presence.unserved(Unserved::Empty).0, Missing::Emptied);
+        assert_eq!(presence.unserved(Unserved::Empty).0, Missing::StillEmpty);
+        assert_eq!(Presence::Unknown.unserved(Unserved::Empty).0, Missing::Emptied, "nothing is known of it");
+        for mut presence in [Presence::Unknown, Presence::Served, Presence::Served] {
+            assert_eq!(presence.unserved(Unserved::Waits), (Missing::Kept, soon));
+        }
     }
 
     #[test]

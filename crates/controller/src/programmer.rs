@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::{WasmPlugin, WasmPluginSpec};
+use api::WasmPlugin;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{DeleteParams, PostParams, Preconditions};
 use kube::{Api, Client, Resource, ResourceExt};
@@ -282,6 +282,7 @@ async fn report_foreign_change(
 
 #[cfg(test)]
 mod tests {
+    use api::WasmPluginSpec;
     use serde_json::json;
 
     use super::*;

@@ -1,8 +1,16 @@
-//! Hashes the Lua library, so that `EVALSHA` needs no SHA-1 in the wasm modules.
+//! Hashes the Lua libraries, so that `EVALSHA` needs no SHA-1 in the wasm modules.
+#![expect(clippy::disallowed_methods, reason = "a build script hands over files; the crate itself does no I/O")]
 
-const LUA: &[u8] = include_bytes!("src/redis/aiquota.lua");
+use std::path::PathBuf;
 
-fn main() {
-    println!("cargo::rerun-if-changed=src/redis/aiquota.lua");
-    println!("cargo::rustc-env=AIQUOTA_LUA_SHA1={}", sha1_smol::Sha1::from(LUA).digest());
+const LIBRARIES: [(&str, &[u8]); 2] =
+    [("aiquota", include_bytes!("src/redis/aiquota.lua")), ("limits", include_bytes!("src/redis/limits.lua"))];
+
+fn main() -> std::io::Result<()> {
+    let folder = PathBuf::from(std::env::var_os("OUT_DIR").unwrap_or_default());
+    for (name, lua) in LIBRARIES {
+        println!("cargo::rerun-if-changed=src/redis/{name}.lua");
+        std::fs::write(folder.join(format!("{name}.sha1")), sha1_smol::Sha1::from(lua).digest().to_string())?;
+    }
+    Ok(())
 }

@@ -12,7 +12,8 @@ use crate::run::{cargo, find, program, root, say_done, say_heading, step, target
 use crate::wasm;
 
 /// The package of each module, and the name of its file.
-pub(crate) const MODULES: [(&str, &str); 1] = [("aiquota-ai-quota", "ai-quota")];
+pub(crate) const MODULES: [(&str, &str); 2] =
+    [("aiquota-ai-quota", "ai-quota"), ("aiquota-ai-token-ratelimit", "ai-token-ratelimit")];
 pub(crate) const TARGET: &str = "wasm32-wasip1";
 
 /// A module is pulled by every gateway and compiled in every worker: it stays small.

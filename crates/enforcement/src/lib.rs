@@ -7,6 +7,7 @@
 pub mod config;
 pub mod guard;
 pub mod identity;
+pub mod limit;
 pub mod paths;
 pub mod quota;
 #[cfg(test)]

@@ -11,15 +11,47 @@ pub struct Response {
     pub body: Cow<'static, str>,
     /// Envoy's response code details.
     pub details: &'static str,
+    /// Besides the content type.
+    pub headers: Vec<(&'static str, String)>,
+    /// What is counted with it.
+    pub count: Option<Count>,
     /// What the operator should read in the gateway's log; never sent.
     pub log: Option<String>,
+}
+
+/// A counter among the gateway's metrics, to which one is added.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Count {
+    pub(crate) metric: &'static str,
+    pub(crate) consumer: Option<Vec<u8>>,
+}
+
+impl Count {
+    /// Its name, as upstream's modules name their counters, on this route and cluster.
+    #[must_use]
+    pub fn name(&self, route: Option<&[u8]>, cluster: Option<&[u8]>) -> String {
+        let text = |text: Option<&[u8]>, none: &str| {
+            text.map_or(none.into(), |text| String::from_utf8_lossy(text).into_owned())
+        };
+        let Self { metric, consumer } = self;
+        let (route, cluster, consumer) = (text(route, "-"), text(cluster, "-"), text(consumer.as_deref(), "none"));
+        format!("route.{route}.upstream.{cluster}.model.none.consumer.{consumer}.metric.{metric}")
+    }
 }
 
 const TEXT: &str = "text/plain";
 
 impl Response {
     pub(crate) const fn text(status: u16, details: &'static str, body: &'static str) -> Self {
-        Self { status, content_type: TEXT, body: Cow::Borrowed(body), details, log: None }
+        Self {
+            status,
+            content_type: TEXT,
+            body: Cow::Borrowed(body),
+            details,
+            headers: Vec::new(),
+            count: None,
+            log: None,
+        }
     }
 
     pub(crate) fn logged(self, log: impl std::fmt::Display) -> Self {

@@ -171,6 +171,30 @@ pub fn respond(status: u16, details: &str, headers: &[(&str, &str)], body: &[u8]
     })
 }
 
+/// A counter among the gateway's metrics. The host keeps one for each time it is asked, under one name or not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Counter(u32);
+
+/// Makes a counter known.
+///
+/// # Errors
+/// If the host refuses.
+pub fn define_counter(name: &str) -> Result<Counter, Status> {
+    let mut metric = 0;
+    // SAFETY: the name is a live string; the host writes one u32 to a live one. 0: a counter.
+    Status::check(unsafe { imports::proxy_define_metric(0, name.as_ptr(), name.len(), &raw mut metric) })?;
+    Ok(Counter(metric))
+}
+
+/// Adds to a counter.
+///
+/// # Errors
+/// If the host refuses.
+pub fn count(Counter(metric): Counter, by: u32) -> Result<(), Status> {
+    // SAFETY: no pointers.
+    Status::check(unsafe { imports::proxy_increment_metric(metric, by.into()) })
+}
+
 /// Makes the host's Redis client of a cluster ready. It closes every connection of that cluster in this thread.
 ///
 /// # Errors

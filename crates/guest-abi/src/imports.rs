@@ -54,6 +54,8 @@ imports! {
         headers_length: usize,
         grpc_status: i32,
     ) -> u32;
+    fn proxy_define_metric(kind: u32, name: *const u8, length: usize, metric: *mut u32) -> u32;
+    fn proxy_increment_metric(metric: u32, by: i64) -> u32;
     fn proxy_redis_init(
         cluster: *const u8,
         cluster_length: usize,

@@ -2,16 +2,18 @@
 //! answer. In: the host's callbacks. Out: actions, Redis calls, local answers. All decisions are in `enforcement`, by
 //! the kind that a module names.
 
+mod counters;
 mod stores;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use counters::Counters;
 use enforcement::config::{Config, Policies};
 use enforcement::response::Response;
 use enforcement::rules::Subject;
 use enforcement::steps::{
-    self, Ask, Booked, Booking, Charge, Ending, Failure, Kind, Meter, Next, Pending, Request, Step,
+    self, Admitted, Ask, Booked, Booking, Charge, Ending, Failure, Kind, Meter, Next, Pending, Request, Step,
 };
 use enforcement::{guard, identity};
 use guest_abi::host::{self, Buffer, Level, Map};
@@ -32,6 +34,7 @@ pub struct Enforcer<K: Kind> {
     logged_at: u64,
     unlogged: u64,
     clients: Clients,
+    counters: Counters,
     roots: BTreeMap<u32, Root<K>>,
     streams: BTreeMap<u32, Stream<K>>,
 }
@@ -76,6 +79,10 @@ impl Request for Shown<'_> {
         self.0.all(name).collect()
     }
 
+    fn source(&self) -> Option<Vec<u8>> {
+        host::property(&["source", "address"])
+    }
+
     fn now(&self) -> i64 {
         now()
     }
@@ -84,7 +91,8 @@ impl Request for Shown<'_> {
 impl<K: Kind> Default for Enforcer<K> {
     fn default() -> Self {
         let (roots, streams) = (BTreeMap::new(), BTreeMap::new());
-        Self { logged_at: 0, unlogged: 0, clients: Clients::default(), roots, streams }
+        let (clients, counters) = (Clients::default(), Counters::default());
+        Self { logged_at: 0, unlogged: 0, clients, counters, roots, streams }
     }
 }
 
@@ -308,7 +316,12 @@ impl<K: Kind> Enforcer<K> {
     ) -> Option<Result<Box<Meter<K>>, Response>> {
         loop {
             let Ask { call, pending } = match next {
-                Next::Admit(meter) => return Some(Ok(meter)),
+                Next::Admit(Admitted { meter, log }) => {
+                    if let Some(log) = log {
+                        self.log_failure("a request passed unchecked", &log);
+                    }
+                    return Some(Ok(meter));
+                }
                 Next::Refuse(response) => return Some(Err(response)),
                 Next::Ask(ask) => ask,
                 Next::Reauthenticate(ask) => match self.clients.reauthenticate(&ask.call.store) {
@@ -373,26 +386,32 @@ impl<K: Kind> Enforcer<K> {
     }
 
     fn refuse(&mut self, stream: u32, response: Response) -> Action {
-        let Response { status, content_type, body, details, log } = response;
+        let Response { status, content_type, body, details, headers, count, log } = response;
         if let Some(log) = log {
-            self.log_failure(&log);
+            self.log_failure("a request was refused", &log);
         }
+        let own = headers.iter().map(|(name, value)| (*name, value.as_str()));
+        let headers: Vec<(&str, &str)> = [("content-type", content_type)].into_iter().chain(own).collect();
         self.enter(stream, State::Refused);
-        if let Err(status) = host::respond(status, details, &[("content-type", content_type)], body.as_bytes()) {
+        if let Err(status) = host::respond(status, details, &headers, body.as_bytes()) {
             host::log(Level::Debug, &format!("a request could not be answered: {status:?}"));
+        }
+        if let Some(count) = count {
+            let (route, cluster) = (host::property(&["route_name"]), host::property(&["cluster_name"]));
+            self.counters.add_one(&count.name(route.as_deref(), cluster.as_deref()));
         }
         Action::StopIteration
     }
 
-    fn log_failure(&mut self, what: &str) {
+    fn log_failure(&mut self, what: &str, why: &str) {
         let now = host::now_nanoseconds();
         if now.saturating_sub(self.logged_at) < LOG_INTERVAL_NS {
             self.unlogged += 1;
             return;
         }
         match std::mem::take(&mut self.unlogged) {
-            0 => host::log(Level::Warn, &format!("a request was refused: {what}")),
-            more => host::log(Level::Warn, &format!("a request was refused, and {more} before it: {what}")),
+            0 => host::log(Level::Warn, &format!("{what}: {why}")),
+            more => host::log(Level::Warn, &format!("{what}, and {more} before it: {why}")),
         }
         self.logged_at = now;
     }

@@ -56,13 +56,8 @@ pub(super) const fn bad_delta() -> Response {
 
 pub(super) fn quota(consumer: &[u8], quota: i64) -> Response {
     let body = format!(r#"{{"consumer":{},"quota":{quota}}}"#, go_json(consumer));
-    Response {
-        status: 200,
-        content_type: "application/json",
-        body: Cow::Owned(body),
-        details: "ai-quota.queryquota",
-        log: None,
-    }
+    let content_type = "application/json";
+    Response { content_type, body: Cow::Owned(body), ..Response::text(200, "ai-quota.queryquota", "") }
 }
 
 pub(super) const fn refreshed() -> Response {

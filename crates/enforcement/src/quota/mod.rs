@@ -19,7 +19,7 @@ use crate::identity::{self, Unrecognised};
 use crate::paths::{self, Mode, Operation};
 use crate::redis::{self, Balance, ChargeOutcome, CheckOutcome, Command, Reply};
 use crate::response::Response;
-use crate::steps::{Ask, Failure, Kind, Next, Question, Request, Step, Words};
+use crate::steps::{Ask, Failure, Kind, Next, Question, Request, Step, Words, wants_websocket};
 use crate::values;
 
 /// Token balances per consumer.
@@ -155,12 +155,6 @@ fn begin(target: &Target<Policy>, request: &dyn Request) -> Step<Quotas> {
         Mode::Admin(Operation::Refresh) => Step::AwaitBody(AwaitBody::refresh(policy)),
         Mode::Admin(Operation::Delta) => Step::AwaitBody(AwaitBody::delta(policy)),
     }
-}
-
-fn wants_websocket(request: &dyn Request) -> bool {
-    let upgrade = request.header("upgrade");
-    let mut protocols = upgrade.iter().flat_map(|value| value.split(|byte| *byte == b','));
-    protocols.any(|protocol| protocol.trim_ascii().eq_ignore_ascii_case(b"websocket"))
 }
 
 fn check(policy: &Arc<Policy>, consumer: &[u8], now: i64) -> Ask<Quotas> {

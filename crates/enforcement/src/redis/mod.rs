@@ -1,4 +1,4 @@
-//! What is stored in Redis and how it is asked for: keys, commands, the one Lua library, and replies turned into
+//! What is stored in Redis and how it is asked for: keys, commands, the Lua libraries, and replies turned into
 //! typed outcomes. Bytes come in, bytes and values go out; no I/O. Only this module spells keys and holds Lua.
 //!
 //! A script is asked for with [`Invocation::evalsha`], and once more with [`Invocation::eval`] when the answer is
@@ -13,6 +13,7 @@ mod error;
 pub mod index;
 mod keys;
 mod leave;
+pub mod limits;
 mod period;
 mod resp;
 mod scan;
@@ -28,4 +29,4 @@ pub use leave::{Delete, LeaveOutcome, Park, Release};
 pub use period::Period;
 pub use resp::{Command, Malformed, Reply};
 pub use scan::{Ledgers, Scanned};
-pub use script::{Invocation, LAYOUT, SHA1, SOURCE};
+pub use script::{Invocation, LAYOUT, Library, SHA1, SOURCE};

@@ -259,6 +259,7 @@ mod tests {
                 let _ = super::super::AdminOutcome::of(&reply);
                 let _ = super::super::LeaveOutcome::of(&reply);
                 let _ = super::super::index::balances(&reply);
+                let _ = super::super::limits::states(&reply, 1);
             }
         }
     }

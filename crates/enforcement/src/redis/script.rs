@@ -1,4 +1,4 @@
-//! The Lua library and a call of it. A balance and arguments come in; a command goes out. Pure.
+//! The Lua library of balances, and a call of a library. Keys and arguments come in; a command goes out. Pure.
 
 use super::{
     apply::Fence,
@@ -7,18 +7,29 @@ use super::{
     resp::{Command, decimal},
 };
 
-/// The one Lua library; what it does, its keys and its arguments are explained at its top.
+/// The Lua library of balances; what it does, its keys and its arguments are explained at its top.
 pub const SOURCE: &str = include_str!("aiquota.lua");
 
 /// The name Redis knows the library by: the SHA-1 of [`SOURCE`].
-pub const SHA1: &str = env!("AIQUOTA_LUA_SHA1");
+pub const SHA1: &str = include_str!(concat!(env!("OUT_DIR"), "/aiquota.sha1"));
 
 /// The version of the ledger's fields that the library reads and writes.
 pub const LAYOUT: &str = "1";
 
-/// A call of the library.
+/// A script that Redis runs.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Library {
+    pub source: &'static str,
+    /// The name that Redis knows it by: the SHA-1 of its source.
+    pub sha1: &'static str,
+}
+
+static BALANCES: Library = Library { source: SOURCE, sha1: SHA1 };
+
+/// A call of a library.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Invocation {
+    library: &'static Library,
     keys: Vec<Vec<u8>>,
     args: Vec<Vec<u8>>,
 }
@@ -26,10 +37,12 @@ pub struct Invocation {
 impl Invocation {
     /// Every operation gets all keys of its balance: any of them may roll the period, which drops holds.
     pub(super) fn new(operation: &str, balance: &Balance) -> Self {
-        Self {
-            keys: vec![balance.as_bytes().to_vec(), balance.ledger(), balance.holds(), balance.amounts()],
-            args: vec![operation.as_bytes().to_vec()],
-        }
+        let keys = vec![balance.as_bytes().to_vec(), balance.ledger(), balance.holds(), balance.amounts()];
+        Self::of(&BALANCES, keys, operation)
+    }
+
+    pub(super) fn of(library: &'static Library, keys: Vec<Vec<u8>>, operation: &str) -> Self {
+        Self { library, keys, args: vec![operation.as_bytes().to_vec()] }
     }
 
     pub(super) fn text(mut self, text: &[u8]) -> Self {
@@ -66,13 +79,13 @@ impl Invocation {
     /// The call by the library's name; answered with [`super::ReplyError::NoScript`] where Redis was not told it yet.
     #[must_use]
     pub fn evalsha(&self) -> Command {
-        self.command("EVALSHA", SHA1)
+        self.command("EVALSHA", self.library.sha1)
     }
 
     /// The call with the whole library, which Redis then knows by its name.
     #[must_use]
     pub fn eval(&self) -> Command {
-        self.command("EVAL", SOURCE)
+        self.command("EVAL", self.library.source)
     }
 
     #[must_use]

@@ -201,13 +201,13 @@ fn service(cluster: &[u8]) -> Option<(&[u8], Vec<u8>)> {
     Some((fqdn, with_port))
 }
 
-type Table<T> = HashMap<Box<[u8]>, T, Fnv>;
-type Fnv = BuildHasherDefault<Fnv1a>;
+pub(crate) type Table<T> = HashMap<Box<[u8]>, T, Fnv>;
+pub(crate) type Fnv = BuildHasherDefault<Fnv1a>;
 
 /// Keys come from the configuration only, so nobody can choose them to collide; and the standard hasher would ask
 /// the host for random numbers.
-#[derive(Debug)]
-struct Fnv1a(u64);
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Fnv1a(u64);
 
 impl Default for Fnv1a {
     fn default() -> Self {

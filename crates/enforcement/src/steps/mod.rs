@@ -73,6 +73,9 @@ pub trait Request {
     /// Every value of a header, in order; its name in lower case.
     fn header(&self, name: &str) -> Vec<&[u8]>;
 
+    /// The address of the connection's other end, with its port; property `source.address`.
+    fn source(&self) -> Option<Vec<u8>>;
+
     /// Unix seconds.
     fn now(&self) -> i64;
 
@@ -114,9 +117,16 @@ pub enum Next<K: Kind> {
     Ask(Ask<K>),
     /// The store wants authentication: initialise it again, then ask once more.
     Reauthenticate(Ask<K>),
-    /// Let the request go on and meter its response.
-    Admit(Box<Meter<K>>),
+    Admit(Admitted<K>),
     Refuse(Response),
+}
+
+/// Let the request go on and meter its response.
+#[derive(Debug)]
+pub struct Admitted<K: Kind> {
+    pub meter: Box<Meter<K>>,
+    /// Why nobody knows whether it should have been, for the gateway's log.
+    pub log: Option<String>,
 }
 
 impl<K: Kind> Ask<K> {
@@ -147,6 +157,18 @@ impl<K: Kind> Pending<K> {
 
 impl<K: Kind> Next<K> {
     pub(crate) fn admit(admission: K::Admission) -> Self {
-        Self::Admit(Box::new(Meter::new(admission)))
+        Self::Admit(Admitted { meter: Box::new(Meter::new(admission)), log: None })
     }
+
+    /// Admits although the store did not say that it may.
+    pub(crate) fn admit_unchecked(admission: K::Admission, why: &dyn Display) -> Self {
+        Self::Admit(Admitted { meter: Box::new(Meter::new(admission)), log: Some(why.to_string()) })
+    }
+}
+
+/// Whether a request asks to become a WebSocket.
+pub(crate) fn wants_websocket(request: &dyn Request) -> bool {
+    let upgrade = request.header("upgrade");
+    let mut protocols = upgrade.iter().flat_map(|value| value.split(|byte| *byte == b','));
+    protocols.any(|protocol| protocol.trim_ascii().eq_ignore_ascii_case(b"websocket"))
 }

@@ -61,6 +61,10 @@ impl Request for Asked<'_> {
         }
     }
 
+    fn source(&self) -> Option<Vec<u8>> {
+        None
+    }
+
     fn now(&self) -> i64 {
         self.now
     }
@@ -98,7 +102,7 @@ fn admitted(config: &Value) -> Meter {
     let reply: &[u8] =
         if config.get("aiquota").is_some() { b"*3\r\n$8\r\nadmitted\r\n:5\r\n:7\r\n" } else { b"$1\r\n5\r\n" };
     match ask(start(config, &["user"], "/v1/chat/completions")).pending.answer(Ok(reply)) {
-        Next::Admit(meter) => *meter,
+        Next::Admit(admitted) => *admitted.meter,
         other => panic!("{other:?}"),
     }
 }

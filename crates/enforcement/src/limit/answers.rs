@@ -1,0 +1,35 @@
+//! The answers of token rate limits; the rejection is upstream's byte for byte. In: what happened. Out: responses. Pure.
+
+use std::borrow::Cow;
+
+use crate::redis::limits::State;
+use crate::response::{Count, Response};
+use crate::wire::limit::Rejection;
+
+/// Seconds until the window ends.
+const RESET: &str = "X-TokenRateLimit-Reset";
+
+pub(super) fn rejected(rejection: &Rejection, state: State, consumer: Option<Vec<u8>>) -> Response {
+    Response {
+        body: Cow::Owned(rejection.message.clone()),
+        headers: vec![(RESET, state.left.to_string())],
+        count: Some(Count { metric: "token_ratelimit_count", consumer }),
+        ..Response::text(rejection.code, "ai-token-ratelimit.rejected", "")
+    }
+}
+
+pub(super) const fn unauthorized_consumer() -> Response {
+    let body = "Request denied by ai token ratelimit check. Unauthorized consumer.";
+    Response::text(403, "ai-token-ratelimit.unauthorized", body)
+}
+
+pub(super) const fn websocket() -> Response {
+    let body = "Request denied by ai token ratelimit check. A WebSocket cannot be metered.";
+    Response::text(403, "ai-token-ratelimit.websocket", body)
+}
+
+/// What a rule matches that cannot be enforced, with the reason.
+pub(super) fn unenforceable(reason: &str) -> Response {
+    let body = Cow::Owned(format!("Request denied by ai token ratelimit check. {reason}"));
+    Response { body, ..Response::text(503, "ai-token-ratelimit.error", "") }
+}

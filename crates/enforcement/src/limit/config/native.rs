@@ -1,0 +1,65 @@
+//! Limits in our own form (`crate::wire::limit`). In: what was written. Out: the policy, or the field that cannot be
+//! used. Pure.
+
+use super::{Flavor, Policy, is_rate};
+use crate::config::{Compiled, Invalid, NamedStores};
+use crate::limit::rule::{Rule, Source};
+use crate::paths::Paths;
+use crate::values::{self, REJECTION_CODE_MAX, REJECTION_CODE_MIN, RULES_MAX};
+use crate::wire::limit::{self as wire, By, Consumer, Ip, Limit, Rate};
+
+pub(super) fn policy(wire: wire::Policy, stores: NamedStores<'_>) -> Result<Compiled<Policy>, Invalid> {
+    let wire::Policy { store, rule_name, paths, global, rules, rejection, unavailable } = wire;
+    if !values::is_rule_name(rule_name.as_bytes()) {
+        return Err(Invalid::new("ruleName", "is not a rule name"));
+    }
+    if paths.is_empty() || !paths.iter().all(|path| values::is_path(path.as_bytes())) {
+        return Err(Invalid::new("paths", "are not path suffixes"));
+    }
+    if !(REJECTION_CODE_MIN..=REJECTION_CODE_MAX).contains(&rejection.code) {
+        return Err(Invalid::new("rejection.code", "is out of range"));
+    }
+    if global.is_empty() && rules.is_empty() {
+        return Err(Invalid::new("rules", "are missing, and so is global"));
+    }
+    if global.len() > RULES_MAX || !global.iter().copied().all(is_rate) {
+        return Err(Invalid::new("global", "is too long or out of range"));
+    }
+    if rules.len() > RULES_MAX {
+        return Err(Invalid::new("rules", "are too many"));
+    }
+    let rules = (0..)
+        .zip(rules)
+        .map(|(index, written): (usize, _)| rule(written).map_err(|invalid| invalid.under(&format!("rules[{index}]"))))
+        .collect::<Result<_, _>>()?;
+    let paths = Paths::new(paths, None).tolerant();
+    if let Some(reason) = unavailable {
+        return Ok(Compiled::Unavailable { reason, paths });
+    }
+    let store = stores.named(store.as_deref())?;
+    Ok(Compiled::Policy(Policy { store, rule_name, flavor: Flavor::Native { paths }, global, rules, rejection }))
+}
+
+fn rule(wire::Rule { by, limits }: wire::Rule) -> Result<Rule, Invalid> {
+    let source = match by {
+        By::Header(name) => Source::Header(name),
+        By::Param(name) => Source::Param(name),
+        By::Cookie(name) => Source::Cookie(name),
+        By::Consumer(Consumer {}) => Source::Consumer,
+        By::Ip(Ip { from_header: None }) => Source::Connection,
+        By::Ip(Ip { from_header: Some(name) }) => Source::AddressIn(name),
+    };
+    if source.name().is_some_and(str::is_empty) {
+        return Err(Invalid::new("by", "names nothing"));
+    }
+    let mut rule = Rule::new(source);
+    for (index, Limit { matches, tokens, window_seconds }) in (0_usize..).zip(limits) {
+        let rate = Rate { tokens, window_seconds };
+        if !is_rate(rate) {
+            return Err(Invalid::new(format!("limits[{index}]"), "is out of range"));
+        }
+        rule.add(matches, rate)
+            .map_err(|unusable| Invalid::new(format!("limits[{index}].match"), unusable.problem()))?;
+    }
+    if rule.is_empty() { Err(Invalid::new("limits", "are missing")) } else { Ok(rule) }
+}

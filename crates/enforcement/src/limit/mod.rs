@@ -1,0 +1,192 @@
+//! What becomes of a request under token rate limits: the counters of all limits it is under are asked for at once
+//! before it passes, and charged at once when its response has told what it used. In: the request, then the store's
+//! replies. Out: steps, see [`crate::steps`]. Pure.
+
+mod answers;
+pub mod config;
+mod network;
+pub mod pattern;
+mod rule;
+#[cfg(test)]
+mod tests;
+
+use std::convert::Infallible;
+use std::fmt;
+use std::sync::Arc;
+
+use config::{Flavor, Policy};
+
+use crate::config::Target;
+use crate::identity;
+use crate::paths::{self, Mode};
+use crate::redis::Reply;
+use crate::redis::limits::{self, Counter, Limit};
+use crate::response::Response;
+use crate::steps::{Ask, Failure, Kind, Next, Question, Request, Step, Words, wants_websocket};
+use crate::wire::limit::Dialect;
+
+/// Tokens in a window, per value of something in the request or for all requests together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Limits {}
+
+/// Where the counters of a request are asked for: what it is under.
+#[derive(Debug)]
+pub struct Check {
+    policy: Arc<Policy>,
+    limits: Vec<Limit>,
+    /// Who is refused, for the metric.
+    consumer: Option<Vec<u8>>,
+}
+
+/// An admitted request.
+#[derive(Debug)]
+pub struct Admission {
+    policy: Arc<Policy>,
+    limits: Vec<Limit>,
+}
+
+/// A charge on its way: its counters.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Ticket(Vec<Counter>);
+
+impl Kind for Limits {
+    const ENFORCES: &'static str = "token rate limits";
+
+    type Policy = Policy;
+    type AwaitBody = Infallible;
+    type Purpose = Check;
+    type Admission = Admission;
+    type Ticket = Ticket;
+
+    fn begin(target: &Target<Policy>, request: &dyn Request) -> Step<Self> {
+        let path = paths::split(request.path()).0;
+        let policy = match target {
+            Target::Refuse { only: Some(paths), .. } if paths.mode(&path) == Mode::Other => return Step::Pass,
+            Target::Refuse { reason, .. } => return Step::Refuse(answers::unenforceable(reason)),
+            Target::Enforce { policy, open: _ } => policy,
+        };
+        if matches!(&policy.flavor, Flavor::Native { paths } if paths.mode(&path) == Mode::Other) {
+            return Step::Pass;
+        }
+        let identity = request.header(identity::HEADER);
+        if policy.looks_at_consumers() && identity.iter().any(|value| Some(value) != identity.first()) {
+            return Step::Refuse(answers::unauthorized_consumer());
+        }
+        let limits = policy.limits(request);
+        if limits.is_empty() {
+            return Step::Pass;
+        }
+        // Nothing of what passes in it could be counted.
+        if matches!(policy.flavor, Flavor::Native { .. }) && wants_websocket(request) {
+            return Step::Refuse(answers::websocket());
+        }
+        let question = Question::new(Arc::clone(&policy.store), Words::Script(limits::check(&limits)));
+        let consumer = identity.first().map(|consumer| consumer.to_vec());
+        Step::Ask(Ask::new(question, Check { policy: Arc::clone(policy), limits, consumer }))
+    }
+
+    fn body(awaiting: Infallible, _: &[u8], _: i64) -> Step<Self> {
+        match awaiting {}
+    }
+
+    fn is_metered(_: &Check) -> bool {
+        true
+    }
+
+    /// A store that does not say where the counters stand refuses nobody.
+    fn decide(Check { policy, limits, consumer }: Check, reply: Result<Reply<'_>, Failure>) -> Next<Self> {
+        let count = limits.len();
+        let admission = |policy, limits| Admission { policy, limits };
+        let states = match reply.map(|reply| limits::states(&reply, count)) {
+            Err(failure) => return Next::admit_unchecked(admission(policy, limits), &failure),
+            Ok(Err(error)) => return Next::admit_unchecked(admission(policy, limits), &error),
+            Ok(Ok(states)) => states,
+        };
+        if let Some(over) = states.iter().flatten().find(|state| state.is_over()) {
+            return Next::Refuse(answers::rejected(&policy.rejection, *over, consumer));
+        }
+        match states.iter().zip(&limits).find(|(state, _)| state.is_none()) {
+            None => Next::admit(admission(policy, limits)),
+            Some((_, limit)) => {
+                let why = format!("what is stored at {} is no counter", limit.counter);
+                Next::admit_unchecked(admission(policy, limits), &why)
+            }
+        }
+    }
+
+    fn estimates(admission: &Admission) -> bool {
+        matches!(admission.policy.flavor, Flavor::Native { .. })
+    }
+
+    fn charge(Admission { policy, limits }: Admission, tokens: i64, _: i64) -> (Question, Ticket) {
+        let words = Words::Script(limits::charge(&limits, tokens));
+        let counters = limits.into_iter().map(|limit| limit.counter).collect();
+        (Question::new(Arc::clone(&policy.store), words), Ticket(counters))
+    }
+
+    fn booked(Ticket(counters): &Ticket, reply: &Reply<'_>) -> Result<(), String> {
+        let states = limits::states(reply, counters.len()).map_err(|error| error.to_string())?;
+        match states.iter().zip(counters).find(|(state, _)| state.is_none()) {
+            None => Ok(()),
+            Some((_, counter)) => Err(format!("what is stored at {counter} is no counter")),
+        }
+    }
+
+    fn unenforceable(reason: &str) -> Response {
+        answers::unenforceable(reason)
+    }
+}
+
+impl Policy {
+    /// What a request is under, global limits first.
+    fn limits(&self, request: &dyn Request) -> Vec<Limit> {
+        let (dialect, name) = (self.dialect(), self.rule_name.as_str());
+        let global = |rate| Limit { counter: Counter::global(dialect, name, rate), rate };
+        let mut limits: Vec<Limit> = self.global.iter().copied().map(global).collect();
+        for rule in &self.rules {
+            let Some(hit) = rule.hit(request) else { continue };
+            let (limiter, key) = (rule.limiter(), rule.key());
+            limits.extend(hit.rates.iter().map(|rate| {
+                let counter = Counter::item(dialect, name, limiter, *rate, &key, &hit.value);
+                Limit { counter, rate: *rate }
+            }));
+            if self.flavor == Flavor::Upstream(Dialect::V1) {
+                break;
+            }
+        }
+        if matches!(self.flavor, Flavor::Native { .. }) { each_once(limits) } else { limits }
+    }
+
+    fn looks_at_consumers(&self) -> bool {
+        self.rules.iter().any(|rule| rule.source == rule::Source::Consumer)
+    }
+}
+
+/// Two limits on one counter are one, the smaller: else it would be charged twice.
+fn each_once(limits: Vec<Limit>) -> Vec<Limit> {
+    let mut once: Vec<Limit> = Vec::with_capacity(limits.len());
+    for limit in limits {
+        match once.iter_mut().find(|known| known.counter == limit.counter) {
+            Some(known) => known.rate = known.rate.min(limit.rate),
+            None => once.push(limit),
+        }
+    }
+    once
+}
+
+impl PartialEq for Check {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.policy, &other.policy) && self.limits == other.limits && self.consumer == other.consumer
+    }
+}
+
+impl Eq for Check {}
+
+impl fmt::Display for Ticket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, counter) in self.0.iter().enumerate() {
+            write!(f, "{}{counter}", if index == 0 { "" } else { ", " })?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,201 @@
+//! One rule of a limit: whose value it looks at, and which rates that value is under. In: a request. Out: the value and
+//! its rates; exact values and networks are looked up, only patterns are tried one by one. Pure.
+
+use std::borrow::Cow;
+use std::net::IpAddr;
+
+use super::network::{self, Networks};
+use super::pattern::{Pattern, PatternError};
+use crate::identity;
+use crate::paths;
+use crate::rules::Table;
+use crate::steps::Request;
+use crate::wire::limit::{Match, Rate};
+
+/// A rule, ready to be asked.
+#[derive(Clone, Debug)]
+pub struct Rule {
+    pub(super) source: Source,
+    choices: Choices,
+}
+
+/// Where a value is taken from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Source {
+    Header(String),
+    Param(String),
+    Cookie(String),
+    Consumer,
+    /// The connection's address.
+    Connection,
+    AddressIn(String),
+}
+
+/// Values and their rates, in order.
+#[derive(Clone, Debug, Default)]
+struct Choices {
+    exact: Table<usize>,
+    /// In order, each with its place among all.
+    patterns: Vec<(usize, Option<Pattern>)>,
+    networks: Networks,
+    rates: Vec<(Match, Vec<Rate>)>,
+}
+
+/// Why a match cannot be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Unusable {
+    Empty,
+    NoNetwork,
+    NotForAddresses,
+    OnlyForAddresses,
+    Pattern(PatternError),
+}
+
+/// What a rule found in a request.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Hit<'a> {
+    pub(super) value: Vec<u8>,
+    pub(super) rates: &'a [Rate],
+}
+
+impl Rule {
+    pub(super) fn new(source: Source) -> Self {
+        Self { source, choices: Choices::default() }
+    }
+
+    /// Adds a limit behind those that are there. Those with the same match apply together.
+    pub(super) fn add(&mut self, matches: Match, rate: Rate) -> Result<(), Unusable> {
+        if let Some((_, rates)) = self.choices.rates.iter_mut().find(|(known, _)| *known == matches) {
+            rates.push(rate);
+            return Ok(());
+        }
+        self.add_first(matches, rate)
+    }
+
+    /// Adds a limit behind those that are there, of which the first alone applies: one with a match that is there
+    /// already is never reached.
+    pub(super) fn add_first(&mut self, matches: Match, rate: Rate) -> Result<(), Unusable> {
+        let Choices { exact, patterns, networks, rates } = &mut self.choices;
+        let place = rates.len();
+        let address = matches!(self.source, Source::Connection | Source::AddressIn(_));
+        match &matches {
+            Match::Exact(text) | Match::Cidr(text) if text.is_empty() => return Err(Unusable::Empty),
+            Match::Cidr(_) if !address => return Err(Unusable::OnlyForAddresses),
+            Match::Cidr(text) if networks.add(text, place) => {}
+            Match::Cidr(_) => return Err(Unusable::NoNetwork),
+            _ if address => return Err(Unusable::NotForAddresses),
+            Match::Exact(text) => {
+                exact.entry(text.as_bytes().into()).or_insert(place);
+            }
+            Match::Pattern(text) => patterns.push((place, Some(Pattern::new(text).map_err(Unusable::Pattern)?))),
+            Match::Any => patterns.push((place, None)),
+        }
+        rates.push((matches, vec![rate]));
+        Ok(())
+    }
+
+    /// Whether there is no limit in it.
+    pub(super) fn is_empty(&self) -> bool {
+        self.choices.rates.is_empty()
+    }
+
+    /// Upstream's name of such a rule: it tells rules of exact values from those of all others.
+    pub(super) fn limiter(&self) -> &'static str {
+        let only_exact = self.choices.patterns.is_empty();
+        match (&self.source, only_exact) {
+            (Source::Header(_), true) => "limit_by_header",
+            (Source::Header(_), false) => "limit_by_per_header",
+            (Source::Param(_), true) => "limit_by_param",
+            (Source::Param(_), false) => "limit_by_per_param",
+            (Source::Cookie(_), true) => "limit_by_cookie",
+            (Source::Cookie(_), false) => "limit_by_per_cookie",
+            (Source::Consumer, true) => "limit_by_consumer",
+            (Source::Consumer, false) => "limit_by_per_consumer",
+            (Source::Connection | Source::AddressIn(_), _) => "limit_by_per_ip",
+        }
+    }
+
+    /// What stands in keys for whose value it is.
+    pub(super) fn key(&self) -> Cow<'_, str> {
+        match &self.source {
+            Source::Header(name) | Source::Param(name) | Source::Cookie(name) => Cow::Borrowed(name),
+            Source::Consumer => Cow::Borrowed(identity::HEADER),
+            Source::Connection => Cow::Borrowed("from-remote-addr"),
+            Source::AddressIn(header) => Cow::Owned(format!("from-header-{header}")),
+        }
+    }
+
+    /// The value of the request and the rates it is under; nothing if it has none, or one without limits.
+    pub(super) fn hit(&self, request: &dyn Request) -> Option<Hit<'_>> {
+        match &self.source {
+            Source::Header(name) => self.choices.of(first(request, name)?),
+            Source::Consumer => self.choices.of(first(request, identity::HEADER)?),
+            Source::Param(name) => self.choices.of(&paths::field(paths::split(request.path()).1, name)?),
+            Source::Cookie(name) => self.choices.of(cookie(&request.header("cookie"), name)?),
+            Source::Connection => self.choices.of_address(network::address(&request.source()?)?),
+            Source::AddressIn(name) => {
+                let list = first(request, name)?.trim_ascii();
+                self.choices.of_address(network::address(list.split(|byte| *byte == b',').next()?)?)
+            }
+        }
+    }
+}
+
+impl Source {
+    /// The name in it, if it needs one.
+    pub(super) fn name(&self) -> Option<&str> {
+        match self {
+            Self::Header(name) | Self::Param(name) | Self::Cookie(name) | Self::AddressIn(name) => Some(name),
+            Self::Consumer | Self::Connection => None,
+        }
+    }
+}
+
+impl Choices {
+    fn of(&self, value: &[u8]) -> Option<Hit<'_>> {
+        let exact = self.exact.get(value).copied();
+        let before = |place: &usize| exact.is_none_or(|exact| *place < exact);
+        let pattern = self
+            .patterns
+            .iter()
+            .take_while(|(place, _)| before(place))
+            .find(|(_, pattern)| pattern.as_ref().is_none_or(|pattern| pattern.matches(value)));
+        self.at(pattern.map(|(place, _)| *place).or(exact)?, value.to_vec())
+    }
+
+    fn of_address(&self, address: IpAddr) -> Option<Hit<'_>> {
+        self.at(self.networks.find(address)?, address.to_string().into_bytes())
+    }
+
+    fn at(&self, place: usize, value: Vec<u8>) -> Option<Hit<'_>> {
+        self.rates.get(place).map(|(_, rates)| Hit { value, rates })
+    }
+}
+
+/// The first value of a header.
+fn first<'a>(request: &'a dyn Request, name: &str) -> Option<&'a [u8]> {
+    request.header(name).first().copied()
+}
+
+/// The value of the first cookie of a name; one that is empty counts as none.
+fn cookie<'a>(headers: &[&'a [u8]], name: &str) -> Option<&'a [u8]> {
+    let mut pairs = headers.iter().flat_map(|header| header.split(|byte| *byte == b';'));
+    let value = pairs.find_map(|pair| {
+        let pair = pair.trim_ascii();
+        let at = memchr::memchr(b'=', pair)?;
+        (&pair[..at] == name.as_bytes()).then(|| &pair[at + 1..])
+    });
+    value.filter(|value| !value.is_empty())
+}
+
+impl Unusable {
+    pub(super) const fn problem(self) -> &'static str {
+        match self {
+            Self::Empty => "is empty",
+            Self::NoNetwork => "is neither an address nor a network",
+            Self::NotForAddresses => "is not for addresses: they are matched by network",
+            Self::OnlyForAddresses => "is only for addresses",
+            Self::Pattern(error) => error.problem(),
+        }
+    }
+}

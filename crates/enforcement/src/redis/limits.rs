@@ -1,0 +1,207 @@
+//! The counters of token rate limits: their keys, as upstream's module spells them, the calls of `limits.lua`, and what
+//! they answer. Names, numbers and replies come in; calls and states of counters go out. Pure.
+
+use std::fmt;
+
+use super::error::ReplyError;
+use super::resp::{Reply, decimal};
+use super::script::{Invocation, Library};
+use crate::values::MAX_AMOUNT;
+use crate::wire::limit::{Dialect, Rate};
+
+/// What `limits.lua` is and how Redis names it.
+pub static LIMITS: Library =
+    Library { source: include_str!("limits.lua"), sha1: include_str!(concat!(env!("OUT_DIR"), "/limits.sha1")) };
+
+const PREFIX: &str = "higress-token-ratelimit";
+
+/// The key of a counter: an integer that expires with its window.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Counter(Vec<u8>);
+
+impl Counter {
+    /// Counts all requests under a rule name.
+    #[must_use]
+    pub fn global(dialect: Dialect, rule: &str, rate: Rate) -> Self {
+        let name = name(dialect, rule);
+        Self(format!("{PREFIX}:{name}:global_threshold:{}", rate.window_seconds).into_bytes())
+    }
+
+    /// Counts the requests with one value: `limiter` is upstream's name of what is looked at, `key` whose value.
+    #[must_use]
+    pub fn item(dialect: Dialect, rule: &str, limiter: &str, rate: Rate, key: &str, value: &[u8]) -> Self {
+        let name = name(dialect, rule);
+        let mut bytes = format!("{PREFIX}:{name}:{limiter}:{}:{key}:", rate.window_seconds).into_bytes();
+        bytes.extend_from_slice(value);
+        Self(bytes)
+    }
+
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+/// With braces all counters of a rule are in one hash slot.
+fn name(dialect: Dialect, rule: &str) -> String {
+    match dialect {
+        Dialect::V1 => rule.to_owned(),
+        Dialect::V2 => format!("{{{rule}}}"),
+    }
+}
+
+impl fmt::Debug for Counter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Counter({})", self.0.escape_ascii())
+    }
+}
+
+impl fmt::Display for Counter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.escape_ascii().fmt(f)
+    }
+}
+
+/// A limit that a request is under.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limit {
+    pub counter: Counter,
+    pub rate: Rate,
+}
+
+/// Where a counter stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct State {
+    pub tokens: i64,
+    pub counted: i64,
+    /// Seconds until its window ends.
+    pub left: i64,
+}
+
+impl State {
+    /// Whether a request is refused: exactly at the limit it still passes.
+    #[must_use]
+    pub const fn is_over(&self) -> bool {
+        self.counted > self.tokens
+    }
+}
+
+/// Asks where the counters of a request stand. Changes nothing.
+#[must_use]
+pub fn check(limits: &[Limit]) -> Invocation {
+    rates(Invocation::of(&LIMITS, keys(limits), "check"), limits)
+}
+
+/// Counts what a request used, 1 to `MAX_AMOUNT` tokens.
+#[must_use]
+pub fn charge(limits: &[Limit], tokens: i64) -> Invocation {
+    rates(Invocation::of(&LIMITS, keys(limits), "charge").number(tokens.clamp(1, MAX_AMOUNT)), limits)
+}
+
+fn keys(limits: &[Limit]) -> Vec<Vec<u8>> {
+    limits.iter().map(|limit| limit.counter.as_bytes().to_vec()).collect()
+}
+
+fn rates(call: Invocation, limits: &[Limit]) -> Invocation {
+    limits
+        .iter()
+        .fold(call, |call, Limit { rate, .. }| call.text(&decimal(rate.tokens)).number(rate.window_seconds.into()))
+}
+
+/// Where each counter stands, in order; nothing for what is no counter. One counter may be answered without the list
+/// around it, as upstream's first generation does.
+///
+/// # Errors
+/// If the reply is an error, or no list of so many.
+pub fn states(reply: &Reply<'_>, count: usize) -> Result<Vec<Option<State>>, ReplyError> {
+    let all = match reply {
+        Reply::Error(text) => return Err(ReplyError::from_text(text)),
+        Reply::Array(all) => all,
+        _ => return Err(ReplyError::Unexpected),
+    };
+    let nested = all.iter().any(|one| matches!(one, Reply::Array(_)));
+    let states: Vec<_> = if nested { all.iter().map(state).collect() } else { vec![state(reply)] };
+    let readable = nested || states.iter().all(Option::is_some);
+    if states.len() == count && readable { Ok(states) } else { Err(ReplyError::Unexpected) }
+}
+
+fn state(reply: &Reply<'_>) -> Option<State> {
+    let Reply::Array(numbers) = reply else { return None };
+    let [tokens, counted, left] = numbers.as_slice() else { return None };
+    Some(State { tokens: tokens.integer()?, counted: counted.integer()?, left: left.integer()? })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RATE: Rate = Rate { tokens: 5, window_seconds: 60 };
+
+    #[test]
+    fn keys_are_upstreams_byte_for_byte() {
+        let global = |dialect| Counter::global(dialect, "default_rule", RATE).0;
+        assert_eq!(global(Dialect::V1), b"higress-token-ratelimit:default_rule:global_threshold:60");
+        assert_eq!(global(Dialect::V2), b"higress-token-ratelimit:{default_rule}:global_threshold:60");
+        let day = Rate { tokens: 5, window_seconds: 86_400 };
+        let item = |dialect, limiter, key, value: &[u8]| Counter::item(dialect, "r", limiter, day, key, value).0;
+        assert_eq!(
+            item(Dialect::V1, "limit_by_per_header", "x-api-key", b"a:b\xff"),
+            b"higress-token-ratelimit:r:limit_by_per_header:86400:x-api-key:a:b\xff"
+        );
+        assert_eq!(
+            item(Dialect::V2, "limit_by_consumer", "x-mse-consumer", b"user1"),
+            b"higress-token-ratelimit:{r}:limit_by_consumer:86400:x-mse-consumer:user1"
+        );
+        assert_eq!(
+            item(Dialect::V2, "limit_by_per_ip", "from-remote-addr", b"10.0.0.1"),
+            b"higress-token-ratelimit:{r}:limit_by_per_ip:86400:from-remote-addr:10.0.0.1"
+        );
+    }
+
+    #[test]
+    fn one_call_names_all_counters_and_their_rates() {
+        let limit = |name: &str, tokens| Limit { counter: Counter(name.into()), rate: Rate { tokens, ..RATE } };
+        let limits = [limit("a", 1), limit("b", 2)];
+        let words = |call: Invocation| -> Vec<String> {
+            call.evalsha().words().map(|word| String::from_utf8_lossy(word).into_owned()).collect()
+        };
+        assert_eq!(words(check(&limits)), ["EVALSHA", LIMITS.sha1, "2", "a", "b", "check", "1", "60", "2", "60"]);
+        assert_eq!(
+            words(charge(&limits, i64::MAX)),
+            ["EVALSHA", LIMITS.sha1, "2", "a", "b", "charge", "9007199254740991", "1", "60", "2", "60"]
+        );
+        assert_eq!(charge(&limits, 0).args()[1], b"1");
+        assert_eq!(check(&limits).eval().words().nth(1), Some(LIMITS.source.as_bytes()));
+    }
+
+    #[test]
+    fn both_shapes_of_replies_are_read() {
+        let parse = |bytes: &str, count| states(&Reply::parse(bytes.as_bytes()).unwrap(), count);
+        let state = |tokens, counted, left| Some(State { tokens, counted, left });
+        assert_eq!(parse("*3\r\n:5\r\n:6\r\n:60\r\n", 1), Ok(vec![state(5, 6, 60)]));
+        assert_eq!(parse("*3\r\n$1\r\n5\r\n$1\r\n6\r\n:60\r\n", 1), Ok(vec![state(5, 6, 60)]));
+        assert_eq!(parse("*1\r\n*3\r\n:5\r\n:6\r\n:60\r\n", 1), Ok(vec![state(5, 6, 60)]));
+        let two = "*2\r\n*3\r\n:5\r\n:6\r\n:60\r\n*3\r\n:1\r\n$1\r\nx\r\n:2\r\n";
+        assert_eq!(parse(two, 2), Ok(vec![state(5, 6, 60), None]));
+        assert_eq!(parse("*2\r\n*3\r\n:5\r\n:6\r\n:60\r\n*2\r\n:1\r\n:2\r\n", 2), Ok(vec![state(5, 6, 60), None]));
+        for (bytes, count) in [
+            (two, 1),
+            (two, 3),
+            ("*3\r\n:5\r\n:6\r\n:60\r\n", 2),
+            ("*3\r\n:5\r\n$1\r\nx\r\n:60\r\n", 1),
+            ("*2\r\n:5\r\n:6\r\n", 1),
+            ("*0\r\n", 1),
+            ("$-1\r\n", 1),
+            (":5\r\n", 1),
+        ] {
+            assert_eq!(parse(bytes, count), Err(ReplyError::Unexpected), "{bytes:?}");
+        }
+        assert_eq!(parse("-NOSCRIPT x\r\n", 1), Err(ReplyError::NoScript));
+    }
+
+    #[test]
+    fn exactly_at_the_limit_a_request_still_passes() {
+        let over = |counted| State { tokens: 5, counted, left: 60 }.is_over();
+        assert!(!over(0) && !over(5) && over(6));
+    }
+}

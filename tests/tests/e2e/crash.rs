@@ -4,6 +4,7 @@
 
 mod bed;
 mod leaving;
+mod moving;
 mod state;
 
 use std::collections::BTreeMap;

@@ -40,6 +40,24 @@ pub(super) fn store() -> Value {
         "spec": {"service": {"name": "redis.static", "port": 80}, "timeout": "5s"}})
 }
 
+/// Another database of the same Redis.
+pub(super) fn second_store() -> Value {
+    named("second", "second.static", 1)
+}
+
+/// The same database under another name.
+pub(super) fn store_under_another_name() -> Value {
+    named("alias", "alias.static", 0)
+}
+
+fn named(name: &str, service: &str, database: u32) -> Value {
+    let mut store = store();
+    store["metadata"]["name"] = json!(name);
+    store["spec"]["service"]["name"] = json!(service);
+    store["spec"]["database"] = json!(database);
+    store
+}
+
 impl Bed {
     /// Everything but quotas and store; the controller does not run.
     pub(super) async fn new() -> Result<Self> {
@@ -48,9 +66,13 @@ impl Bed {
         let api = ApiServer::start().await?;
         api.install_crds().await?;
         api.namespace(NAMESPACE).await?;
-        let registry = json!({"name": "redis", "type": "static", "domain": to_redis.addr().to_string(), "port": 80});
+        let registry = |(name, host)| {
+            let domain = format!("{host}:{}", to_redis.addr().port());
+            json!({"name": name, "type": "static", "domain": domain, "port": 80})
+        };
+        let registries = [("redis", "127.0.0.1"), ("second", "127.0.0.1"), ("alias", "localhost")].map(registry);
         api.apply(&json!({"apiVersion": "networking.higress.io/v1", "kind": "McpBridge",
-            "metadata": {"name": "default", "namespace": NAMESPACE}, "spec": {"registries": [registry]}}))
+            "metadata": {"name": "default", "namespace": NAMESPACE}, "spec": {"registries": registries}}))
             .await?;
         api.apply(&json!({"apiVersion": "networking.k8s.io/v1", "kind": "Ingress",
             "metadata": {"name": "qwen", "namespace": NAMESPACE},

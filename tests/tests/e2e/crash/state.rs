@@ -34,7 +34,16 @@ pub(super) async fn read(redis: &Redis, kinds: [&Api<DynamicObject>; 3], left_ou
             state.insert(name, leaves);
         }
     }
+    for database in [0, 1] {
+        read_redis(redis, database, &names, &mut state).await?;
+    }
+    Ok(state)
+}
+
+/// The keys of a database; those of another than the first with its number.
+async fn read_redis(redis: &Redis, database: usize, names: &BTreeMap<String, String>, state: &mut State) -> Result<()> {
     let mut redis = redis.connect().await?;
+    redis::cmd("SELECT").arg(database).query_async::<()>(&mut redis).await?;
     let keys: Vec<Vec<u8>> = redis::cmd("KEYS").arg("*").query_async(&mut redis).await?;
     for key in keys {
         let mut value = value(&mut redis, &key).await?;
@@ -50,9 +59,10 @@ pub(super) async fn read(redis: &Redis, kinds: [&Api<DynamicObject>; 3], left_ou
         if key == b"aiquota:database" {
             value = json!("told from others");
         }
+        let key = if database == 0 { key } else { [format!("{database}/").into_bytes(), key].concat() };
         state.insert(redis_name(&key), value);
     }
-    Ok(state)
+    Ok(())
 }
 
 async fn value(redis: &mut MultiplexedConnection, key: &[u8]) -> Result<Value> {

@@ -11,16 +11,19 @@ use std::{
     sync::Arc,
 };
 
+use api::WasmPlugin;
+
 use crate::{
-    AI_QUOTA, GUARD, Key, Life, Object, Owner, Plan, Verdict, World,
+    GUARD, Key, Life, Object, Owner, Plan, Verdict, World,
     age::by_age,
     auth::AuthPlugins,
     existing::Existing,
     foreign::Twins,
     form::{self, Form},
-    gateway::{Gateway, Matcher, Policy},
+    gateway::{Gateway, Matcher, Part, Policy},
+    kind::{Kind, Quota},
     life, manual,
-    merge::Claim,
+    merge::{Claim, Slot},
     stores::{self, Stores},
     tables::{Known, Refreshing},
     targets::Targets,
@@ -30,29 +33,18 @@ use crate::{
 /// Everything as it should be, for a world that is known completely.
 #[must_use]
 pub fn build(world: &World) -> Plan {
-    let plugin = |name: &str| world.plugins.iter().find(|found| found.metadata.name.as_deref() == Some(name)).cloned();
-    let ai_quota = plugin(AI_QUOTA);
-    let form = form::of(world.settings.flavor);
-    let found = Existing::of(ai_quota.as_deref(), form);
-    let changed =
-        world.last_written.as_deref().filter(|last| ai_quota.as_ref().is_none_or(|now| !form::same(now, last)));
-    let existing = Existing::of(changed.or(ai_quota.as_deref()), form);
-    let stores = stores::resolve(world, &existing.stores);
-    let existing = existing.with_names_of(&stores.wire);
+    let quotas = Before::<Quota>::of(world);
+    let stores = stores::resolve(world, &quotas.existing.stores);
     let targets = Targets::new(world);
+    let (auth, around) = (AuthPlugins::new(world), Around { world, stores: &stores, targets: &targets });
 
-    let mut draft = Draft::new(world, &found);
-    let surroundings = Surroundings { world, form, existing: &existing, stores: &stores, targets: &targets };
-    draft.examine(&surroundings);
-    let slots = draft.decide(&surroundings);
-    let own = world.last_written.is_some().then_some(&existing.schedules);
-    let (tables, former) = draft.schedule(&slots, &existing, &Known { now: world.now, own, found: &found.schedules });
-    let seeds = draft.seed(world, &stores, &slots, &tables, &former);
+    let (quotas, mut draft) = quotas.decide(&around);
+    let own = world.last_written.is_some().then_some(&quotas.existing.schedules);
+    let known = Known { now: world.now, own, found: &quotas.found.schedules };
+    let (tables, former) = draft.schedule(&quotas.slots, &quotas.existing, &known);
+    let seeds = draft.seed(world, &stores, &quotas.slots, &tables, &former);
+    let (quotas, verdicts) = draft.look(quotas, &around, &auth);
 
-    let Draft { mut verdicts, policies, .. } = draft;
-    let (auth, twins) = (AuthPlugins::new(world), Twins::new(world, "ai-quota"));
-    let beside = Beside { world, targets: &targets, auth: &auth, twins: &twins, existing: &existing };
-    let waiting = beside.look(&policies, &slots, &mut verdicts);
     let settles = seeds.iter().filter_map(|seed| seed.turn?.settles);
     let refreshes = verdicts.iter().filter_map(|verdict| verdict.next_refresh);
     let departures = verdicts.iter().filter_map(|verdict| match verdict.life {
@@ -67,19 +59,13 @@ pub fn build(world: &World) -> Plan {
         verdicts,
         gateway: Gateway {
             settings: world.settings.clone(),
-            form,
             guard_priority: auth.guard_priority(),
             templates: stores.templates(),
             stores: stores.wire,
             tables,
-            policies,
-            slots,
-            waiting,
-            guard: plugin(GUARD),
-            ai_quota,
-            existing,
-            found,
+            guard: plugin(world, GUARD),
         },
+        quotas,
         stores: stores.plans,
         cluster: world.cluster.clone(),
         term: world.term,
@@ -88,12 +74,74 @@ pub fn build(world: &World) -> Plan {
     }
 }
 
-/// What an object stands in.
+fn plugin(world: &World, name: &str) -> Option<Arc<WasmPlugin>> {
+    world.plugins.iter().find(|found| found.metadata.name.as_deref() == Some(name)).cloned()
+}
+
+/// One kind's WasmPlugin as found, and as it was in force last.
+struct Before<K: Kind> {
+    form: &'static dyn Form<K>,
+    plugin: Option<Arc<WasmPlugin>>,
+    found: Existing<K>,
+    existing: Existing<K>,
+}
+
+/// A kind while its objects are looked at: all but what other plugins make wait.
+struct Deciding<K: Kind> {
+    form: &'static dyn Form<K>,
+    plugin: Option<Arc<WasmPlugin>>,
+    found: Existing<K>,
+    existing: Existing<K>,
+    slots: Vec<Slot<Matcher>>,
+}
+
+impl<K: Kind> Before<K> {
+    fn of(world: &World) -> Self {
+        let (form, plugin) = (K::form(world), plugin(world, K::OURS));
+        let changed =
+            world.last_written(K::OURS).filter(|last| plugin.as_ref().is_none_or(|now| !form::same(now, last)));
+        let existing = Existing::of(changed.or(plugin.as_deref()), form);
+        Self { form, found: Existing::of(plugin.as_deref(), form), existing, plugin }
+    }
+
+    /// Each object by itself, then all together.
+    fn decide(self, around: &Around<'_, '_>) -> (Deciding<K>, Draft<K>) {
+        let Self { form, plugin, found, existing } = self;
+        let existing = existing.with_names_of(&around.stores.wire);
+        let mut draft = Draft::new(around.world, &found);
+        let Around { world, stores, targets } = *around;
+        let surroundings = Surroundings { world, form, existing: &existing, stores, targets };
+        draft.examine(&surroundings);
+        let slots = draft.decide(&surroundings);
+        (Deciding { form, plugin, found, existing, slots }, draft)
+    }
+}
+
+impl<K: Kind> Draft<K> {
+    /// What stands beside: the warnings, and what waits.
+    fn look(self, decided: Deciding<K>, around: &Around<'_, '_>, auth: &AuthPlugins<'_>) -> (Part<K>, Vec<Verdict>) {
+        let Self { mut verdicts, policies, .. } = self;
+        let Deciding { form, plugin, found, existing, slots } = decided;
+        let twins = Twins::new(around.world, K::PLUGIN);
+        let beside = Beside { world: around.world, targets: around.targets, auth, twins: &twins, existing: &existing };
+        let waiting = beside.look(&policies, &slots, &mut verdicts);
+        (Part { form, policies, slots, waiting, plugin, found, existing }, verdicts)
+    }
+}
+
+/// What all kinds stand in.
 #[derive(Clone, Copy)]
-struct Surroundings<'a, 'w> {
+struct Around<'a, 'w> {
     world: &'w World,
-    form: &'static dyn Form,
-    existing: &'a Existing,
+    stores: &'a Stores,
+    targets: &'a Targets<'w>,
+}
+
+/// What an object stands in.
+struct Surroundings<'a, 'w, K: Kind> {
+    world: &'w World,
+    form: &'static dyn Form<K>,
+    existing: &'a Existing<K>,
     stores: &'a Stores,
     targets: &'a Targets<'w>,
 }
@@ -101,19 +149,18 @@ struct Surroundings<'a, 'w> {
 /// By policy.
 type Former = HashMap<usize, Arc<Refreshing>>;
 
-struct Draft {
+struct Draft<K: Kind> {
     verdicts: Vec<Verdict>,
     /// Oldest first.
-    policies: Vec<Policy>,
+    policies: Vec<Policy<K>>,
     named: Vec<Claim<Matcher>>,
     derived: Vec<Claim<Matcher>>,
     beside: Vec<Claim<Matcher>>,
 }
 
-impl Draft {
-    fn new(world: &World, found: &Existing) -> Self {
-        let read = world.quotas.iter().cloned().map(Object::Read);
-        let mut objects: Vec<Object> = read.chain(world.undecodable.iter().cloned().map(Object::Undecodable)).collect();
+impl<K: Kind> Draft<K> {
+    fn new(world: &World, found: &Existing<K>) -> Self {
+        let mut objects = K::objects(world);
         objects.sort_by(|a, b| by_age(a.metadata(), b.metadata()));
         let verdicts = objects.into_iter().map(|object| Verdict {
             key: Key::of(object.metadata()),
@@ -156,6 +203,6 @@ fn owner(world: &World, object: &Object) -> Owner {
     }
 }
 
-fn owner_name(world: &World, key: &Key) -> String {
+pub(crate) fn owner_name(world: &World, key: &Key) -> String {
     format!("{}/{key}", world.cluster)
 }

@@ -7,16 +7,17 @@ use enforcement::wire;
 
 use crate::{
     form::{self, Form, Read},
-    gateway::{Matcher, difference},
+    gateway::Matcher,
+    kind::Kind,
 };
 
 /// Nothing where there is no WasmPlugin, or none that we could have written. Settings are what the form that is to be
 /// written can say of them.
-pub(crate) struct Existing {
-    form: &'static dyn Form,
+pub(crate) struct Existing<K: Kind> {
+    form: &'static dyn Form<K>,
     /// Whether its rules over Domains and the gateway let requests without consumer pass where nothing is metered.
     pub(crate) open: bool,
-    pub(crate) policies: HashMap<String, wire::Policy>,
+    pub(crate) policies: HashMap<String, K::Settings>,
     pub(crate) stores: BTreeMap<String, wire::Store>,
     pub(crate) schedules: BTreeMap<String, wire::Schedule>,
     /// By policy.
@@ -28,9 +29,9 @@ pub(crate) struct Existing {
     same_stores: HashSet<(String, String)>,
 }
 
-impl Existing {
-    pub(crate) fn of(plugin: Option<&WasmPlugin>, form: &'static dyn Form) -> Self {
-        let Read { open, mut policies, stores, schedules, rules } = plugin.map(form::read).unwrap_or_default();
+impl<K: Kind> Existing<K> {
+    pub(crate) fn of(plugin: Option<&WasmPlugin>, form: &'static dyn Form<K>) -> Self {
+        let Read { open, mut policies, stores, schedules, rules } = plugin.map(K::read).unwrap_or_default();
         for settings in policies.values_mut() {
             *settings = form.said(settings).into_owned();
         }
@@ -74,7 +75,7 @@ impl Existing {
             let same = now.iter().filter(|(name, now)| *name != found && *now == store);
             self.same_stores.extend(same.map(|(name, _)| (found.clone(), name.clone())));
         }
-        for store in self.policies.values_mut().filter_map(|policy| policy.store.as_mut()) {
+        for store in self.policies.values_mut().filter_map(K::store_mut) {
             let known = self.stores.get(store).filter(|_| store.starts_with(form::NAMELESS));
             if let Some((name, _)) = known.and_then(|known| now.iter().find(|(_, now)| *now == known)) {
                 store.clone_from(name);
@@ -94,26 +95,24 @@ impl Existing {
     }
 
     /// The policy something is under: of several rules the first counts.
-    pub(crate) fn over(&self, matcher: &Matcher) -> Option<&wire::Policy> {
+    pub(crate) fn over(&self, matcher: &Matcher) -> Option<&K::Settings> {
         self.over.get(matcher).and_then(|policy| self.policies.get(policy))
     }
 
     /// Whether something is held to these settings already, whoever they were written for.
-    pub(crate) fn holds(&self, matcher: &Matcher, settings: &wire::Policy) -> bool {
+    pub(crate) fn holds(&self, matcher: &Matcher, settings: &K::Settings) -> bool {
         let Some(over) = self.over(matcher) else { return false };
-        let gone = over.unavailable.is_some();
-        // A rule that refuses everything, and does not say any more whom it stands for.
-        let nameless = gone && over.key_prefix.is_empty();
-        let same_store = || match (&over.store, &settings.store) {
-            (Some(over), Some(wanted)) => self.same_stores.contains(&(over.clone(), wanted.clone())),
+        let gone = K::unavailable(over).is_some();
+        let same_store = || match (K::store(over), K::store(settings)) {
+            (Some(over), Some(wanted)) => self.same_stores.contains(&(over.to_owned(), wanted.to_owned())),
             _ => false,
         };
-        let field = difference(&self.form.said(settings), over);
-        nameless || field.is_none_or(|field| field == "storeRef" && (gone || same_store()))
+        let field = K::difference(&self.form.said(settings), over);
+        K::is_nameless(over) || field.is_none_or(|field| field == "storeRef" && (gone || same_store()))
     }
 
     /// Whether a policy stands there just so.
-    pub(crate) fn says(&self, policy: &str, settings: &wire::Policy) -> bool {
+    pub(crate) fn says(&self, policy: &str, settings: &K::Settings) -> bool {
         self.policies.get(policy) == Some(&*self.form.said(settings))
     }
 

@@ -12,14 +12,14 @@ use crate::{
     Settings,
     existing::Existing,
     form::Form,
+    kind::Kind,
     merge::{self, Narrower, Slot},
     tables::Tables,
 };
 
+/// What all kinds share.
 pub(crate) struct Gateway {
     pub(crate) settings: Settings,
-    /// How policies are to be written.
-    pub(crate) form: &'static dyn Form,
     /// Above every auth plugin.
     pub(crate) guard_priority: i64,
     /// The stores that can be used, by name.
@@ -28,28 +28,35 @@ pub(crate) struct Gateway {
     pub(crate) templates: HashSet<String>,
     /// The schedules of policies that decide on anything.
     pub(crate) tables: Tables,
+    /// The guard's WasmPlugin as found.
+    pub(crate) guard: Option<Arc<WasmPlugin>>,
+}
+
+/// What is one kind's.
+pub(crate) struct Part<K: Kind> {
+    /// How policies are to be written.
+    pub(crate) form: &'static dyn Form<K>,
     /// Oldest first.
-    pub(crate) policies: Vec<Policy>,
+    pub(crate) policies: Vec<Policy<K>>,
     /// What is matched, each with the policies that have a claim to it, the oldest first.
     pub(crate) slots: Vec<Slot<Matcher>>,
     /// The targets, by policy and index, that wait until another plugin no longer charges for them.
     pub(crate) waiting: HashSet<(usize, usize)>,
-    /// The WasmPlugins as found.
-    pub(crate) guard: Option<Arc<WasmPlugin>>,
-    pub(crate) ai_quota: Option<Arc<WasmPlugin>>,
-    /// What the latter says.
-    pub(crate) found: Existing,
+    /// Its WasmPlugin as found.
+    pub(crate) plugin: Option<Arc<WasmPlugin>>,
+    /// What that says.
+    pub(crate) found: Existing<K>,
     /// What was in force last: the same, unless somebody else changed it.
-    pub(crate) existing: Existing,
+    pub(crate) existing: Existing<K>,
 }
 
 /// An object's settings, as a policy of its own; objects with equal settings on one target need only one.
-pub(crate) struct Policy {
+pub(crate) struct Policy<K: Kind> {
     /// `<namespace>/<name>` of the object.
     pub(crate) name: String,
     /// The index of its verdict.
     pub(crate) verdict: usize,
-    pub(crate) settings: wire::Policy,
+    pub(crate) settings: K::Settings,
     /// Whether the gateway has it already.
     pub(crate) programmed: bool,
     /// Whether the gateway holds one of its targets to the same settings, on behalf of another object.
@@ -84,9 +91,20 @@ impl Matcher {
     }
 }
 
-impl merge::Settings for Policy {
+impl<K: Kind> Policy<K> {
+    /// As the module reads it. Without a usable store it has none: one template that cannot be expanded would leave
+    /// all of the gateway's configuration unexpanded.
+    pub(crate) fn written(&self) -> K::Settings {
+        match &self.unavailable {
+            Some(unavailable) => K::refusing(self.settings.clone(), unavailable.clone()),
+            None => self.settings.clone(),
+        }
+    }
+}
+
+impl<K: Kind> merge::Settings for Policy<K> {
     fn difference(&self, other: &Self) -> Option<&'static str> {
-        difference(&self.settings, &other.settings)
+        K::difference(&self.settings, &other.settings)
     }
 
     fn namespace(&self) -> &str {
@@ -96,21 +114,4 @@ impl merge::Settings for Policy {
     fn narrower(&self) -> Narrower {
         self.narrower
     }
-}
-
-/// The first field of the spec in which two objects differ, which therefore cannot share a target. The store comes
-/// last: where it is the only one, a policy whose store vanished may be the same.
-pub(crate) fn difference(a: &wire::Policy, b: &wire::Policy) -> Option<&'static str> {
-    // The owner is the object's own, and whether its store can be used is not for the object to say.
-    let wire::Policy { store, key_prefix, owner: _, paths, admin, default_quota, refresh, unavailable: _ } = a;
-    [
-        ("keyPrefix", *key_prefix != b.key_prefix),
-        ("admin", *admin != b.admin),
-        ("defaultQuota", *default_quota != b.default_quota),
-        ("paths", *paths != b.paths),
-        ("refresh", *refresh != b.refresh),
-        ("storeRef", *store != b.store),
-    ]
-    .into_iter()
-    .find_map(|(field, differs)| differs.then_some(field))
 }

@@ -21,6 +21,7 @@ mod existing;
 mod foreign;
 mod form;
 mod gateway;
+mod kind;
 mod leftovers;
 mod life;
 mod manual;
@@ -43,6 +44,7 @@ mod warn;
 mod world;
 
 pub use build::build;
+use build::owner_name;
 pub use decode::decode;
 pub use form::POLICIES;
 pub use leftovers::{Deletion, Deletions, Departure, Fate, Leftovers, Recorded};

@@ -12,7 +12,8 @@ use jiff::Timestamp;
 
 use crate::{
     Database, Finalizer, Key, Life, Reason, Undecodable,
-    gateway::Gateway,
+    gateway::{Gateway, Part},
+    kind::Quota,
     stores::Databases,
     tables::{Refreshing, Turn},
 };
@@ -28,6 +29,7 @@ pub struct Plan {
     pub next: Option<Timestamp>,
     /// What the WasmPlugins are made of: [`crate::program`] finishes it.
     pub(crate) gateway: Gateway,
+    pub(crate) quotas: Part<Quota>,
     /// The uid of the namespace kube-system.
     pub(crate) cluster: String,
     /// As owners, the objects that cannot be understood: asked for each balance in the way, of which there may be many.
@@ -257,6 +259,14 @@ impl Object {
         match self {
             Self::Read(quota) => quota.status.as_ref(),
             Self::Undecodable(unread) => unread.status.as_ref(),
+        }
+    }
+
+    /// Why it cannot be read.
+    pub(crate) fn error(&self) -> Option<&str> {
+        match self {
+            Self::Read(_) => None,
+            Self::Undecodable(unread) => Some(&unread.error),
         }
     }
 

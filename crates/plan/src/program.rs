@@ -11,7 +11,8 @@ use serde_json::{Map, Value};
 use crate::{
     Guard, GuardModule, Phase, Plan, Seeded, Settings,
     form::{self, Body, POLICIES, Ruled},
-    gateway::{Gateway, Matcher, Policy},
+    gateway::{Gateway, Matcher, Part, Policy},
+    kind::Kind,
     merge::{Holder, Loser, Slot},
     templates,
 };
@@ -88,116 +89,102 @@ fn frame(spec: &WasmPluginSpec) -> impl PartialEq {
 /// `seeded` has an entry for each of the plan's seeds, in their order; what is missing is pending.
 #[must_use]
 pub fn program(plan: &Plan, seeded: &[Seeded]) -> Program {
-    let gateway = &plan.gateway;
-    let ready: Vec<bool> = gateway
-        .policies
-        .iter()
-        .map(|policy| {
-            let seeds = plan.verdicts[policy.verdict].seeds.clone();
-            policy.programmed
-                || (policy.unavailable.is_none()
-                    && seeds.clone().all(|seed| seeded.get(seed).is_some_and(Seeded::is_final)))
-        })
-        .collect();
-
-    let mut rules: Vec<Vec<bool>> = plan.verdicts.iter().map(|verdict| vec![false; verdict.targets.len()]).collect();
-    let mut stands = vec![true; plan.verdicts.len()];
-    let mut keeps = vec![false; plan.verdicts.len()];
-    let written = gateway.written();
-    let mut decided: Vec<(&Matcher, usize)> = Vec::with_capacity(gateway.slots.len());
-    // All who share a slot have equal settings; the oldest whose balances are there speaks for them. Where none does
-    // and the settings were in force before, they stay, whoever they were written for.
-    let speaker = |slot: &Slot<Matcher>| {
-        let waits = |holder: &&Holder| gateway.waiting.contains(&(holder.by, holder.target));
-        let holders = || slot.holders.iter().filter(|holder| !waits(holder));
-        let in_force = |holder: &&Holder| gateway.policies[holder.by].in_force;
-        holders().find(|holder| ready[holder.by]).or_else(|| holders().find(in_force)).copied()
+    let mut came = Came {
+        rules: plan.verdicts.iter().map(|verdict| vec![false; verdict.targets.len()]).collect(),
+        stands: vec![true; plan.verdicts.len()],
+        keeps: vec![false; plan.verdicts.len()],
     };
-    let speakers: Vec<Option<Holder>> = gateway.slots.iter().map(speaker).collect();
-    for (slot, speaker) in gateway.slots.iter().zip(&speakers) {
-        let Some(holder) = speaker else {
-            // Somebody lost it to them, or to a ceiling that has no rule yet, and had it until now: nothing becomes
-            // free meanwhile.
-            let keeps_it = |loser: &&Loser| {
-                loser.ceiling.is_none_or(|ceiling| speakers[ceiling].is_none())
-                    && gateway.enforces(&gateway.policies[loser.by], &slot.what)
-            };
-            if let Some(loser) = slot.losers.iter().find(keeps_it) {
-                decided.push((&slot.what, loser.by));
-                keeps[gateway.policies[loser.by].verdict] = true;
-            }
-            continue;
-        };
-        decided.push((&slot.what, holder.by));
-        let there = written[holder.by] && gateway.found.has(&slot.what, &gateway.policies[holder.by].name);
-        for holder in &slot.holders {
-            let verdict = gateway.policies[holder.by].verdict;
-            stands[verdict] &= there;
-            if let Some(rule) = rules[verdict].get_mut(holder.target) {
-                *rule = true;
-            }
-        }
-    }
-    let plugins = gateway.plugins(decided);
-    if !plugins.iter().filter(|plugin| plugin.name == AI_QUOTA).all(PluginWrite::frame_stands) {
-        stands.fill(false);
-    }
-    Program { plugins, rules, stands, keeps }
+    let quotas = plan.quotas.decided(plan, seeded, &mut came);
+    let guard = plan.gateway.guard(!quotas.is_empty());
+    let quotas = plan.quotas.write(&plan.gateway, quotas, &mut came);
+    let Came { rules, stands, keeps } = came;
+    Program { plugins: vec![guard, quotas], rules, stands, keeps }
 }
 
-impl Gateway {
+/// What came of each verdict: see [`Program`].
+struct Came {
+    rules: Vec<Vec<bool>>,
+    stands: Vec<bool>,
+    keeps: Vec<bool>,
+}
+
+impl<K: Kind> Part<K> {
+    /// Who decides on what: all who share a slot have equal settings, and the oldest whose balances are there speaks
+    /// for them. Where none does and the settings were in force before, they stay, whoever they were written for.
+    fn decided(&self, plan: &Plan, seeded: &[Seeded], came: &mut Came) -> Vec<(&Matcher, usize)> {
+        let is_ready = |policy: &Policy<K>| {
+            let mut seeds = plan.verdicts[policy.verdict].seeds.clone();
+            policy.programmed
+                || (policy.unavailable.is_none() && seeds.all(|seed| seeded.get(seed).is_some_and(Seeded::is_final)))
+        };
+        let ready: Vec<bool> = self.policies.iter().map(is_ready).collect();
+        let written = self.written(&plan.gateway);
+        let mut decided: Vec<(&Matcher, usize)> = Vec::with_capacity(self.slots.len());
+        let speaker = |slot: &Slot<Matcher>| {
+            let waits = |holder: &&Holder| self.waiting.contains(&(holder.by, holder.target));
+            let holders = || slot.holders.iter().filter(|holder| !waits(holder));
+            let in_force = |holder: &&Holder| self.policies[holder.by].in_force;
+            holders().find(|holder| ready[holder.by]).or_else(|| holders().find(in_force)).copied()
+        };
+        let speakers: Vec<Option<Holder>> = self.slots.iter().map(speaker).collect();
+        for (slot, speaker) in self.slots.iter().zip(&speakers) {
+            let Some(holder) = speaker else {
+                // Somebody lost it to them, or to a ceiling that has no rule yet, and had it until now: nothing becomes
+                // free meanwhile.
+                let keeps_it = |loser: &&Loser| {
+                    loser.ceiling.is_none_or(|ceiling| speakers[ceiling].is_none())
+                        && self.enforces(&self.policies[loser.by], &slot.what)
+                };
+                if let Some(loser) = slot.losers.iter().find(keeps_it) {
+                    decided.push((&slot.what, loser.by));
+                    came.keeps[self.policies[loser.by].verdict] = true;
+                }
+                continue;
+            };
+            decided.push((&slot.what, holder.by));
+            let there = written[holder.by] && self.found.has(&slot.what, &self.policies[holder.by].name);
+            for holder in &slot.holders {
+                let verdict = self.policies[holder.by].verdict;
+                came.stands[verdict] &= there;
+                if let Some(rule) = came.rules[verdict].get_mut(holder.target) {
+                    *rule = true;
+                }
+            }
+        }
+        decided
+    }
+
     /// For each policy, whether what was found has it, and its store, as they are wanted.
-    fn written(&self) -> Vec<bool> {
-        let is = |policy: &Policy| {
+    fn written(&self, gateway: &Gateway) -> Vec<bool> {
+        let is = |policy: &Policy<K>| {
             let settings = policy.written();
-            let store = settings.store.as_ref();
             self.found.says(&policy.name, &settings)
-                && store.is_none_or(|name| self.found.stores.get(name) == self.stores.get(name))
-                && self.form.said(&settings).refresh.as_ref().is_none_or(|refresh| {
+                && K::store(&settings).is_none_or(|name| self.found.stores.get(name) == gateway.stores.get(name))
+                && K::refresh(&self.form.said(&settings)).is_none_or(|refresh| {
                     let found = self.found.schedules.get(&refresh.schedule);
-                    self.tables.get(&refresh.schedule).is_none_or(|table| table.stands(found))
+                    gateway.tables.get(&refresh.schedule).is_none_or(|table| table.stands(found))
                 })
         };
         self.policies.iter().map(is).collect()
     }
 
     /// Whether something is under this policy, or an equal one, now.
-    fn enforces(&self, policy: &Policy, what: &Matcher) -> bool {
+    fn enforces(&self, policy: &Policy<K>, what: &Matcher) -> bool {
         self.existing.is_under(what, &policy.name) || self.existing.holds(what, &policy.settings)
     }
 
-    fn plugins(&self, decided: Vec<(&Matcher, usize)>) -> Vec<PluginWrite> {
-        let Settings { module, guard, guard_module, .. } = &self.settings;
-        let enforced = !decided.is_empty();
-        let guard = (enforced && *guard == Guard::On).then(|| {
-            let native = Native::<wire::Policy> {
-                version: VERSION,
-                guard: true,
-                stores: BTreeMap::new(),
-                schedules: BTreeMap::new(),
-                policies: BTreeMap::new(),
-            };
-            let body = Body { default_config: Some(form::config(&native)), ..Body::default() };
-            let GuardModule { url, sha256 } = guard_module;
-            self.owned(GUARD, self.guard.as_deref(), (url, sha256), (Phase::Authn, self.guard_priority), body)
+    fn write(&self, gateway: &Gateway, decided: Vec<(&Matcher, usize)>, came: &mut Came) -> PluginWrite {
+        let wanted = (!decided.is_empty()).then(|| {
+            let body = self.form.write(gateway, self, self.ruled(decided));
+            gateway.owned(K::OURS, self.plugin.as_deref(), K::module(&gateway.settings), body)
         });
-        let ai_quota = enforced.then(|| {
-            let body = self.form.write(self, self.ruled(decided));
-            let place = (module.phase, module.priority.into());
-            self.owned(AI_QUOTA, self.ai_quota.as_deref(), (&module.url, &module.sha256), place, body)
-        });
-        [(GUARD, &self.guard, guard), (AI_QUOTA, &self.ai_quota, ai_quota)]
-            .into_iter()
-            .map(|(name, found, wanted)| PluginWrite {
-                name,
-                found: found.clone(),
-                // Nothing that gets here should have one: this is looked at whatever was looked at before.
-                refused: wanted.as_ref().and_then(|plugin| templates::unknown(&plugin.spec, &self.templates)).map(|path| {
-                    format!("{path} has a template that is no store's, or that the gateway cannot replace: nothing is written")
-                }),
-                wanted,
-            })
-            .collect()
+        let write = gateway.checked(K::OURS, self.plugin.clone(), wanted);
+        if !write.frame_stands() {
+            for policy in &self.policies {
+                came.stands[policy.verdict] = false;
+            }
+        }
+        write
     }
 
     /// Each policy with what it decides on, the most specific first.
@@ -231,21 +218,52 @@ impl Gateway {
         }
         rules
     }
+}
+
+/// Where a module is loaded from, and where in the gateway's chain.
+pub(crate) struct Place<'a> {
+    pub(crate) url: &'a str,
+    pub(crate) sha256: Option<&'a String>,
+    pub(crate) phase: Phase,
+    pub(crate) priority: i64,
+}
+
+impl Gateway {
+    /// `wanted`: whether anything believes who calls.
+    fn guard(&self, wanted: bool) -> PluginWrite {
+        let Settings { guard, guard_module: GuardModule { url, sha256 }, .. } = &self.settings;
+        let wanted = (wanted && *guard == Guard::On).then(|| {
+            let native = Native::<wire::Policy> {
+                version: VERSION,
+                guard: true,
+                stores: BTreeMap::new(),
+                schedules: BTreeMap::new(),
+                policies: BTreeMap::new(),
+            };
+            let body = Body { default_config: Some(form::config(&native)), ..Body::default() };
+            let place = Place { url, sha256: sha256.as_ref(), phase: Phase::Authn, priority: self.guard_priority };
+            self.owned(GUARD, self.guard.as_deref(), place, body)
+        });
+        self.checked(GUARD, self.guard.clone(), wanted)
+    }
+
+    fn checked(&self, name: &'static str, found: Option<Arc<WasmPlugin>>, wanted: Option<WasmPlugin>) -> PluginWrite {
+        // Nothing that gets here should have one: this is looked at whatever was looked at before.
+        let unknown = wanted.as_ref().and_then(|plugin| templates::unknown(&plugin.spec, &self.templates));
+        let refused = unknown.map(|path| {
+            format!("{path} has a template that is no store's, or that the gateway cannot replace: nothing is written")
+        });
+        PluginWrite { name, found, wanted, refused }
+    }
 
     /// The spec is all ours; the metadata only by one label and one annotation.
-    fn owned(
-        &self,
-        name: &str,
-        found: Option<&WasmPlugin>,
-        (url, sha256): (&str, &Option<String>),
-        (phase, priority): (Phase, i64),
-        body: Body,
-    ) -> WasmPlugin {
+    fn owned(&self, name: &str, found: Option<&WasmPlugin>, place: Place<'_>, body: Body) -> WasmPlugin {
+        let Place { url, sha256, phase, priority } = place;
         let Body { default_config, match_rules, policies } = body;
         let module = &self.settings.module;
         let spec = WasmPluginSpec {
             url: Some(url.to_owned()),
-            sha256: sha256.clone(),
+            sha256: sha256.cloned(),
             image_pull_policy: Some(module.image_pull_policy.as_str().to_owned()),
             image_pull_secret: module.image_pull_secret.clone(),
             plugin_name: None,
@@ -274,19 +292,6 @@ impl Gateway {
         }
         metadata.annotations.take_if(|all| all.is_empty());
         WasmPlugin { metadata, spec }
-    }
-}
-
-impl Policy {
-    /// As the module reads it. Without a usable store it has none: one template that cannot be expanded would leave
-    /// all of the gateway's configuration unexpanded.
-    pub(crate) fn written(&self) -> wire::Policy {
-        let mut settings = self.settings.clone();
-        if let Some(unavailable) = &self.unavailable {
-            settings.store = None;
-            settings.unavailable = Some(unavailable.clone());
-        }
-        settings
     }
 }
 

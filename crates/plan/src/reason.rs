@@ -5,7 +5,7 @@ use std::fmt;
 
 use api::TargetRef;
 
-use crate::{Key, validate::Refusal};
+use crate::{Key, kind::Kind, validate::Refusal};
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Reason {
@@ -167,13 +167,10 @@ impl Reason {
         }
     }
 
-    /// A key prefix that is not for objects of this namespace to choose.
-    pub(crate) fn prefix_not_trusted(namespace: &str) -> Self {
-        Self::NotTrusted {
-            field: "spec.keyPrefix".to_owned(),
-            namespace: namespace.to_owned(),
-            what: "the choice of a key prefix",
-        }
+    /// A name in Redis that is not for objects of this namespace to choose.
+    pub(crate) fn choice_not_trusted<K: Kind>(namespace: &str) -> Self {
+        let (field, what) = K::CHOICE;
+        Self::NotTrusted { field: field.to_owned(), namespace: namespace.to_owned(), what }
     }
 
     /// The word under which a target may have been reported as lost.

@@ -7,6 +7,7 @@ use crate::{
     existing::Existing,
     form::{Form, Size, Stores},
     gateway::{Matcher, Policy},
+    kind::Kind,
     merge::{Settings as _, Slot},
 };
 
@@ -18,9 +19,9 @@ const NOTES_LIMIT: usize = 240 << 10;
 const ENTRY: usize = 4;
 
 /// How much there is of it.
-pub(crate) struct Room<'a> {
+pub(crate) struct Room<'a, K: Kind> {
     settings: &'a Settings,
-    form: &'static dyn Form,
+    form: &'static dyn Form<K>,
 }
 
 /// Bytes of the spec and of annotations.
@@ -36,8 +37,8 @@ pub(crate) struct NoRoom {
     pub(crate) why: Reason,
 }
 
-impl<'a> Room<'a> {
-    pub(crate) const fn new(settings: &'a Settings, form: &'static dyn Form) -> Self {
+impl<'a, K: Kind> Room<'a, K> {
+    pub(crate) const fn new(settings: &'a Settings, form: &'static dyn Form<K>) -> Self {
         Self { settings, form }
     }
 
@@ -46,9 +47,9 @@ impl<'a> Room<'a> {
     /// programmed is not taken out to make some for others.
     pub(crate) fn lacks(
         &self,
-        policies: &[Policy],
+        policies: &[Policy<K>],
         stores: Stores<'_>,
-        existing: &Existing,
+        existing: &Existing<K>,
         slots: &[Slot<Matcher>],
     ) -> Vec<NoRoom> {
         let part = |slot: &Slot<Matcher>| usize::from(!existing.covers(&slot.what));
@@ -78,8 +79,7 @@ impl<'a> Room<'a> {
         }
 
         // What several policies share is paid for by the first.
-        let schedule =
-            |policy: usize| policies[policy].settings.refresh.as_ref().map(|refresh| refresh.schedule.as_str());
+        let schedule = |policy: usize| K::refresh(&policies[policy].settings).map(|refresh| refresh.schedule.as_str());
         let mut order: Vec<(usize, usize)> =
             (0..policies.len()).flat_map(|policy| [(policy, 0), (policy, 1)]).collect();
         order.retain(|(policy, part)| needs[*policy][*part] != Need::default());

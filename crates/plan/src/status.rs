@@ -8,7 +8,7 @@ use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
 
 use crate::{
     AI_QUOTA, Deletion, Deletions, Flavor, GUARD, Leaving, Life, Object, Plan, Program, Reason, Seeded, StorePlan,
-    StoreWarning, Verdict, gateway::Gateway, manual,
+    StoreWarning, Verdict, gateway::Part, manual,
 };
 
 /// What became of each WasmPlugin of a [`Program`], by its name.
@@ -277,7 +277,7 @@ fn deleting(
     let Life::Leaves(Leaving { since: _, until: _, drained }) = verdict.life else { return None };
     // What was last written is newer than what a watch that lags shows. Its own status is no witness.
     let name = verdict.key.to_string();
-    let Gateway { found, existing, .. } = &plan.gateway;
+    let Part { found, existing, .. } = &plan.quotas;
     let out = writes.get(AI_QUOTA) == Some(&Write::Done) || !found.enforces(&name) || !existing.enforces(&name);
     let drain = plan.gateway.settings.drain.as_secs();
     Some(match deletion {

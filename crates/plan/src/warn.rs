@@ -9,6 +9,7 @@ use crate::{
     existing::Existing,
     foreign::Twins,
     gateway::{Matcher, Policy},
+    kind::Kind,
     manual,
     merge::Slot,
     reason::Target,
@@ -18,13 +19,13 @@ use crate::{
 /// Names shown in one message.
 const SHOWN: usize = 5;
 
-pub(crate) struct Beside<'a, 'b> {
+pub(crate) struct Beside<'a, 'b, K: Kind> {
     pub(crate) world: &'b World,
     pub(crate) targets: &'b Targets<'a>,
     pub(crate) auth: &'b AuthPlugins<'a>,
     /// The WasmPlugins that would charge as well.
     pub(crate) twins: &'b Twins<'a>,
-    pub(crate) existing: &'b Existing,
+    pub(crate) existing: &'b Existing<K>,
 }
 
 /// What is to be said about one object: by target, so that the first is the first of its spec.
@@ -42,12 +43,12 @@ struct Stopped<'a> {
     plugins: String,
 }
 
-impl<'a> Beside<'a, '_> {
+impl<'a, K: Kind> Beside<'a, '_, K> {
     /// Adds to each verdict what is to be said of it, and returns which targets wait: the policy and the index of the
     /// target.
     pub(crate) fn look(
         &self,
-        policies: &[Policy],
+        policies: &[Policy<K>],
         slots: &[Slot<Matcher>],
         verdicts: &mut [Verdict],
     ) -> HashSet<(usize, usize)> {
@@ -80,7 +81,7 @@ impl<'a> Beside<'a, '_> {
                     found.uncovered.insert(at);
                 } else if covering.can_tell() && self.world.settings.trusts(&verdict.key.namespace) {
                     // Nobody else is told whom the gateway knows: to list names would be to ask for them.
-                    let (unknown, not_allowed) = stopped(covering, policy, verdict);
+                    let (unknown, not_allowed) = stopped::<K>(covering, policy, verdict);
                     let stopped = |names| Stopped { names, plugins: covering.names() };
                     if !unknown.is_empty() {
                         found.unknown.insert(at, stopped(unknown));
@@ -113,7 +114,7 @@ impl<'a> Beside<'a, '_> {
         &self,
         by: usize,
         found: &Found<'_>,
-        policies: &[Policy],
+        policies: &[Policy<K>],
         verdicts: &[Verdict],
         waiting: &HashSet<(usize, usize)>,
     ) -> (Vec<Warning>, Vec<(usize, Reason)>) {
@@ -150,9 +151,13 @@ impl<'a> Beside<'a, '_> {
 }
 
 /// The consumers of an object that no plugin knows, and those that none lets through.
-fn stopped<'v>(covering: &Covering<'_, '_>, policy: &'v Policy, verdict: &'v Verdict) -> (Vec<&'v str>, Vec<&'v str>) {
+fn stopped<'v, K: Kind>(
+    covering: &Covering<'_, '_>,
+    policy: &'v Policy<K>,
+    verdict: &'v Verdict,
+) -> (Vec<&'v str>, Vec<&'v str>) {
     let (mut unknown, mut not_allowed) = (Vec::new(), Vec::new());
-    let admin = policy.settings.admin.as_ref().map(|admin| admin.consumer.as_str());
+    let admin = K::admin(&policy.settings);
     let listed = verdict.object.consumers().iter().map(|consumer| consumer.name.as_str());
     for name in admin.into_iter().chain(listed.filter(|name| Some(*name) != admin)) {
         match covering.passes(name) {

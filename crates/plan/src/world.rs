@@ -57,6 +57,13 @@ pub struct Database {
     pub is_there: bool,
 }
 
+impl World {
+    /// One of our WasmPlugins as it was last written.
+    pub(crate) fn last_written(&self, name: &str) -> Option<&WasmPlugin> {
+        self.last_written.as_deref().filter(|written| written.metadata.name.as_deref() == Some(name))
+    }
+}
+
 /// A namespaced object by name.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Key {

@@ -9,14 +9,15 @@ use crate::{
     ceiling::{Ceilings, Context},
     form,
     gateway::{Matcher, Policy},
+    kind::Kind,
     merge::{Claim, Lost, Slot, Why, ceilings_of, resolve},
     room::{NoRoom, Room},
 };
 
-impl Draft {
+impl<K: Kind> Draft<K> {
     /// Who decides on what: ceilings, then the older, and with it those whose settings are equal. What has no room in
     /// one WasmPlugin is not accepted; a ceiling without room is none.
-    pub(super) fn decide(&mut self, around: &Surroundings<'_, '_>) -> Vec<Slot<Matcher>> {
+    pub(super) fn decide(&mut self, around: &Surroundings<'_, '_, K>) -> Vec<Slot<Matcher>> {
         let Surroundings { world, form, existing, stores, targets: _ } = *around;
         let room = Room::new(&world.settings, form);
         let stores = form::Stores { usable: &stores.wire, known: &existing.stores };
@@ -65,12 +66,12 @@ impl Draft {
 }
 
 /// What ceilings ask about.
-struct Decided<'a, 'w> {
-    around: &'a Surroundings<'a, 'w>,
-    policies: &'a [Policy],
+struct Decided<'a, 'w, K: Kind> {
+    around: &'a Surroundings<'a, 'w, K>,
+    policies: &'a [Policy<K>],
 }
 
-impl<'w> Context<'w> for Decided<'_, 'w> {
+impl<'w, K: Kind> Context<'w> for Decided<'_, 'w, K> {
     fn hosts(&self, route: &str) -> Option<Vec<&'w str>> {
         self.around.targets.hosts(route)
     }

@@ -3,47 +3,42 @@
 
 use std::sync::Arc;
 
-use api::AiQuota;
-use enforcement::{values::DEFAULT_ADMIN_PATH, wire};
-
 use super::{
     Draft, Surroundings,
     kept::{Last, kept},
     owner_name,
 };
 use crate::{
-    Key, Life, Object, Reason, Verdict, World, form,
+    Life, Reason, Verdict, World,
     gateway::Policy,
+    kind::Kind,
     merge::{Claim, Narrower},
     plan::Declared,
-    prefix,
-    stores::{self, Stores},
-    tables,
-    validate::validate,
+    stores::Stores,
 };
 
-impl Draft {
-    pub(super) fn examine(&mut self, around: &Surroundings<'_, '_>) {
+impl<K: Kind> Draft<K> {
+    pub(super) fn examine(&mut self, around: &Surroundings<'_, '_, K>) {
         for index in 0..self.verdicts.len() {
             let verdict = &mut self.verdicts[index];
             if verdict.life != Life::Stays {
-                verdict.leave(around.world, around.stores);
+                leave::<K>(verdict, around.world, around.stores);
                 continue;
             }
             match understood(verdict, around) {
-                Ok(quota) => self.take(index, &quota, around),
+                Ok(object) => self.take(index, &object, around),
                 Err(reason) => self.keep(index, &reason, around),
             }
         }
     }
 
     /// It is as it says.
-    fn take(&mut self, index: usize, quota: &AiQuota, around: &Surroundings<'_, '_>) {
+    fn take(&mut self, index: usize, object: &K::Object, around: &Surroundings<'_, '_, K>) {
         let Surroundings { world, form: _, existing, stores, targets } = *around;
         let verdict = &mut self.verdicts[index];
         let by = self.policies.len();
         let before = self.named.len();
-        for (at, target) in quota.spec.target_refs.iter().enumerate() {
+        for (at, target) in K::targets(object).iter().enumerate() {
             let problem = match targets.matched(&verdict.key.namespace, at, target) {
                 Ok(matched) => {
                     self.named.push(Claim { what: matched.named, by, target: at });
@@ -56,8 +51,8 @@ impl Draft {
             };
             verdict.targets.push((target.clone(), problem));
         }
-        let settings = settings(world, quota, &verdict.key);
-        (verdict.declared, verdict.withheld) = declared(&settings, stores);
+        let settings = K::settings(world, object, &verdict.key);
+        (verdict.declared, verdict.withheld) = declared::<K>(&settings, stores);
         if self.named.len() > before {
             let name = verdict.key.to_string();
             self.policies.push(Policy {
@@ -65,44 +60,41 @@ impl Draft {
                 in_force: self.named[before..].iter().any(|claim| existing.holds(&claim.what, &settings)),
                 name,
                 verdict: index,
-                unavailable: unavailable(settings.store.as_deref(), stores),
+                unavailable: unavailable(K::store(&settings), stores),
                 settings,
-                narrower: match quota.spec.allow_narrower {
-                    Some(true) => Narrower::Allowed,
-                    Some(false) | None => Narrower::Refused,
-                },
+                narrower: if K::allows_narrower(object) { Narrower::Allowed } else { Narrower::Refused },
                 kept: false,
             });
         }
     }
 
     /// It cannot be taken at its word, and keeps its last rule: nothing becomes free by a typo.
-    fn keep(&mut self, index: usize, reason: &Reason, around: &Surroundings<'_, '_>) {
+    fn keep(&mut self, index: usize, reason: &Reason, around: &Surroundings<'_, '_, K>) {
         let Surroundings { world, form: _, existing: _, stores, targets } = *around;
         let verdict = &mut self.verdicts[index];
         let name = verdict.key.to_string();
-        let kept = kept(verdict, &name, around);
+        let kept = kept::<K>(verdict, &name, around);
         verdict.refused.push(reason.clone());
         verdict.targets = kept.targets;
         let Some(Last { settings, named, derived, refuses }) = kept.last else {
-            if let (Object::Read(quota), Reason::NotTrusted { .. }) = (verdict.object.clone(), reason) {
+            if let (Some(object), Reason::NotTrusted { .. }) = (K::of(&verdict.object), reason) {
                 let refused = |(at, target)| {
                     let matched = targets.matched(&verdict.key.namespace, at, target);
                     (target.clone(), Some(matched.err().unwrap_or_else(|| reason.clone())))
                 };
-                verdict.targets = quota.spec.target_refs.iter().enumerate().map(refused).collect();
+                verdict.targets = K::targets(object).iter().enumerate().map(refused).collect();
             }
             return;
         };
-        let settings = wire::Policy { owner: owner_name(world, &verdict.key), ..settings };
-        let refusing = refuses.as_ref().map(|reason| format!("{}: key prefix", reason.reason()));
-        let unavailable = refusing.or_else(|| unavailable(settings.store.as_deref(), stores));
+        let settings = K::owned_by(settings, owner_name(world, &verdict.key));
+        let refusing = refuses.as_ref().map(|reason| format!("{}: {}", reason.reason(), K::CHOICE.0));
+        let unavailable = refusing.or_else(|| unavailable(K::store(&settings), stores));
         if let Some(refuses) = &refuses
             && refuses != reason
         {
             verdict.refused.push(refuses.clone());
         }
-        verdict.withheld = refuses.or_else(|| stores.find(settings.store.as_deref()?).err());
+        verdict.withheld = refuses.or_else(|| stores.find(K::store(&settings)?).err());
         let by = self.policies.len();
         let claim = |(target, what)| Claim { what, by, target };
         self.named.extend(named.into_iter().map(claim));
@@ -121,43 +113,40 @@ impl Draft {
 }
 
 /// The object as it is to be enforced, or why it cannot be taken at its word.
-fn understood(verdict: &Verdict, around: &Surroundings<'_, '_>) -> Result<Arc<AiQuota>, Reason> {
-    let quota = match &verdict.object {
-        Object::Read(quota) => quota,
-        Object::Undecodable(unread) => return Err(Reason::Undecodable(unread.error.clone())),
+fn understood<K: Kind>(verdict: &Verdict, around: &Surroundings<'_, '_, K>) -> Result<Arc<K::Object>, Reason> {
+    let Some(object) = K::of(&verdict.object) else {
+        let error = verdict.object.error().unwrap_or_default();
+        return Err(Reason::Undecodable(error.to_owned()));
     };
-    validate(quota).map_err(Reason::Invalid)?;
-    let unsupported = around.form.unsupported(&quota.spec);
+    K::validate(object).map_err(Reason::Invalid)?;
+    let unsupported = around.form.unsupported(object);
     if !unsupported.is_empty() {
         return Err(Reason::NotSupportedByPlugin(unsupported));
     }
     let namespace = &verdict.key.namespace;
-    if quota.spec.key_prefix.is_some() && !around.world.settings.trusts(namespace) {
-        return Err(Reason::prefix_not_trusted(namespace));
+    if K::chosen(object) && !around.world.settings.trusts(namespace) {
+        return Err(Reason::choice_not_trusted::<K>(namespace));
     }
-    Ok(quota.clone())
+    Ok(object.clone())
 }
 
-impl Verdict {
-    /// It limits nothing any more: its rules are the first that go.
-    fn leave(&mut self, world: &World, stores: &Stores) {
-        self.refused.push(Reason::BeingDeleted);
-        if let Object::Read(quota) = &self.object {
-            let all = quota.spec.target_refs.iter().cloned();
-            self.targets.extend(all.map(|target| (target, Some(Reason::BeingDeleted))));
-            if validate(quota).is_ok() {
-                (self.declared, self.withheld) = declared(&settings(world, quota, &self.key), stores);
-            }
+/// It limits nothing any more: its rules are the first that go.
+fn leave<K: Kind>(verdict: &mut Verdict, world: &World, stores: &Stores) {
+    verdict.refused.push(Reason::BeingDeleted);
+    if let Some(object) = K::of(&verdict.object) {
+        let all = K::targets(object).iter().cloned();
+        verdict.targets.extend(all.map(|target| (target, Some(Reason::BeingDeleted))));
+        if K::validate(object).is_ok() {
+            (verdict.declared, verdict.withheld) = declared::<K>(&K::settings(world, object, &verdict.key), stores);
         }
     }
 }
 
 /// Where the balances of an object are, and why its store cannot be used.
-fn declared(settings: &wire::Policy, stores: &Stores) -> (Option<Declared>, Option<Reason>) {
-    let store = settings.store.as_deref().map(|store| stores.find(store));
+fn declared<K: Kind>(settings: &K::Settings, stores: &Stores) -> (Option<Declared>, Option<Reason>) {
+    let store = K::store(settings).map(|store| stores.find(store));
     let found = store.as_ref().and_then(|store| store.as_ref().ok().copied());
-    let declared = Declared { key_prefix: settings.key_prefix.clone(), store: found };
-    (Some(declared), store.and_then(Result::err))
+    (K::declared(settings, found), store.and_then(Result::err))
 }
 
 /// Why requests are refused though the rule is there. It names nothing that users choose freely and no detail that
@@ -169,27 +158,4 @@ fn unavailable(store: Option<&str>, stores: &Stores) -> Option<String> {
     }
     let reason = stores.find(store).err().map_or("StoreNotFound", |reason| reason.reason());
     Some(format!("{reason}: store {store}"))
-}
-
-fn settings(world: &World, quota: &AiQuota, key: &Key) -> wire::Policy {
-    let spec = &quota.spec;
-    let derived = || spec.target_refs.first().map(|target| prefix::derived(&key.namespace, target)).unwrap_or_default();
-    let mut paths = match &spec.paths {
-        Some(paths) => paths.clone(),
-        None => form::of(world.settings.flavor).default_paths(),
-    };
-    paths.sort_unstable();
-    wire::Policy {
-        store: Some(spec.store_ref.as_ref().map_or(stores::DEFAULT, |store| &store.name).to_owned()),
-        key_prefix: spec.key_prefix.clone().unwrap_or_else(derived),
-        owner: owner_name(world, key),
-        paths,
-        admin: spec.admin.as_ref().map(|admin| wire::Admin {
-            consumer: admin.consumer.clone(),
-            path: admin.path.clone().unwrap_or_else(|| DEFAULT_ADMIN_PATH.to_owned()),
-        }),
-        default_quota: spec.default_quota,
-        refresh: spec.refresh.as_ref().and_then(tables::refresh),
-        unavailable: None,
-    }
 }

@@ -4,25 +4,25 @@
 use std::collections::BTreeSet;
 
 use api::TargetRef;
-use enforcement::{values::RESERVED_KEY_PREFIX, wire};
 
 use super::Surroundings;
 use crate::{
     Reason, Verdict,
     gateway::Matcher,
+    kind::Kind,
     targets::{Matched, Targets},
 };
 
-pub(super) struct Kept {
+pub(super) struct Kept<K: Kind> {
     /// Each target that it had, and why it is not kept.
     pub(super) targets: Vec<(TargetRef, Option<Reason>)>,
     /// Nothing where nothing of it is in force.
-    pub(super) last: Option<Last>,
+    pub(super) last: Option<Last<K>>,
 }
 
 /// Settings in force, and what is held to them, each with the index of its target.
-pub(super) struct Last {
-    pub(super) settings: wire::Policy,
+pub(super) struct Last<K: Kind> {
+    pub(super) settings: K::Settings,
     pub(super) named: Vec<(usize, Matcher)>,
     pub(super) derived: Vec<(usize, Matcher)>,
     /// Why requests are refused by them.
@@ -32,7 +32,7 @@ pub(super) struct Last {
 /// Its own rules, and those that another object with equal settings stands for, on targets that were its own as well
 /// when it could be understood. What its namespace may not have any more is not kept, and nothing that the form would
 /// make stricter for other people's requests than it was.
-pub(super) fn kept(verdict: &Verdict, name: &str, around: &Surroundings<'_, '_>) -> Kept {
+pub(super) fn kept<K: Kind>(verdict: &Verdict, name: &str, around: &Surroundings<'_, '_, K>) -> Kept<K> {
     let Surroundings { world, form, existing, stores: _, targets } = *around;
     let namespace = verdict.key.namespace.as_str();
     let mut own: BTreeSet<&Matcher> = existing.matchers.get(name).into_iter().flatten().collect();
@@ -88,9 +88,8 @@ pub(super) fn kept(verdict: &Verdict, name: &str, around: &Surroundings<'_, '_>)
         }
         all.targets.push((target, problem));
     }
-    let chosen = !settings.key_prefix.is_empty()
-        && !settings.key_prefix.starts_with(&format!("{RESERVED_KEY_PREFIX}{namespace}/"));
-    let refuses = (chosen && !world.settings.trusts(namespace)).then(|| Reason::prefix_not_trusted(namespace));
+    let chosen = K::is_chosen(settings, namespace) && !world.settings.trusts(namespace);
+    let refuses = chosen.then(|| Reason::choice_not_trusted::<K>(namespace));
     if !named.is_empty() {
         all.last = Some(Last { settings: settings.clone(), named, derived, refuses });
     }

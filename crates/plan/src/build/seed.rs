@@ -12,20 +12,20 @@ use super::{Draft, Former};
 use crate::{
     Reason, Seed, World,
     existing::Existing,
-    form,
     gateway::Matcher,
+    kind::{Kind as _, Quota},
     merge::Slot,
     stores::Stores,
     tables::{Known, Refreshing, Tables},
 };
 
-impl Draft {
+impl Draft<Quota> {
     /// The tables of the schedules that are followed, and by policy how balances were refreshed until now where that
     /// is edited. Says of each object when it is refreshed next.
     pub(super) fn schedule(
         &mut self,
         slots: &[Slot<Matcher>],
-        existing: &Existing,
+        existing: &Existing<Quota>,
         known: &Known<'_>,
     ) -> (Tables, Former) {
         let mut tables = Tables::default();
@@ -58,7 +58,7 @@ impl Draft {
         tables: &Tables,
         former: &Former,
     ) -> Vec<Seed> {
-        let form = form::of(world.settings.flavor);
+        let form = Quota::form(world);
         let mut in_force = vec![false; self.policies.len()];
         for holder in slots.iter().flat_map(|slot| &slot.holders) {
             in_force[holder.by] = true;

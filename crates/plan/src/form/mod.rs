@@ -9,15 +9,17 @@ use std::{
     collections::{BTreeMap, HashMap},
 };
 
-use api::{AiQuotaSpec, MatchRule, WasmPlugin};
+use api::{MatchRule, WasmPlugin};
 use enforcement::wire;
 use serde_json::Value;
 
 use crate::{
-    Flavor, Refusal,
-    gateway::{Gateway, Matcher, Policy},
+    Refusal,
+    gateway::{Gateway, Matcher, Part, Policy},
+    kind::Kind,
 };
-pub(crate) use native::config;
+pub(crate) use native::{Native, config, parsed, read as read_native};
+pub(crate) use upstream::{Upstream, read as read_upstream};
 
 /// The annotation of the ai-quota WasmPlugin with what rules in upstream's form cannot say: a list with an entry for
 /// each rule.
@@ -27,15 +29,15 @@ pub const POLICIES: &str = "quota.higress.io/policies";
 pub(crate) const NAMELESS: char = '?';
 
 /// One way to write policies. All of them are read, whichever is written.
-pub(crate) trait Form: Send + Sync {
+pub(crate) trait Form<K: Kind>: Sync {
     /// What a spec asks for that the module has no means for.
-    fn unsupported(&self, spec: &AiQuotaSpec) -> Vec<Refusal>;
+    fn unsupported(&self, object: &K::Object) -> Vec<Refusal>;
 
     /// What is metered where a spec has no paths; nothing: what the module meters by itself.
     fn default_paths(&self) -> Vec<String>;
 
     /// What is left of these settings when they are written so and read back.
-    fn said<'a>(&self, settings: &'a wire::Policy) -> Cow<'a, wire::Policy>;
+    fn said<'a>(&self, settings: &'a K::Settings) -> Cow<'a, K::Settings>;
 
     /// Whether the module begins new periods by itself; otherwise whoever applies balances does.
     fn rolls(&self) -> bool;
@@ -44,9 +46,9 @@ pub(crate) trait Form: Send + Sync {
     /// stricter for requests that nobody meant. `open`: whether it lets requests without consumer pass now.
     fn keeps(&self, what: &Matcher, open: bool) -> bool;
 
-    fn write(&self, gateway: &Gateway, rules: Vec<Ruled>) -> Body;
+    fn write(&self, gateway: &Gateway, part: &Part<K>, rules: Vec<Ruled>) -> Body;
 
-    fn size(&self, policy: &Policy, stores: Stores<'_>) -> Size;
+    fn size(&self, policy: &Policy<K>, stores: Stores<'_>) -> Size;
 
     /// Bytes of the spec that a schedule of this name takes once.
     fn schedule_size(&self, _name: &str) -> usize {
@@ -93,28 +95,26 @@ pub(crate) struct Stores<'a> {
 }
 
 /// What a WasmPlugin that was found says, as far as it can be read.
-#[derive(Default)]
-pub(crate) struct Read {
+pub(crate) struct Read<K: Kind> {
     /// Whether rules over Domains and the gateway let requests without consumer pass where nothing is metered.
     pub(crate) open: bool,
-    pub(crate) policies: HashMap<String, wire::Policy>,
+    pub(crate) policies: HashMap<String, K::Settings>,
     pub(crate) stores: BTreeMap<String, wire::Store>,
     pub(crate) schedules: BTreeMap<String, wire::Schedule>,
     /// For each rule its policy; nothing where it is not as any form writes it.
     pub(crate) rules: Vec<Option<String>>,
 }
 
-/// The form that a flavor's module reads.
-pub(crate) fn of(flavor: Flavor) -> &'static dyn Form {
-    match flavor {
-        Flavor::Native => &native::Native,
-        Flavor::Upstream => &upstream::Upstream,
+impl<K: Kind> Default for Read<K> {
+    fn default() -> Self {
+        Self {
+            open: false,
+            policies: HashMap::new(),
+            stores: BTreeMap::new(),
+            schedules: BTreeMap::new(),
+            rules: Vec::new(),
+        }
     }
-}
-
-/// Reads a WasmPlugin in the form it is in.
-pub(crate) fn read(plugin: &WasmPlugin) -> Read {
-    native::read(&plugin.spec).unwrap_or_else(|| upstream::read(plugin))
 }
 
 /// Whether two WasmPlugins enforce the same and say the same about it.

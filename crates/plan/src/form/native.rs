@@ -3,18 +3,19 @@
 
 use std::{borrow::Cow, collections::BTreeMap};
 
-use api::{AiQuotaSpec, MatchRule, WasmPluginSpec};
+use api::{MatchRule, WasmPluginSpec};
 use enforcement::{
     values::DEFAULT_PATHS,
-    wire::{self, Rule, VERSION},
+    wire::{self, Rule},
 };
-use serde::Deserialize as _;
+use serde::{Deserialize as _, Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
 
 use super::{Body, Form, Read, Ruled, Size, Stores, text, value};
 use crate::{
     Refusal,
-    gateway::{Gateway, Matcher, Policy},
+    gateway::{Gateway, Matcher, Part, Policy},
+    kind::Kind,
 };
 
 /// Around a rule's matchers: `{"ingress":[],"config":{"policy":"","open":true}},`
@@ -25,10 +26,10 @@ const ENTRY: usize = 4;
 /// A whole table: `{"first":,"at":[]}`, an ordinal, and 66 seconds of 10 digits with their commas.
 const SCHEDULE: usize = 18 + 10 + 66 * 11;
 
-pub(super) struct Native;
+pub(crate) struct Native;
 
-impl Form for Native {
-    fn unsupported(&self, _: &AiQuotaSpec) -> Vec<Refusal> {
+impl<K: Kind> Form<K> for Native {
+    fn unsupported(&self, _: &K::Object) -> Vec<Refusal> {
         Vec::new()
     }
 
@@ -36,12 +37,8 @@ impl Form for Native {
         DEFAULT_PATHS.map(str::to_owned).to_vec()
     }
 
-    fn said<'a>(&self, settings: &'a wire::Policy) -> Cow<'a, wire::Policy> {
-        if settings.paths.is_empty() {
-            // As upstream's form has it: what the module meters by itself.
-            return Cow::Owned(wire::Policy { paths: self.default_paths(), ..settings.clone() });
-        }
-        Cow::Borrowed(settings)
+    fn said<'a>(&self, settings: &'a K::Settings) -> Cow<'a, K::Settings> {
+        K::said(settings, || Form::<K>::default_paths(self))
     }
 
     fn rolls(&self) -> bool {
@@ -52,31 +49,31 @@ impl Form for Native {
         true
     }
 
-    fn write(&self, gateway: &Gateway, rules: Vec<Ruled>) -> Body {
+    fn write(&self, gateway: &Gateway, part: &Part<K>, rules: Vec<Ruled>) -> Body {
         let mut policies = BTreeMap::new();
         let mut stores = BTreeMap::new();
         let mut schedules = BTreeMap::new();
         let rules = rules.into_iter().map(|Ruled { rule, by, open }| {
-            let policy = &gateway.policies[by];
+            let policy = &part.policies[by];
             if !policies.contains_key(&policy.name) {
                 let settings = policy.written();
-                let store = settings.store.as_ref().and_then(|name| gateway.stores.get_key_value(name));
+                let store = K::store(&settings).and_then(|name| gateway.stores.get_key_value(name));
                 stores.extend(store.map(|(name, store)| (name.clone(), store.clone())));
-                if let Some(refresh) = &settings.refresh
+                if let Some(refresh) = K::refresh(&settings)
                     && let Some(table) = gateway.tables.get(&refresh.schedule)
                 {
                     schedules.insert(refresh.schedule.clone(), table.written.clone());
                 }
                 policies.insert(policy.name.clone(), settings);
             }
-            MatchRule { config: Some(value(&Rule { policy: policy.name.clone(), open })), ..rule }
+            let rule_of_ours = Rule { policy: policy.name.clone(), open: open && K::ASKS_IDENTITY };
+            MatchRule { config: Some(value(&rule_of_ours)), ..rule }
         });
         let match_rules = rules.collect();
-        let native = wire::Native { version: VERSION, guard: false, stores, schedules, policies };
-        Body { default_config: Some(config(&native)), match_rules, policies: None }
+        Body { default_config: Some(K::envelope(stores, schedules, policies)), match_rules, policies: None }
     }
 
-    fn size(&self, policy: &Policy, _: Stores<'_>) -> Size {
+    fn size(&self, policy: &Policy<K>, _: Stores<'_>) -> Size {
         let name = policy.name.len();
         Size { once: text(&policy.settings).len() + name + ENTRY, rule: RULE + name, note: 0 }
     }
@@ -87,24 +84,31 @@ impl Form for Native {
 }
 
 /// The `defaultConfig` of a module of ours.
-pub(crate) fn config(native: &wire::Native) -> Value {
+pub(crate) fn config(native: &impl Serialize) -> Value {
     Value::Object(Map::from_iter([(wire::KEY.to_owned(), value(native))]))
 }
 
-/// Nothing where this is another form.
-pub(super) fn read(spec: &WasmPluginSpec) -> Option<Read> {
-    let native = spec.default_config.as_ref()?.get(wire::KEY)?;
-    let native = wire::Native::<Value, Value>::deserialize(native).ok()?;
-    let policies = native.policies.into_iter();
+/// What stands in it, if it is one.
+pub(crate) fn parsed<T: DeserializeOwned>(config: &Value) -> Option<T> {
+    T::deserialize(config.get(wire::KEY)?).ok()
+}
+
+/// Stores, and schedules and policies of which each is to be read by itself.
+pub(crate) type Parts = (BTreeMap<String, wire::Store>, BTreeMap<String, Value>, BTreeMap<String, Value>);
+
+/// Nothing where this is another form. `parts` reads a module's `defaultConfig`.
+pub(crate) fn read<K: Kind>(spec: &WasmPluginSpec, parts: impl Fn(&Value) -> Option<Parts>) -> Option<Read<K>> {
+    let (stores, schedules, policies) = parts(spec.default_config.as_ref()?)?;
+    let policies = policies.into_iter();
     let policies = policies.filter_map(|(name, policy)| Some((name, serde_json::from_value(policy).ok()?)));
     let rules =
         spec.match_rules.iter().flatten().map(|rule| Some(Rule::deserialize(rule.config.as_ref()?).ok()?.policy));
-    let schedules = native.schedules.into_iter();
+    let schedules = schedules.into_iter();
     let schedules = schedules.filter_map(|(name, schedule)| Some((name, serde_json::from_value(schedule).ok()?)));
     Some(Read {
         open: true,
         policies: policies.collect(),
-        stores: native.stores,
+        stores,
         schedules: schedules.collect(),
         rules: rules.collect(),
     })

@@ -6,7 +6,7 @@ use std::{
     collections::{BTreeMap, HashMap, hash_map::Entry},
 };
 
-use api::{AiQuotaSpec, Consumer, MatchRule, TargetKind, WasmPlugin};
+use api::{AiQuota, AiQuotaSpec, Consumer, MatchRule, TargetKind, WasmPlugin};
 use enforcement::{
     values::DEFAULT_ADMIN_PATH,
     wire::{
@@ -19,7 +19,8 @@ use serde::{Deserialize, Serialize};
 use super::{Body, Form, NAMELESS, Read, Ruled, Size, Stores, policies, text, value};
 use crate::{
     Refusal, Refused,
-    gateway::{Gateway, Matcher, Policy},
+    gateway::{Gateway, Matcher, Part, Policy},
+    kind::Quota,
     prefix::fnv1a,
 };
 
@@ -36,7 +37,7 @@ const NOBODY: &str = "\n";
 /// Where nothing is known that could be asked.
 const NO_SERVICE: &str = "aiquota-unavailable.static";
 
-pub(super) struct Upstream;
+pub(crate) struct Upstream;
 
 /// What a rule cannot say about itself.
 #[derive(Serialize, Deserialize)]
@@ -56,8 +57,8 @@ enum StandsFor {
     Refused(Box<wire::Policy>),
 }
 
-impl Form for Upstream {
-    fn unsupported(&self, spec: &AiQuotaSpec) -> Vec<Refusal> {
+impl Form<Quota> for Upstream {
+    fn unsupported(&self, quota: &AiQuota) -> Vec<Refusal> {
         let AiQuotaSpec {
             target_refs,
             allow_narrower: _,
@@ -69,7 +70,7 @@ impl Form for Upstream {
             refresh: _,
             paths: _,
             deletion_policy: _,
-        } = spec;
+        } = &quota.spec;
         let mut refusals = Vec::new();
         let mut refuse = |field: String, message: String| {
             refusals.push(Refusal { field, reason: Refused::Unsupported, message });
@@ -130,12 +131,12 @@ impl Form for Upstream {
         }
     }
 
-    fn write(&self, gateway: &Gateway, rules: Vec<Ruled>) -> Body {
-        let stores = Stores { usable: &gateway.stores, known: &gateway.existing.stores };
+    fn write(&self, gateway: &Gateway, part: &Part<Quota>, rules: Vec<Ruled>) -> Body {
+        let stores = Stores { usable: &gateway.stores, known: &part.existing.stores };
         let mut written: HashMap<usize, serde_json::Value> = HashMap::new();
         let mut notes = Vec::with_capacity(rules.len());
         let rules = rules.into_iter().map(|Ruled { rule, by, open: _ }| {
-            let policy = &gateway.policies[by];
+            let policy = &part.policies[by];
             let config = written.entry(by).or_insert_with(|| value(&configuration(policy, stores)));
             notes.push(note(policy));
             MatchRule { config: Some(config.clone()), ..rule }
@@ -144,7 +145,7 @@ impl Form for Upstream {
         Body { default_config: None, match_rules, policies: Some(text(&notes)) }
     }
 
-    fn size(&self, policy: &Policy, stores: Stores<'_>) -> Size {
+    fn size(&self, policy: &Policy<Quota>, stores: Stores<'_>) -> Size {
         let note = match &policy.unavailable {
             // The usual case without the cost of writing it.
             None => policy.name.len() + policy.settings.store.as_ref().map_or(0, String::len) + NOTE,
@@ -154,7 +155,7 @@ impl Form for Upstream {
     }
 }
 
-fn configuration(policy: &Policy, stores: Stores<'_>) -> Rule {
+fn configuration(policy: &Policy<Quota>, stores: Stores<'_>) -> Rule {
     let wire::Policy { store, key_prefix, paths, admin, unavailable, .. } = policy.written();
     let (admin_consumer, admin_path) =
         admin.map_or_else(|| (NOBODY.to_owned(), DEFAULT_ADMIN_PATH.to_owned()), |admin| (admin.consumer, admin.path));
@@ -196,7 +197,7 @@ fn anything(stores: Stores<'_>) -> Redis {
     stores.usable.values().next().cloned().or_else(known).unwrap_or_else(nothing).into()
 }
 
-fn note(policy: &Policy) -> Note {
+fn note(policy: &Policy<Quota>) -> Note {
     let settings = Upstream.said(&policy.written()).into_owned();
     let stands_for = match settings.store {
         Some(store) => StandsFor::Store(store),
@@ -206,7 +207,7 @@ fn note(policy: &Policy) -> Note {
 }
 
 /// Where the annotation does not fit the rules, what they say is known, but not for whom.
-pub(super) fn read(plugin: &WasmPlugin) -> Read {
+pub(crate) fn read(plugin: &WasmPlugin) -> Read<Quota> {
     let configs = plugin.spec.match_rules.iter().flatten().map(|rule| Rule::deserialize(rule.config.as_ref()?).ok());
     let configs: Vec<Option<Rule>> = configs.collect();
     let notes = policies(plugin).and_then(|text| serde_json::from_str::<Vec<Note>>(text).ok());
@@ -214,7 +215,7 @@ pub(super) fn read(plugin: &WasmPlugin) -> Read {
 }
 
 /// Nothing if any of the notes cannot be about its rule.
-fn read_by(configs: &[Option<Rule>], notes: Vec<Note>) -> Option<Read> {
+fn read_by(configs: &[Option<Rule>], notes: Vec<Note>) -> Option<Read<Quota>> {
     if configs.len() != notes.len() {
         return None;
     }
@@ -251,7 +252,7 @@ fn read_by(configs: &[Option<Rule>], notes: Vec<Note>) -> Option<Read> {
     Some(read)
 }
 
-fn read_without(configs: Vec<Option<Rule>>) -> Read {
+fn read_without(configs: Vec<Option<Rule>>) -> Read<Quota> {
     let mut read = Read::default();
     let mut names: BTreeMap<String, String> = BTreeMap::new();
     for config in configs {

@@ -221,6 +221,7 @@ impl<K: Kind> Part<K> {
 }
 
 /// Where a module is loaded from, and where in the gateway's chain.
+#[derive(Clone, Copy)]
 pub(crate) struct Place<'a> {
     pub(crate) url: &'a str,
     pub(crate) sha256: Option<&'a String>,

@@ -181,6 +181,18 @@ impl OpenReply {
         Ok(None)
     }
 
+    /// Reads to the end of the body; what was left of it, as text.
+    ///
+    /// # Errors
+    /// When the connection breaks before the end.
+    pub async fn rest(&mut self) -> Result<String> {
+        let mut rest = Vec::new();
+        while let Some(chunk) = self.chunk().await? {
+            rest.extend_from_slice(&chunk);
+        }
+        Ok(String::from_utf8_lossy(&rest).into_owned())
+    }
+
     /// Reads until `text` has been seen, and returns all that was read.
     ///
     /// # Errors

@@ -5,6 +5,7 @@
 //! Ports are free ones on loopback, files lie in temporary folders; two tests never meet. Linux only.
 
 mod api_server;
+mod blackhole;
 mod call;
 mod components;
 mod controller;
@@ -19,6 +20,7 @@ mod redis;
 mod wait;
 
 pub use api_server::ApiServer;
+pub use blackhole::Blackhole;
 pub use call::{Call, OpenReply, Reply, get, post};
 pub use components::{Component, cache_dir};
 pub use controller::{Controller, ControllerOptions};
@@ -27,6 +29,6 @@ pub use kubectl::{kubectl, kubectl_with_input};
 pub use model_server::{After, Answer, Gate, ModelServer, Received, Tokens};
 pub use paths::{controller_binary, module, workspace};
 pub use process::free_port;
-pub use proxy::{ApiProxy, Held, Mode, Moment, Operation, Operations, Reached, RedisProxy};
+pub use proxy::{ApiProxy, Held, Mode, Moment, Operation, Operations, Reached, RedisProxy, Replies};
 pub use redis::{Redis, RedisOptions};
 pub use wait::{eventually, eventually_within};

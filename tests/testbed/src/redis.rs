@@ -36,7 +36,7 @@ pub struct RedisOptions {
 /// A running Redis server.
 pub struct Redis {
     port: u16,
-    options: RedisOptions,
+    options: Mutex<RedisOptions>,
     program: PathBuf,
     folder: TempDir,
     process: Mutex<Option<Process>>,
@@ -54,7 +54,7 @@ impl Redis {
         let folder = tempfile::Builder::new().prefix("aiquota-redis-").tempdir()?;
         let port = process::free_port()?;
         std::fs::write(folder.path().join("redis.conf"), configuration(port, &options)?)?;
-        let redis = Self { port, options, program, folder, process: Mutex::new(None) };
+        let redis = Self { port, options: Mutex::new(options), program, folder, process: Mutex::new(None) };
         redis.launch().await?;
         Ok(redis)
     }
@@ -72,7 +72,7 @@ impl Redis {
     /// The URL with the credentials of the options. The default user is named: redis-cli before 7.2 takes an empty
     /// name literally.
     pub fn url(&self) -> String {
-        let credentials = match &self.options {
+        let credentials = match &*self.options.lock().unwrap_or_else(PoisonError::into_inner) {
             RedisOptions { user: Some((name, password)), .. } => format!("{}:{}@", escaped(name), escaped(password)),
             RedisOptions { password: Some(password), .. } => format!("default:{}@", escaped(password)),
             RedisOptions { .. } => String::new(),
@@ -130,6 +130,43 @@ impl Redis {
         self.launch().await
     }
 
+    /// Starts a killed server again on the same port, with another password of the default user.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub async fn restart_with_password(&self, password: &str) -> Result<()> {
+        self.kill();
+        let configuration = {
+            let mut options = self.options.lock().unwrap_or_else(PoisonError::into_inner);
+            options.password = Some(password.to_owned());
+            configuration(self.port, &options)?
+        };
+        std::fs::write(self.folder.path().join("redis.conf"), configuration)?;
+        self.launch().await
+    }
+
+    /// Kills the server and starts it again on the same port, and does not wait until it has loaded its data.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn relaunch(&self) -> Result<()> {
+        self.kill();
+        self.spawn()
+    }
+
+    /// Waits until the server answers and has loaded its data.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub async fn ready(&self) -> Result<()> {
+        eventually("Redis answers PING", async || {
+            let mut connection = self.connect().await?;
+            Ok(redis::cmd("PING").query_async::<()>(&mut connection).await?)
+        })
+        .await
+        .with_context(|| format!("the log of Redis ends:\n{}", process::tail(&self.log(), 20)))
+    }
+
     /// Freezes the server: connections stay open and are accepted, nothing is answered.
     ///
     /// # Errors
@@ -147,18 +184,20 @@ impl Redis {
     }
 
     async fn launch(&self) -> Result<()> {
-        let folder = self.folder.path();
-        let log = folder.join("log");
-        let started = Process::spawn("redis-server", &self.program, &log, |command| {
-            command.arg("redis.conf").current_dir(folder)
+        self.spawn()?;
+        self.ready().await
+    }
+
+    fn spawn(&self) -> Result<()> {
+        let started = Process::spawn("redis-server", &self.program, &self.log(), |command| {
+            command.arg("redis.conf").current_dir(self.folder.path())
         })?;
         *self.process.lock().unwrap_or_else(PoisonError::into_inner) = Some(started);
-        eventually("Redis answers PING", async || {
-            let mut connection = self.connect().await?;
-            Ok(redis::cmd("PING").query_async::<()>(&mut connection).await?)
-        })
-        .await
-        .with_context(|| format!("the log of Redis ends:\n{}", process::tail(&log, 20)))
+        Ok(())
+    }
+
+    fn log(&self) -> PathBuf {
+        self.folder.path().join("log")
     }
 
     fn signal(&self, signal: Signal) -> Result<()> {

@@ -12,7 +12,12 @@ use kube::api::{Api, DeleteParams, PostParams, WatchEvent, WatchParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 use redis::aio::MultiplexedConnection;
-use testbed::{ApiProxy, ApiServer, Mode, Moment, Operation, Operations, Redis, RedisOptions, RedisProxy, eventually};
+use testbed::{
+    ApiProxy, ApiServer, Blackhole, Mode, Moment, Operation, Operations, Redis, RedisOptions, RedisProxy, Replies,
+    eventually,
+};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 
 /// Longer than anything takes that is not held on purpose.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -55,6 +60,60 @@ async fn the_redis_proxy_counts_what_may_write_and_delivers_every_reply() -> Res
     let wrong = redis::cmd("LPUSH").arg("n").arg(1).query_async::<i64>(&mut connection).await;
     assert!(wrong.expect_err("n is a number").to_string().contains("WRONGTYPE"), "errors are answers as well");
     assert_eq!(verbs(&operations.seen()), [("LPUSH", "n")]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn replies_that_do_not_arrive_whole_answer_what_was_done() -> Result<()> {
+    let (redis, operations) = (Redis::start(RedisOptions::default()).await?, Operations::new());
+    let proxy = RedisProxy::start(redis.addr(), &operations).await?;
+    for (replies, arrives) in [(Replies::Cut, "$5\r\na"), (Replies::Lost, ""), (Replies::Stuck, "$5\r\na")] {
+        redis.flush().await?;
+        redis.set("text", "abcde").await?;
+        proxy.replies(replies);
+        let mut stream = TcpStream::connect(proxy.addr()).await?;
+        stream.write_all(b"*2\r\n$3\r\nGET\r\n$4\r\ntext\r\n*2\r\n$4\r\nINCR\r\n$1\r\nn\r\n").await?;
+        if replies == Replies::Stuck {
+            eventually("what was sent behind it is done", async || {
+                ensure!(redis.get("n").await?.as_deref() == Some("1"));
+                Ok(())
+            })
+            .await?;
+            stream.shutdown().await?;
+        }
+        let mut read = Vec::new();
+        stream.read_to_end(&mut read).await?;
+        ensure!(read == arrives.as_bytes(), "{replies:?}: {}", read.escape_ascii());
+        ensure!(redis.get("n").await?.as_deref() == Some("1"), "{replies:?}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn late_replies_hold_nothing_up_and_keep_their_order() -> Result<()> {
+    let redis = Redis::start(RedisOptions::default()).await?;
+    let proxy = RedisProxy::start(redis.addr(), &Operations::new()).await?;
+    let mut stream = TcpStream::connect(proxy.addr()).await?;
+    proxy.replies(Replies::Late(Duration::from_millis(300)));
+    stream.write_all(b"*2\r\n$4\r\nINCR\r\n$1\r\nn\r\n".repeat(2).as_slice()).await?;
+    eventually("both are done", async || {
+        ensure!(redis.get("n").await?.as_deref() == Some("2"));
+        Ok(())
+    })
+    .await?;
+    proxy.replies(Replies::Whole);
+    stream.write_all(b"*2\r\n$4\r\nINCR\r\n$1\r\nn\r\n").await?;
+    let mut read = [0; 12];
+    stream.read_exact(&mut read).await?;
+    ensure!(read == *b":1\r\n:2\r\n:3\r\n", "{}", read.escape_ascii());
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_black_hole_neither_takes_nor_refuses_a_connection() -> Result<()> {
+    let hole = Blackhole::open().await?;
+    let attempt = tokio::time::timeout(Duration::from_millis(500), TcpStream::connect(hole.addr())).await;
+    ensure!(attempt.is_err(), "{attempt:?}");
     Ok(())
 }
 

@@ -9,7 +9,7 @@ mod redis;
 
 pub use api::{ApiProxy, Held};
 pub use operations::{Moment, Operation, Operations, Reached};
-pub use redis::RedisProxy;
+pub use redis::{RedisProxy, Replies};
 
 /// What a proxy does with what arrives.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

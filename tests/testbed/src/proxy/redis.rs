@@ -1,12 +1,16 @@
 //! A proxy in front of Redis: commands in, one at a time to the server, its replies back. Commands that may write are
 //! operations. RESP2; no subscriptions, no blocking commands.
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::Mode;
 use super::door::{Door, Line};
@@ -49,7 +53,28 @@ const READS: [&str; 31] = [
 ];
 
 /// A proxy in front of a Redis. It ends with its handle.
-pub struct RedisProxy(Door);
+pub struct RedisProxy {
+    door: Door,
+    replies: watch::Sender<Replies>,
+}
+
+/// What becomes of replies. What they answer was done, and so is what was sent just behind it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Replies {
+    #[default]
+    Whole,
+    /// The first half of one arrives, then the connection breaks.
+    Cut,
+    /// The first half of one arrives, and nothing more on that connection.
+    Stuck,
+    /// None arrives: the connection breaks.
+    Lost,
+    /// Each is delivered so much later.
+    Late(Duration),
+}
+
+/// How long a connection that is to break still takes commands.
+const AFTERMATH: Duration = Duration::from_millis(20);
 
 impl RedisProxy {
     /// Starts it on a free port of loopback, in front of the Redis at `target`, which need not run yet.
@@ -58,34 +83,56 @@ impl RedisProxy {
     /// When no port can be had.
     pub async fn start(target: impl Into<String>, operations: &Operations) -> Result<Self> {
         let target = target.into();
+        let (replies, told) = watch::channel(Replies::Whole);
         let serve = move |client, line| {
-            let target = target.clone();
+            let (target, told) = (target.clone(), told.clone());
             async move {
                 // What ends a connection is seen at its other end.
-                let _ = serve(client, &target, &line).await;
+                let _ = serve(client, &target, &line, &told).await;
             }
         };
-        Ok(Self(Door::open(operations, serve).await?))
+        Ok(Self { door: Door::open(operations, serve).await?, replies })
     }
 
     pub fn addr(&self) -> SocketAddr {
-        self.0.addr()
+        self.door.addr()
     }
 
     pub fn set(&self, mode: Mode) {
-        self.0.set(mode);
+        self.door.set(mode);
+    }
+
+    /// What becomes of replies from now on.
+    pub fn replies(&self, replies: Replies) {
+        self.replies.send_replace(replies);
     }
 }
 
-async fn serve(client: TcpStream, target: &str, line: &Line) -> Result<()> {
+async fn serve(client: TcpStream, target: &str, line: &Line, replies: &watch::Receiver<Replies>) -> Result<()> {
     let mut client = Peer::new(client);
     line.open().await;
     let mut server = Peer::new(TcpStream::connect(target).await?);
+    // Set once a reply was not delivered whole.
+    let mut spoiled = None;
+    let mut late: VecDeque<(Instant, Bytes)> = VecDeque::new();
     loop {
-        let command = tokio::select! {
-            command = client.message() => command?,
-            // A server that ends, ends its connections also while nobody asks anything.
-            gone = server.gone() => return gone,
+        let due = late.front().map(|(due, _)| *due);
+        let command = match spoiled {
+            Some(Replies::Cut | Replies::Lost) => match timeout(AFTERMATH, client.message()).await {
+                Ok(command) => command?,
+                Err(_) => return Ok(()),
+            },
+            _ => tokio::select! {
+                command = client.message() => command?,
+                // A server that ends, ends its connections also while nobody asks anything.
+                gone = server.gone() => return gone,
+                () = async { sleep_until(due.unwrap_or_else(Instant::now)).await }, if due.is_some() => {
+                    if let Some((_, reply)) = late.pop_front() {
+                        client.stream.write_all(&reply).await?;
+                    }
+                    continue;
+                }
+            },
         };
         if line.swallows() {
             continue;
@@ -101,7 +148,26 @@ async fn serve(client: TcpStream, target: &str, line: &Line) -> Result<()> {
             None => forward.await?,
         };
         line.open().await;
-        client.stream.write_all(&reply).await?;
+        if spoiled.is_some() {
+            continue;
+        }
+        let replies = *replies.borrow();
+        let delivered = match replies {
+            // In their order, also behind late ones.
+            Replies::Whole if late.is_empty() => &reply[..],
+            Replies::Whole => {
+                late.push_back((Instant::now(), reply));
+                continue;
+            }
+            Replies::Late(by) => {
+                late.push_back((Instant::now() + by, reply));
+                continue;
+            }
+            Replies::Cut | Replies::Stuck => &reply[..reply.len() / 2],
+            Replies::Lost => &[],
+        };
+        client.stream.write_all(delivered).await?;
+        spoiled = (delivered.len() < reply.len()).then_some(replies);
     }
 }
 

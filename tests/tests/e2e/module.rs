@@ -4,6 +4,7 @@
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use testbed::gateway::{BodyAction, Effect, HeaderAction, Headers, LocalReply, RedisCall, Trapped, Vm, VmModule, Way};
+use testbed::{Redis, RedisOptions};
 
 const METERED: &str = "/v1/chat/completions";
 const ANSWER: &[u8] = br#"{"usage":{"prompt_tokens":3,"completion_tokens":4,"total_tokens":7}}"#;
@@ -361,6 +362,22 @@ fn the_native_form_sends_its_script_by_name_then_whole() -> Result<()> {
     stage.ticks(3)?;
     let reply = stage.refused(slow)?;
     ensure!(reply.status == 503 && reply.body == b"Request denied by ai quota check. Quota store unavailable.");
+    Ok(())
+}
+
+#[tokio::test]
+async fn redis_knows_a_script_it_was_sent_by_the_name_it_is_called_by() -> Result<()> {
+    let redis = Redis::start(RedisOptions::default()).await?;
+    let mut raw = e2e::raw::Raw::connect(&redis.addr()).await?;
+    let mut stage = stage(&native())?;
+    let stream = stage.open(&["user"], METERED, &[])?;
+    stage.headers(stream, false)?;
+    let by_name = stage.call()?;
+    let unknown = raw.forward(&by_name.query).await?;
+    ensure!(unknown.starts_with(b"-NOSCRIPT"), "{}", unknown.escape_ascii());
+    stage.reply(by_name.token, &unknown)?;
+    let whole = raw.forward(&stage.call()?.query).await?;
+    ensure!(raw.forward(&by_name.query).await? == whole, "every request would send the script whole");
     Ok(())
 }
 

@@ -16,6 +16,13 @@ pub(crate) fn bench() -> Result<()> {
     step("rules, module and Redis", &mut program(optimised("bench"), [] as [&str; 0]))
 }
 
+/// What happens when the store fails under load.
+pub(crate) fn faults() -> Result<()> {
+    modules::modules()?;
+    build()?;
+    step("faults of the store", &mut program(optimised("bench"), ["--faults"]))
+}
+
 /// The control plane with so many objects, on a real API server and Redis.
 pub(crate) fn scale(objects: usize, edits: usize) -> Result<()> {
     build()?;

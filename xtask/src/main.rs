@@ -51,6 +51,9 @@ enum Command {
         /// Measure the control plane with many objects, on a real API server and Redis, instead of modules and scripts.
         #[arg(long)]
         scale: bool,
+        /// Let the store fail in every way under load, instead, and print the tables of docs/reliability.md.
+        #[arg(long, conflicts_with = "scale")]
+        faults: bool,
         /// AIQuota objects, with 10 consumers each and ten on a route.
         #[arg(long, default_value_t = 10_000, requires = "scale")]
         objects: usize,
@@ -67,8 +70,9 @@ fn main() -> ExitCode {
         Command::Check => check::check(),
         Command::Modules => modules::modules(),
         Command::Generate { check } => generate::generate(check),
-        Command::Bench { scale: true, objects, edits } => bench::scale(objects, edits),
-        Command::Bench { scale: false, objects: _, edits: _ } => bench::bench(),
+        Command::Bench { scale: true, faults: _, objects, edits } => bench::scale(objects, edits),
+        Command::Bench { scale: false, faults: true, objects: _, edits: _ } => bench::faults(),
+        Command::Bench { scale: false, faults: false, objects: _, edits: _ } => bench::bench(),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,6 +1,7 @@
 //! Measurements that `cargo xtask bench` prints; what tests use of them are the counts.
 
 pub mod exchange;
+pub mod faults;
 pub mod lookup;
 pub mod lua;
 pub mod scale;

@@ -3,7 +3,7 @@
 
 use anyhow::Result;
 use clap::Parser;
-use e2e::bench::{exchange, lookup, lua, print, scale, table};
+use e2e::bench::{exchange, faults, lookup, lua, print, scale, table};
 use testbed::{Redis, RedisOptions};
 
 #[derive(Parser)]
@@ -12,6 +12,9 @@ struct Arguments {
     /// Measure the control plane with many objects, on a real API server and Redis, instead of modules and scripts.
     #[arg(long)]
     scale: bool,
+    /// Play what happens when the store fails under load, instead.
+    #[arg(long, conflicts_with = "scale")]
+    faults: bool,
     /// AIQuota objects, with 10 consumers each and ten on a route.
     #[arg(long, default_value_t = 10_000, requires = "scale")]
     objects: usize,
@@ -22,9 +25,13 @@ struct Arguments {
 
 #[tokio::main]
 async fn main() -> Result<()> {
-    let Arguments { scale, objects, edits } = Arguments::parse();
+    let Arguments { scale, faults, objects, edits } = Arguments::parse();
     println!("machine: {}\n", machine());
-    if scale { scale::run(objects, edits).await } else { data_plane().await }
+    match (scale, faults) {
+        (true, _) => scale::run(objects, edits).await,
+        (false, true) => faults::run().await,
+        (false, false) => data_plane().await,
+    }
 }
 
 async fn data_plane() -> Result<()> {

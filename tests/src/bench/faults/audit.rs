@@ -1,0 +1,88 @@
+//! Whether what was booked is what was served, request by request: once, or not at all where the module says that it
+//! does not know. Requests and Redis come in, counts go out.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context as _, Result, ensure};
+use testbed::eventually;
+
+use super::Fault;
+use super::bed::Bed;
+use super::kind::PREFIX;
+use super::load::{Asked, Phase};
+
+/// What the charges of a load came to. Of those in the last three there must be none.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Books {
+    /// Served and booked once; nothing was said about it.
+    pub booked: usize,
+    /// Of these the module says that they may not have been booked.
+    pub unknown: usize,
+    /// Of the unknown ones those that were.
+    pub unknown_booked: usize,
+    /// Booked otherwise than once: more than the request used.
+    pub twice: usize,
+    /// Served, not booked, and nothing was said about it.
+    pub unreported: usize,
+    /// Refused, and something was booked nevertheless.
+    pub refused: usize,
+}
+
+const PIPELINED: usize = 1_000;
+
+/// Waits until every charge is accounted for, and counts again when everything that may still be on its way has come.
+pub(super) async fn audit(bed: &Bed, fault: Fault, asked: &[Asked]) -> Result<Books> {
+    let settled = eventually("every charge is booked or reported", async || {
+        let books = count(bed, fault, asked).await?;
+        ensure!(books.unreported == 0, "{books:?}");
+        Ok(())
+    });
+    let settled = settled.await;
+    // The module's calls are answered in order: when both workers have had an answer again, those before it are done.
+    for _ in 0..2 {
+        let call = testbed::post(format!("{}/v1/chat/completions", bed.gateway.url()));
+        let call = call.header("x-mse-consumer", "last").json(&serde_json::json!({"model": "m", "messages": []}));
+        let reply = call.send().await?;
+        ensure!(reply.status == 200, "the last requests were answered {} {}", reply.status, reply.text());
+    }
+    let books = count(bed, fault, asked).await?;
+    settled.map(|()| books)
+}
+
+async fn count(bed: &Bed, fault: Fault, asked: &[Asked]) -> Result<Books> {
+    let logs = bed.gateway.logs();
+    let mut unknown: BTreeMap<&str, i64> = BTreeMap::new();
+    for (consumer, tokens) in logs.iter().filter_map(|line| bed.kind.unknown(&line.text)) {
+        ensure!(unknown.insert(consumer, tokens).is_none(), "{consumer} is reported twice");
+    }
+    let mut redis = bed.redis.connect().await?;
+    let mut books = Books::default();
+    for some in asked.chunks(PIPELINED) {
+        let keys: Vec<String> = some.iter().map(|asked| format!("{PREFIX}{}", asked.consumer)).collect();
+        let stored: Vec<Option<String>> = redis::cmd("MGET").arg(&keys).query_async(&mut redis).await?;
+        for (asked, stored) in some.iter().zip(stored) {
+            let stored = stored.map(|text| text.parse::<i64>().with_context(|| text.clone())).transpose()?;
+            let forgotten = fault.forgets() && asked.phases.0 == Phase::Before;
+            books.add(asked, bed.kind.booked(stored), bed.kind.admitted(), unknown.get(&*asked.consumer), forgotten);
+        }
+    }
+    Ok(books)
+}
+
+impl Books {
+    /// `forgotten`: the store forgets what was booked before the fault, so that only too much can be seen.
+    fn add(&mut self, asked: &Asked, booked: i64, admitted: &str, unknown: Option<&i64>, forgotten: bool) {
+        let once = booked == asked.tokens;
+        match (asked.answer == admitted, unknown) {
+            (false, _) if booked == 0 && unknown.is_none() => {}
+            (false, _) => self.refused += 1,
+            (true, _) if booked != 0 && !once => self.twice += 1,
+            (true, Some(tokens)) if *tokens == asked.tokens => {
+                self.unknown += 1;
+                self.unknown_booked += usize::from(once);
+            }
+            (true, None) if once || forgotten => self.booked += 1,
+            (true, _) => self.unreported += 1,
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! What a store that fails does to requests under load, through the built module in the test bed's gateway: what
+//! `cargo xtask bench --faults` prints, and what a test asserts by outcomes and counts. A kind of rule and a fault come
+//! in, one row of the table goes out.
+
+mod audit;
+mod bed;
+mod fault;
+mod kind;
+mod load;
+mod overshoot;
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+
+pub use audit::Books;
+pub use fault::Fault;
+pub use kind::Kind;
+pub use load::Counts;
+pub use overshoot::{Overshoot, overshoot};
+
+use super::{print, table};
+use audit::audit;
+use bed::Bed;
+use load::{Load, Phase};
+
+/// How much is played.
+#[derive(Clone, Copy, Debug)]
+pub struct Size {
+    /// The timeout of the store.
+    pub timeout: Duration,
+    /// Loops that ask again as soon as they were answered, but for a short pause.
+    pub loops: usize,
+    /// How many answers each phase is waited for: before, during and after the fault.
+    pub answers: usize,
+    /// Streams that were admitted before the fault and end during it.
+    pub streams: usize,
+    /// How long a fault lasts at least.
+    pub lasts: Duration,
+}
+
+/// What `cargo xtask bench --faults` plays.
+pub const FULL: Size =
+    Size { timeout: Duration::from_secs(1), loops: 50, answers: 500, streams: 50, lasts: Duration::from_secs(5) };
+
+/// What came of one fault.
+#[derive(Clone, Debug)]
+pub struct Played {
+    pub counts: Counts,
+    pub books: Books,
+    /// Callbacks of the module that trapped.
+    pub traps: u64,
+    /// Runs of the gateway's filter chain that have not ended, and answers of the model that nobody takes.
+    pub stuck: usize,
+}
+
+/// A module's own deadline is counted in ticks of 50 ms, of which the first may be due at once.
+const TICK: Duration = Duration::from_millis(50);
+/// What every request may take beyond its deadline.
+const SLACK: Duration = Duration::from_millis(100);
+
+impl Size {
+    /// Within which every request is to have its answer.
+    #[must_use]
+    pub fn bound(&self) -> Duration {
+        self.timeout + TICK + SLACK
+    }
+}
+
+/// Plays one fault: requests flow, the store fails, streams end meanwhile, it heals, requests flow again.
+///
+/// # Errors
+/// When something does not start, an answer is none of those that are documented, or those that are due do not come.
+pub async fn play(kind: &Kind, fault: Fault, size: Size) -> Result<Played> {
+    let context = || format!("{}: {}", kind.name, fault.name());
+    let mut bed = Bed::set(kind, fault, size).await.with_context(context)?;
+    let played = async {
+        let mut load = Load::start(&bed, size.loops);
+        load.answers(Phase::Before, kind.admitted(), size.answers).await?;
+        let streams = load.admit_streams(&bed, size.streams).await?;
+        load.enter(Phase::During);
+        let lasts = tokio::time::sleep(size.lasts);
+        fault.strike(&mut bed).await?;
+        load.answers(Phase::During, fault.answered(kind), size.answers).await?;
+        let ended = load.end(streams).await?;
+        if fault != Fault::Nothing {
+            bed.reports(&ended).await?;
+        }
+        lasts.await;
+        fault.heal(&mut bed).await?;
+        load.enter(Phase::After);
+        load.answers(Phase::After, kind.admitted(), size.answers).await?;
+        let asked = load.stop().await?;
+        let books = audit(&bed, fault, &asked).await?;
+        let (traps, stuck) = (bed.gateway.traps(), bed.stuck(asked.len()).await?);
+        Ok::<_, anyhow::Error>(Played { counts: Counts::of(&asked), books, traps, stuck })
+    };
+    played.await.with_context(context)
+}
+
+/// Plays all and prints the table of docs/reliability.md.
+///
+/// # Errors
+/// As [`play`].
+pub async fn run() -> Result<()> {
+    let size = FULL;
+    for kind in Kind::ALL {
+        let mut rows = table(HEAD);
+        for fault in Fault::ALL {
+            let Played { counts, books, traps, stuck } = play(&kind, fault, size).await?;
+            eprintln!("{}: {:?}, {books:?}", fault.name(), counts.answers);
+            let longest = |waited: Duration| waited.as_millis().to_string();
+            rows.add_row([
+                fault.name().to_owned(),
+                fault.answered(&kind).to_owned(),
+                counts.asked.to_string(),
+                counts.during.to_string(),
+                longest(counts.longest),
+                counts.late(size.bound()).to_string(),
+                (traps + stuck as u64).to_string(),
+                books.unknown.to_string(),
+                books.unknown_booked.to_string(),
+                (books.twice + books.unreported + books.refused).to_string(),
+            ]);
+        }
+        let (timeout, bound) = (size.timeout.as_millis(), size.bound().as_millis());
+        print(&format!("{}: timeout of the store {timeout} ms, every answer due within {bound} ms", kind.name), &rows);
+    }
+    let mut rows =
+        table(["admission", "the model answers", "admitted", "refused", "left, tokens", "overshoot, tokens"]);
+    for (name, measured) in overshoot().await? {
+        let Overshoot { admission, admitted, refused, left } = measured;
+        let row = [admission.to_owned(), name.to_owned(), admitted.to_string(), refused.to_string(), left.to_string()];
+        rows.add_row(row.into_iter().chain([(-left).max(0).to_string()]));
+    }
+    print("500 requests at once on a balance for 50, 100 tokens each", &rows);
+    Ok(())
+}
+
+/// The columns of the table; a test compares them with docs/reliability.md.
+pub const HEAD: [&str; 10] = [
+    "fault",
+    "answers meanwhile",
+    "requests",
+    "meanwhile",
+    "longest wait, ms",
+    "late",
+    "traps, stuck streams",
+    "charges unknown",
+    "of those booked",
+    "booked wrongly",
+];

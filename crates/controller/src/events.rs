@@ -2,7 +2,7 @@
 //! is logged and costs nothing else. I/O: the API server.
 //!
 //! kube's own recorder counts an Event of the same reason as the same one, whatever its note says: the paths of a
-//! second foreign change would be lost. Here only the same note is.
+//! second foreign change would be lost. Here only the same note is, and what one reason may cost is bounded.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -14,6 +14,9 @@ use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::api::{Patch, PatchParams, PostParams};
 use kube::{Api, Client, ResourceExt};
 use serde_json::json;
+use tokio::time::Instant;
+
+use crate::allowance::{Allowances, Allowed};
 
 /// The API server takes notes up to 1 kB.
 const LONGEST_NOTE: usize = 1_000;
@@ -24,10 +27,20 @@ const SERIES: SignedDuration = SignedDuration::from_mins(6);
 /// How many Events are remembered before those are forgotten that count no longer.
 const SWEEP: usize = 256;
 
+/// What the last Event of a reason says besides, for as long as no more are written.
+const LAST: &str =
+    " (for the next minute no more Events of this reason are written here: see the conditions of the objects)";
+
 /// The publisher of Events.
 pub(crate) struct Events {
     client: Client,
-    told: Mutex<HashMap<Told, Event>>,
+    past: Mutex<Past>,
+}
+
+#[derive(Default)]
+struct Past {
+    told: HashMap<Told, Event>,
+    allowances: Allowances,
 }
 
 /// What a person should look at.
@@ -42,24 +55,37 @@ type Told = (Option<String>, String, String, String);
 
 impl Events {
     pub(crate) fn new(client: Client) -> Self {
-        Self { client, told: Mutex::default() }
+        Self { client, past: Mutex::default() }
     }
 
+    /// Unless too many of the same reason were told just now.
     pub(crate) async fn publish(&self, about: &ObjectReference, note: &Note<'_>) {
         let now = Timestamp::now();
         let told = (about.uid.clone(), note.reason.to_owned(), note.action.to_owned(), note.message.to_owned());
-        let known = {
-            let mut all = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let (known, allowed) = {
+            let mut past = self.past.lock().unwrap_or_else(PoisonError::into_inner);
+            let Past { told: all, allowances } = &mut *past;
             let lasts = |event: &Event| last_seen(event).is_some_and(|last| last + SERIES > now);
             // Not every time: an outage is told of many objects.
             if all.len().is_multiple_of(SWEEP) {
                 all.retain(|_, event| lasts(event));
+                allowances.sweep(Instant::now());
             }
-            all.get(&told).filter(|event| lasts(event)).cloned()
+            let namespace = about.namespace.as_deref().unwrap_or_default();
+            let allowed = allowances.take(namespace, note.reason, Instant::now());
+            (all.get(&told).filter(|event| lasts(event)).cloned(), allowed)
         };
-        match self.write(about, note, known, now).await {
+        let message = match allowed {
+            Allowed::Yes => cut(note.message, LONGEST_NOTE).to_owned(),
+            Allowed::Last => [cut(note.message, LONGEST_NOTE - LAST.len()), LAST].concat(),
+            Allowed::No => {
+                tracing::debug!(reason = note.reason, name = about.name, "Event not written: too many of its reason");
+                return;
+            }
+        };
+        match self.write(about, &Note { message: &message, ..*note }, known, now).await {
             Ok(event) => {
-                self.told.lock().unwrap_or_else(PoisonError::into_inner).insert(told, event);
+                self.past.lock().unwrap_or_else(PoisonError::into_inner).told.insert(told, event);
             }
             Err(error) => tracing::warn!(reason = note.reason, %error, "Event not written"),
         }
@@ -99,7 +125,7 @@ fn event(about: &ObjectReference, note: &Note<'_>, now: Timestamp) -> Event {
         type_: Some("Warning".to_owned()),
         reason: Some(reason.to_owned()),
         action: Some(action.to_owned()),
-        note: Some(cut(message, LONGEST_NOTE).to_owned()),
+        note: Some(message.to_owned()),
         event_time: Some(MicroTime(now)),
         regarding: Some(about.clone()),
         reporting_controller: Some(api::MANAGER.to_owned()),

@@ -1,6 +1,7 @@
 //! The operator: what the API server holds comes in through watches, a pure plan is made of it, and balances in
 //! Redis, WasmPlugins, statuses and Events go out. All cluster and Redis I/O of the control plane is in this crate.
 
+mod allowance;
 mod coalesce;
 mod connection;
 mod drift;

@@ -20,18 +20,17 @@ pub(super) struct Database {
     newer: Option<i64>,
 }
 
-/// A store, its index in the plan and its seeds.
+/// A store and its index in the plan.
 pub(super) struct Member {
     pub(super) index: usize,
     pub(super) store: Store,
-    pub(super) seeds: Vec<usize>,
 }
 
 impl Database {
     /// Makes the balances of its stores so. Begins no call after `deadline`.
     pub(super) async fn make(&mut self, members: &mut [Member], plan: &Plan, held: &[bool], deadline: Instant) {
-        for Member { index: _, store, seeds } in members {
-            store.make(&mut self.index, plan, (seeds, held), deadline).await;
+        for Member { index, store } in members {
+            store.make(&mut self.index, plan, (*index, held), deadline).await;
         }
     }
 

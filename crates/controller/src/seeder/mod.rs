@@ -5,6 +5,7 @@ mod calls;
 mod database;
 mod index;
 mod leaving;
+mod made;
 mod store;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -80,10 +81,8 @@ impl Seeder {
         let made = groups.iter_mut().map(|(database, members)| database.make(members, plan, held, deadline));
         futures::future::join_all(made).await;
         let mut seeds = vec![Seeded::Pending; plan.seeds.len()];
-        for Member { index: _, store, seeds: own } in groups.iter_mut().flat_map(|(_, members)| members) {
-            for (index, seeded) in own.iter().zip(store.tell(plan, own)) {
-                seeds[*index] = seeded;
-            }
+        for Member { index, store } in groups.iter().flat_map(|(_, members)| members) {
+            store.tell(plan, *index, &mut seeds);
         }
         let settled = groups
             .iter_mut()
@@ -143,15 +142,11 @@ impl Seeder {
 
     /// Takes the usable stores of the plan out, by the database they lead to. One that never answered is alone.
     fn groups(&mut self, plan: &Plan) -> Vec<(Database, Vec<Member>)> {
-        let mut seeds_of: Vec<Vec<usize>> = vec![Vec::new(); plan.stores.len()];
-        for (index, seed) in plan.seeds.iter().enumerate() {
-            seeds_of[seed.store].push(index);
-        }
         let mut groups: BTreeMap<Result<String, usize>, Vec<Member>> = BTreeMap::new();
-        for (index, seeds) in seeds_of.into_iter().enumerate().filter(|(index, _)| plan.stores[*index].access.is_ok()) {
+        for index in (0..plan.stores.len()).filter(|index| plan.stores[*index].access.is_ok()) {
             let Some(store) = self.stores.remove(&name(plan, index)) else { continue };
             let id = store.database().map(|database| database.id).ok_or(index);
-            groups.entry(id).or_default().push(Member { index, store, seeds });
+            groups.entry(id).or_default().push(Member { index, store });
         }
         let mut known =
             |id: Result<String, usize>| id.ok().and_then(|id| self.databases.remove(&id)).unwrap_or_default();

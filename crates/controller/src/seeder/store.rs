@@ -1,16 +1,14 @@
 //! One store: what it should hold in, calls to its Redis, and what became of each balance out. Remembers what it
 //! applied, so that unchanged objects cost Redis nothing. I/O: Redis.
 
-use std::collections::HashMap;
-use std::sync::Arc;
 use std::time::Duration;
 
-use enforcement::redis::{Balance, Grant};
-use plan::{Access, Database, Owner, Plan, Seed, Seeded, Turn};
+use plan::{Access, Database, Plan, Seeded};
 use tokio::time::{Instant, timeout};
 
 use super::calls::{Calls, call_all};
 use super::index::Index;
+use super::made::Made;
 use crate::connection::{Connection, Failure, LONGEST_WAIT, address};
 
 /// How often a store is asked whether it still answers, and still has what was recorded in it.
@@ -29,7 +27,7 @@ pub(super) struct Store {
     run_id: Option<String>,
     /// Its maxmemory-policy as last seen, where that lets keys go.
     pub(super) evicts: Option<String>,
-    applied: HashMap<Balance, Applied>,
+    made: Made,
     /// The database's own text, as last asked for.
     database: Option<String>,
     /// Whether the last round left something for the next one.
@@ -41,17 +39,6 @@ enum Link {
     Down { error: Option<Failure>, retry: Instant },
 }
 
-/// What is known of a balance.
-struct Applied {
-    owner: Arc<Owner>,
-    grant: Grant,
-    /// The period that it was applied for, where applying begins periods.
-    turn: Option<Turn>,
-    takeover: bool,
-    seeded: Seeded,
-    at: Instant,
-}
-
 impl Store {
     pub(super) fn new(access: Access) -> Self {
         Self {
@@ -60,45 +47,33 @@ impl Store {
             failures: 0,
             run_id: None,
             evicts: None,
-            applied: HashMap::new(),
+            made: Made::default(),
             database: None,
             unfinished: false,
         }
     }
 
-    /// What became of each of the store's seeds, in their order.
-    pub(super) fn tell(&mut self, plan: &Plan, seeds: &[usize]) -> Vec<Seeded> {
-        // What was applied stays applied while the store is away; what no object wants any more is forgotten.
+    /// What became of the store's seeds, into their places among all.
+    pub(super) fn tell(&self, plan: &Plan, store: usize, into: &mut [Seeded]) {
         let error = self.answers().err().map(|error| format!("{}: {error}", address(&self.access)));
-        let mut known = HashMap::with_capacity(seeds.len());
-        let seeded = seeds.iter().map(|&index| {
-            let seed = &plan.seeds[index];
-            match self.applied.remove(&seed.balance).filter(|applied| applied.is_about(seed)) {
-                Some(applied) => {
-                    let seeded = applied.seeded.clone();
-                    known.insert(seed.balance.clone(), applied);
-                    seeded
-                }
-                None => error.clone().map_or(Seeded::Pending, |error| Seeded::Unreachable { error }),
-            }
-        });
-        let seeded = seeded.collect();
-        self.applied = known;
-        seeded
+        let otherwise = error.map_or(Seeded::Pending, |error| Seeded::Unreachable { error });
+        self.made.tell(plan, store, &otherwise, into);
     }
 
-    /// Makes its balances so, as far as it answers. `held`: by seed, whether it is to wait; nothing where none is.
+    /// Makes its balances so, as far as it answers: those of the plan's seeds that have this store. `held`: by seed,
+    /// whether it is to wait; nothing where none is.
     pub(super) async fn make(
         &mut self,
         index: &mut Index,
         plan: &Plan,
-        (seeds, held): (&[usize], &[bool]),
+        (store, held): (usize, &[bool]),
         deadline: Instant,
     ) {
         self.unfinished = false;
-        let waits = |index: usize| held.get(index).copied().unwrap_or_default();
-        let open = seeds.iter().copied().filter(|&index| !waits(index) && !self.knows(plan, &plan.seeds[index]));
-        let open: Vec<usize> = open.collect();
+        // What was applied stays applied while the store is away; what no object wants any more is forgotten.
+        self.made.begin(plan, store);
+        let mut open = self.made.open(plan, store, TRY_AGAIN);
+        open.retain(|seed| !held.get(*seed).copied().unwrap_or_default());
         if let Err(error) = self.try_to_make(index, plan, &open, deadline).await {
             self.lost(error);
         }
@@ -210,7 +185,7 @@ impl Store {
     fn forget(&mut self) -> bool {
         let address = address(&self.access);
         tracing::info!(address, "Redis was or may have been emptied or restarted: balances are looked at again");
-        self.applied.clear();
+        self.made.clear();
         true
     }
 
@@ -219,19 +194,6 @@ impl Store {
         self.failures = self.failures.saturating_add(1);
         tracing::warn!(address = address(&self.access), %error, "Redis does not answer, next attempt in {wait:?}");
         self.link = Link::Down { error: Some(error), retry: Instant::now() + wait };
-    }
-
-    /// Whether asking for this seed can be left out.
-    fn knows(&self, plan: &Plan, seed: &Seed) -> bool {
-        let Some(applied) = self.applied.get(&seed.balance).filter(|applied| applied.is_about(seed)) else {
-            return false;
-        };
-        match &applied.seeded {
-            // A period that began by the controller's clock may not have come by Redis' yet.
-            Seeded::Applied => applied.turn == seed.turn(),
-            Seeded::Conflict { owner } if !applied.takeover && plan.may_take_over(owner) => false,
-            _ => applied.at.elapsed() < TRY_AGAIN,
-        }
     }
 
     /// Begins no call after `deadline`: what is left then is for the next round.
@@ -244,11 +206,8 @@ impl Store {
     ) -> Result<(), Failure> {
         let now = Instant::now();
         let Link::Up { connection, .. } = &self.link else { return Ok(()) };
-        let takeover = |seed: &Seed| match self.applied.get(&seed.balance).map(|applied| &applied.seeded) {
-            Some(Seeded::Conflict { owner }) => plan.may_take_over(owner),
-            _ => false,
-        };
-        let calls = open.iter().map(|&index| (index, takeover(&plan.seeds[index])));
+        let takeover = |seed| self.made.conflict(plan, seed).is_some_and(|owner| plan.may_take_over(owner));
+        let calls = open.iter().map(|&index| (index, takeover(index)));
         let Calls { mut done, mut failure, mut complete } =
             call_all(connection, &self.access, plan, calls, deadline).await;
         if failure.is_none() {
@@ -268,15 +227,9 @@ impl Store {
             complete &= taken.complete;
         }
         self.unfinished |= !complete;
-        for (index, takeover, seeded) in done {
-            let seed = &plan.seeds[index];
-            let known =
-                Applied { owner: seed.object.clone(), grant: seed.grant, turn: seed.turn(), takeover, seeded, at: now };
-            let before = self.applied.insert(seed.balance.clone(), known);
-            if let Some(Applied { seeded: Seeded::Conflict { owner }, .. }) = before.filter(|_| takeover) {
-                // From whom it was taken has it recorded still.
-                recorded.look_again(&owner);
-            }
+        for owner in self.made.record(plan, done, now) {
+            // From whom it was taken has it recorded still.
+            recorded.look_again(&owner);
         }
         if failure.is_none() {
             self.failures = 0;
@@ -300,17 +253,8 @@ impl Store {
             // Nothing can be tried before that, however long it is due.
             Link::Down { retry, .. } => return *retry,
         };
-        let unfinished = self.applied.values().filter(|applied| applied.seeded != Seeded::Applied);
-        let unfinished = unfinished.map(|applied| applied.at + TRY_AGAIN);
-        unfinished.chain([check]).min().unwrap_or(check)
-    }
-}
-
-impl Applied {
-    /// Whether it says what would come of this seed.
-    fn is_about(&self, seed: &Seed) -> bool {
-        let period = |turn: Option<Turn>| turn.map(|turn| turn.ordinal);
-        self.grant == seed.grant && self.owner == seed.object && period(self.turn) == period(seed.turn())
+        let unmade = self.made.unmade().map(|at| at + TRY_AGAIN);
+        unmade.chain([check]).min().unwrap_or(check)
     }
 }
 
@@ -335,17 +279,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_balance_that_could_not_be_made_is_not_tried_again_before_its_store_is_back() {
         let mut store = Store::new(access(1, Duration::from_secs(1)));
-        let owner =
-            Owner { name: "c/team/chat".to_owned(), uid: "u".to_owned(), generation: 1, term: 1, refresh: None };
-        let malformed = Applied {
-            owner: Arc::new(owner),
-            grant: Grant::Tokens(1),
-            turn: None,
-            takeover: false,
-            seeded: Seeded::Malformed { found: "text".to_owned() },
-            at: Instant::now(),
-        };
-        store.applied.insert(Balance::new("q:", b"user1"), malformed);
+        let malformed = Seeded::Malformed { found: "text".to_owned() };
+        store.made.record(&super::super::made::tests::plan(1), vec![(0, false, malformed)], Instant::now());
         tokio::time::advance(TRY_AGAIN * 2).await;
         let retry = Instant::now() + LONGEST_BACKOFF;
         store.link = Link::Down { error: None, retry };

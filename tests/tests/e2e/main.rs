@@ -11,6 +11,7 @@ mod flavor_upstream;
 mod gateway;
 mod hostile;
 mod life;
+mod limits;
 mod module;
 mod ownership;
 mod proxies;

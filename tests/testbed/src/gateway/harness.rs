@@ -2,7 +2,7 @@
 //! For hostile bytes by the thousand, and for measuring a module alone.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -192,6 +192,11 @@ impl Vm {
 
     pub fn logs(&self) -> Vec<LogLine> {
         self.board.logs()
+    }
+
+    /// The module's metrics by name.
+    pub fn metrics(&self) -> BTreeMap<String, i64> {
+        self.board.metrics()
     }
 
     fn state(&self, stream: u32) -> Option<&RefCell<StreamState>> {

@@ -1,0 +1,185 @@
+//! What `limits.lua` reads, writes and answers, byte for byte, in the keys of both generations.
+
+use anyhow::{Context as _, Result, ensure};
+use e2e::raw::Raw;
+use enforcement::redis::Invocation;
+use enforcement::redis::limits::{self, Counter, LIMITS, Limit};
+use enforcement::wire::limit::{Dialect, Rate};
+use redis::AsyncCommands as _;
+use redis::aio::MultiplexedConnection;
+use testbed::{Redis, RedisOptions};
+
+const MINUTE: Rate = Rate { tokens: 100, window_seconds: 60 };
+const HOUR: Rate = Rate { tokens: 1000, window_seconds: 3600 };
+
+/// Each test has its own Redis, asked as a module asks and looked at with another client.
+struct Bed {
+    _redis: Redis,
+    raw: Raw,
+    look: MultiplexedConnection,
+}
+
+impl Bed {
+    async fn new() -> Result<Self> {
+        let redis = Redis::start(RedisOptions::default()).await?;
+        let mut raw = Raw::connect(&redis.addr()).await?;
+        // Redis is told the library by a call that changes nothing.
+        raw.send(&limits::check(&[global(Dialect::V1)]).eval()).await?;
+        Ok(Self { raw, look: redis.connect().await?, _redis: redis })
+    }
+
+    async fn answer(&mut self, call: Invocation) -> Result<String> {
+        Ok(String::from_utf8(self.raw.send(&call.evalsha()).await?)?)
+    }
+
+    async fn check(&mut self, limits: &[Limit]) -> Result<String> {
+        self.answer(limits::check(limits)).await
+    }
+
+    async fn charge(&mut self, limits: &[Limit], tokens: i64) -> Result<String> {
+        self.answer(limits::charge(limits, tokens)).await
+    }
+
+    async fn value(&mut self, key: &str) -> Result<Option<String>> {
+        Ok(self.look.get(key).await?)
+    }
+
+    /// Seconds; -1 without expiry, -2 without key.
+    async fn ttl(&mut self, key: &str) -> Result<i64> {
+        Ok(self.look.ttl(key).await?)
+    }
+
+    async fn set(&mut self, key: &str, value: &str) -> Result<()> {
+        Ok(self.look.set(key, value).await?)
+    }
+}
+
+fn global(dialect: Dialect) -> Limit {
+    Limit { counter: Counter::global(dialect, "default_rule", MINUTE), rate: MINUTE }
+}
+
+fn item(rate: Rate) -> Limit {
+    let counter = Counter::item(Dialect::V2, "default_rule", "limit_by_per_header", rate, "x-api-key", b"a{b}:c");
+    Limit { counter, rate }
+}
+
+const GLOBAL: &str = "higress-token-ratelimit:{default_rule}:global_threshold:60";
+const ITEM: &str = "higress-token-ratelimit:{default_rule}:limit_by_per_header:3600:x-api-key:a{b}:c";
+
+/// Redis rounds what is left to seconds.
+fn near(left: i64, whole: i64) -> bool {
+    (whole - 2..=whole).contains(&left)
+}
+
+#[tokio::test]
+async fn a_missing_counter_is_zero_with_its_whole_window_and_asking_makes_none() -> Result<()> {
+    let mut bed = Bed::new().await?;
+    let reply = bed.check(&[global(Dialect::V2), item(HOUR)]).await?;
+    assert_eq!(reply, "*2\r\n*3\r\n:100\r\n:0\r\n:60\r\n*3\r\n:1000\r\n:0\r\n:3600\r\n");
+    assert_eq!(bed.check(&[global(Dialect::V1)]).await?, "*1\r\n*3\r\n:100\r\n:0\r\n:60\r\n");
+    let keys: i64 = redis::cmd("DBSIZE").query_async(&mut bed.look).await?;
+    assert_eq!(keys, 0);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_charge_opens_the_windows_and_counts_in_all_of_them() -> Result<()> {
+    let mut bed = Bed::new().await?;
+    let limits = [global(Dialect::V2), item(HOUR)];
+    let reply = bed.charge(&limits, 7).await?;
+    assert_eq!(reply, "*2\r\n*3\r\n:100\r\n:7\r\n:60\r\n*3\r\n:1000\r\n:7\r\n:3600\r\n");
+    assert_eq!((bed.value(GLOBAL).await?.as_deref(), bed.value(ITEM).await?.as_deref()), (Some("7"), Some("7")));
+    ensure!(near(bed.ttl(GLOBAL).await?, 60) && near(bed.ttl(ITEM).await?, 3600));
+
+    // A second charge leaves the window as it is.
+    let _: () = redis::cmd("EXPIRE").arg(GLOBAL).arg(30).query_async(&mut bed.look).await?;
+    bed.charge(&limits, 5).await?;
+    assert_eq!(bed.value(GLOBAL).await?.as_deref(), Some("12"));
+    ensure!(near(bed.ttl(GLOBAL).await?, 30), "{}", bed.ttl(GLOBAL).await?);
+    let reply = bed.check(&limits[..1]).await?;
+    ensure!(reply.starts_with("*1\r\n*3\r\n:100\r\n:12\r\n:"), "{reply:?}");
+
+    bed.charge(&[global(Dialect::V1)], 3).await?;
+    let first = "higress-token-ratelimit:default_rule:global_threshold:60";
+    assert_eq!(bed.value(first).await?.as_deref(), Some("3"), "the first generation has a key of its own");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_counter_without_expiry_reports_its_window_and_gets_one_with_the_next_charge() -> Result<()> {
+    let mut bed = Bed::new().await?;
+    bed.set(GLOBAL, "40").await?;
+    assert_eq!(bed.check(&[global(Dialect::V2)]).await?, "*1\r\n*3\r\n:100\r\n:40\r\n:60\r\n");
+    assert_eq!(bed.ttl(GLOBAL).await?, -1, "asking changes nothing");
+    assert_eq!(bed.charge(&[global(Dialect::V2)], 2).await?, "*1\r\n*3\r\n:100\r\n:42\r\n:60\r\n");
+    ensure!(near(bed.ttl(GLOBAL).await?, 60));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_counter_takes_charges_up_to_the_limit_and_none_above_it() -> Result<()> {
+    let mut bed = Bed::new().await?;
+    let limit = [global(Dialect::V2)];
+    bed.charge(&limit, 100).await?;
+    assert_eq!(bed.value(GLOBAL).await?.as_deref(), Some("100"));
+    bed.charge(&limit, 30).await?;
+    assert_eq!(bed.value(GLOBAL).await?.as_deref(), Some("130"), "exactly at the limit is not above it");
+    let reply = bed.charge(&limit, 30).await?;
+    ensure!(reply.starts_with("*1\r\n*3\r\n:100\r\n:130\r\n:"), "{reply:?}");
+    assert_eq!(bed.value(GLOBAL).await?.as_deref(), Some("130"));
+    // One counter that is full keeps no other from counting.
+    bed.charge(&[global(Dialect::V2), item(HOUR)], 9).await?;
+    assert_eq!((bed.value(GLOBAL).await?.as_deref(), bed.value(ITEM).await?.as_deref()), (Some("130"), Some("9")));
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_is_no_counter_is_answered_as_it_is_never_written_and_keeps_no_other_from_counting() -> Result<()> {
+    let mut bed = Bed::new().await?;
+    let limits = [global(Dialect::V2), item(HOUR)];
+    for value in ["abc", "", "007", "1.5", "-0", "1e3", " 1", "-99999999999999999999"] {
+        bed.set(GLOBAL, value).await?;
+        let expected = format!("*2\r\n*3\r\n:100\r\n${}\r\n{value}\r\n:60\r\n", value.len());
+        let reply = bed.check(&limits).await?;
+        ensure!(reply.starts_with(&expected), "{value:?}: {reply:?}");
+        bed.charge(&limits, 1).await?;
+        assert_eq!(bed.value(GLOBAL).await?.as_deref(), Some(value));
+    }
+    assert_eq!(bed.value(ITEM).await?.as_deref(), Some("8"));
+    let _: () = redis::cmd("DEL").arg(GLOBAL).query_async(&mut bed.look).await?;
+    let _: () = redis::cmd("HSET").arg(GLOBAL).arg("a").arg("b").query_async(&mut bed.look).await?;
+    let reply = bed.charge(&limits, 1).await?;
+    ensure!(reply.starts_with("*2\r\n*3\r\n:100\r\n$10\r\nno counter\r\n:60\r\n"), "{reply:?}");
+    for (value, counted) in [("9007199254740993", "9007199254740992"), ("99999999999999999999", "9007199254740992")] {
+        let _: () = redis::cmd("DEL").arg(GLOBAL).query_async(&mut bed.look).await?;
+        bed.set(GLOBAL, value).await?;
+        let reply = bed.charge(&limits[..1], 1).await?;
+        assert_eq!(reply, format!("*1\r\n*3\r\n:100\r\n:{counted}\r\n:60\r\n"), "over any limit");
+    }
+    bed.set(GLOBAL, "-5").await?;
+    assert_eq!(bed.charge(&limits[..1], 6).await?, "*1\r\n*3\r\n:100\r\n:1\r\n:60\r\n");
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_largest_amounts_are_counted_exactly() -> Result<()> {
+    let mut bed = Bed::new().await?;
+    let most = Rate { tokens: 9_007_199_254_740_991, window_seconds: 60 };
+    let limit = [Limit { counter: Counter::global(Dialect::V2, "default_rule", most), rate: most }];
+    bed.charge(&limit, i64::MAX).await?;
+    assert_eq!(bed.value(GLOBAL).await?.as_deref(), Some("9007199254740991"));
+    bed.charge(&limit, i64::MAX).await?;
+    assert_eq!(bed.value(GLOBAL).await?.as_deref(), Some("18014398509481982"));
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_library_has_the_name_that_redis_gives_it_and_knows_no_other_operation() -> Result<()> {
+    let mut bed = Bed::new().await?;
+    let name: String = redis::cmd("SCRIPT").arg("LOAD").arg(LIMITS.source).query_async(&mut bed.look).await?;
+    assert_eq!(name, LIMITS.sha1);
+    let refused = redis::cmd("EVALSHA").arg(LIMITS.sha1).arg(0).arg("other").query_async::<()>(&mut bed.look).await;
+    let refused = refused.err().context("it was answered")?.to_string();
+    ensure!(refused.contains("unknown operation"), "{refused}");
+    Ok(())
+}

@@ -2,6 +2,7 @@
 //! Gateway API's HTTPRoute. Types and the CRDs made from them; no I/O.
 
 mod crd;
+mod ends;
 mod higress;
 mod quota;
 mod refresh;
@@ -9,6 +10,7 @@ mod status;
 mod store;
 
 pub use crd::crds;
+pub use ends::{OnMissingUsage, OnStoreFailure, UnlistedPaths};
 pub use higress::{HttpRoute, MatchRule, McpBridge, McpBridgeSpec, Registry, WasmPlugin, WasmPluginSpec};
 pub use quota::{
     Admin, AiQuota, AiQuotaSpec, CONSUMERS_MAX, Consumer, DeletionPolicy, StoreRef, TARGET_NAME_MAX_LENGTH,

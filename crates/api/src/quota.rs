@@ -9,7 +9,12 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{null_is_absent, refresh::Refresh, status::AiQuotaStatus};
+use crate::{
+    ends::{OnMissingUsage, OnStoreFailure, UnlistedPaths},
+    null_is_absent,
+    refresh::Refresh,
+    status::AiQuotaStatus,
+};
 
 pub const TARGETS_MAX: usize = 16;
 pub const CONSUMERS_MAX: usize = 10_000;
@@ -91,12 +96,34 @@ pub struct AiQuotaSpec {
     pub refresh: Option<Refresh>,
 
     /// Which requests spend tokens: those whose path, without its query, ends in one of these. 1 to 32 suffixes that
-    /// begin with `/` or `:`. Absent: `/v1/chat/completions`, `/v1/messages` and `/v1/responses`. Other paths pass
-    /// unmetered.
+    /// begin with `/` or `:`. Absent: `/v1/chat/completions`, `/v1/messages` and `/v1/responses`. What becomes of other
+    /// paths is said by `unlistedPaths`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = PATHS_MAX), extend("x-kubernetes-list-type" = "set"))]
     #[schemars(inner(length(max = PATH_MAX_LENGTH), regex(pattern = PATH_PATTERN)))]
     pub paths: Option<Vec<String>>,
+
+    /// What becomes of a metered request while the store does not answer, or cannot book it. `Refuse`: 503, text
+    /// `Request denied by ai quota check. Quota store unavailable.`, details `ai-quota.error`. `Admit`: it passes without
+    /// being checked, and what its answer used is charged if the store is back when the answer ends; otherwise it is lost
+    /// and counted as unknown. Either way a store that hangs costs a request the store's `timeout` and up to 50 ms.
+    /// Absent: `Refuse`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub on_store_failure: Option<OnStoreFailure>,
+
+    /// What a metered request is charged whose answer is 2xx but says nothing of its usage. `Estimate`: a token for each 4
+    /// bytes of generated text that was seen, and one for each 4 bytes of the request's body, at most 4096 for the
+    /// latter; a stream that ends before it has counted its output is charged its input and what was generated.
+    /// `Ignore`: what usage was seen, if any. Absent: `Estimate`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub on_missing_usage: Option<OnMissingUsage>,
+
+    /// What becomes of requests to the targets on paths that are neither in `paths` nor the admin API's. `Admit`: they
+    /// pass unmetered. `Refuse`: 403, text `Request denied by ai quota check. This path is not listed.`, details
+    /// `ai-quota.unlisted_path`, whoever asks; with a target of kind `Gateway` or `Domain` that is every other path of
+    /// the gateway or host. Absent: `Admit`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unlisted_paths: Option<UnlistedPaths>,
 
     /// What becomes of the balances in Redis when this object is deleted. `Retain`: they stay as they are, and an
     /// object that lists the same consumers with the same prefix and store goes on with them; nothing delays the

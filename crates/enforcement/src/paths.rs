@@ -12,6 +12,8 @@ pub enum Mode {
     Admin(Operation),
     /// Neither: passes unmetered.
     Other,
+    /// Neither, and no others are open.
+    Unlisted,
 }
 
 /// An operation of the admin API.
@@ -30,13 +32,15 @@ pub struct Paths {
     admin: Option<String>,
     /// Whether other spellings of a metered path are metered too.
     tolerant: bool,
+    /// Whether other paths are refused.
+    closed: bool,
 }
 
 impl Paths {
     /// `admin` is what follows [`ADMIN_BASE_PATH`], under which the admin API stands whatever paths are metered.
     #[must_use]
     pub fn new(metered: Vec<String>, admin: Option<&str>) -> Self {
-        Self { metered, admin: admin.map(|path| [ADMIN_BASE_PATH, path].concat()), tolerant: false }
+        Self { metered, admin: admin.map(|path| [ADMIN_BASE_PATH, path].concat()), tolerant: false, closed: false }
     }
 
     /// Meters also what servers take for a metered path though it is spelled otherwise, see [`plain`]. Upstream lets
@@ -44,6 +48,12 @@ impl Paths {
     #[must_use]
     pub fn tolerant(self) -> Self {
         Self { tolerant: true, ..self }
+    }
+
+    /// Whether paths that are neither metered nor the admin's are [`Mode::Unlisted`].
+    #[must_use]
+    pub fn closed(self, closed: bool) -> Self {
+        Self { closed, ..self }
     }
 
     /// The mode of a path without its query, see [`split`].
@@ -65,7 +75,7 @@ impl Paths {
                 return Mode::Metered;
             }
         }
-        Mode::Other
+        if self.closed { Mode::Unlisted } else { Mode::Other }
     }
 
     fn operation(&self, path: &[u8]) -> Option<Operation> {

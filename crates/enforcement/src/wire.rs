@@ -1,11 +1,13 @@
 //! The native configuration of the modules: what the controller writes under `aiquota` in a WasmPlugin's
 //! `defaultConfig`, and in a rule's `config`. One type for both ends. Pure.
 
+mod ends;
 pub mod limit;
 pub mod upstream;
 
 use std::collections::BTreeMap;
 
+pub use ends::{Ends, OnMissingUsage, OnStoreFailure, UnlistedPaths};
 use serde::{Deserialize, Serialize};
 
 use crate::values::MAX_AMOUNT;
@@ -122,6 +124,8 @@ pub struct Policy {
     pub default_quota: Option<i64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refresh: Option<Refresh>,
+    #[serde(default, skip_serializing_if = "Ends::is_default")]
+    pub ends: Ends,
     /// Everything that is matched is answered with 503 and this reason: the store or its secret vanished.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unavailable: Option<String>,

@@ -12,6 +12,13 @@ use crate::validate::{Refusal, Refused};
 pub fn decode<K: DeserializeOwned>(object: Value) -> Result<K, Refusal> {
     serde_path_to_error::deserialize(object).map_err(|error| {
         let field = error.path().to_string();
-        Refusal { field, reason: Refused::Unreadable, message: error.into_inner().to_string() }
+        let mut message = error.into_inner().to_string();
+        // The names of all fields would bury the one that is not among them.
+        if message.starts_with("unknown field")
+            && let Some(end) = message.find(", expected")
+        {
+            message.truncate(end);
+        }
+        Refusal { field, reason: Refused::Unreadable, message }
     })
 }

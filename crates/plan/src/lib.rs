@@ -17,6 +17,7 @@ mod ceiling;
 mod cron;
 mod days;
 mod decode;
+mod ends;
 mod existing;
 mod foreign;
 mod form;

@@ -65,6 +65,9 @@ pub fn validate(quota: &AiQuota) -> Result<(), Vec<Refusal>> {
         default_quota,
         refresh,
         paths,
+        on_store_failure: _,
+        on_missing_usage: _,
+        unlisted_paths: _,
         deletion_policy: _,
     } = &quota.spec;
     let mut check = Check::default();

@@ -37,6 +37,11 @@ fn objects_on_one_target_merge_or_the_older_wins() {
 }
 
 #[test]
+fn what_is_said_about_the_ends_of_requests_is_written_and_must_be_the_same_on_one_target() {
+    all(include_str!("scenarios/ends.yaml"));
+}
+
+#[test]
 fn a_ceiling_takes_what_lies_in_it_from_other_namespaces() {
     all(include_str!("scenarios/ceilings.yaml"));
 }

@@ -36,6 +36,11 @@ pub(super) const fn websocket() -> Response {
     Response::text(403, "ai-quota.websocket", "Request denied by ai quota check. A WebSocket cannot be metered.")
 }
 
+/// The native form's, where no other paths than the listed ones are open.
+pub(super) const fn unlisted_path() -> Response {
+    Response::text(403, "ai-quota.unlisted_path", "Request denied by ai quota check. This path is not listed.")
+}
+
 pub(super) const fn unauthorized_admin() -> Response {
     Response::text(403, UNAUTHORIZED, "Request denied by ai quota check. Unauthorized admin consumer.")
 }

@@ -21,6 +21,7 @@ use crate::redis::{self, Balance, ChargeOutcome, CheckOutcome, Command, Reply};
 use crate::response::Response;
 use crate::steps::{Ask, Failure, Kind, Next, Question, Request, Step, Words, wants_websocket};
 use crate::values;
+use crate::wire::{OnMissingUsage, OnStoreFailure};
 
 /// Token balances per consumer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,7 +85,8 @@ impl Kind for Quotas {
     }
 
     fn estimates(admission: &Admission) -> bool {
-        admission.policy.flavor != Flavor::Upstream
+        let Policy { flavor, ends, .. } = &*admission.policy;
+        *flavor != Flavor::Upstream && ends.on_missing_usage == OnMissingUsage::Estimate
     }
 
     fn charge(admission: Admission, tokens: i64, now: i64) -> (Question, Ticket) {
@@ -133,8 +135,10 @@ fn begin(target: &Target<Policy>, request: &dyn Request) -> Step<Quotas> {
         Target::Enforce { policy, open } => (policy, *open),
     };
     let mode = policy.paths.mode(&path);
-    if open && mode == Mode::Other {
-        return Step::Pass;
+    match mode {
+        Mode::Other if open => return Step::Pass,
+        Mode::Unlisted => return Step::Refuse(answers::unlisted_path()),
+        Mode::Metered | Mode::Admin(_) | Mode::Other => {}
     }
     let consumer = match identity::consumer(request.header(identity::HEADER)) {
         Ok(consumer) if policy.accepts(consumer) => consumer,
@@ -142,7 +146,7 @@ fn begin(target: &Target<Policy>, request: &dyn Request) -> Step<Quotas> {
         Ok(_) | Err(Unrecognised::Unauthorized) => return Step::Refuse(answers::unauthorized_consumer()),
     };
     match mode {
-        Mode::Other => Step::Pass,
+        Mode::Other | Mode::Unlisted => Step::Pass,
         // Nothing of what passes in it could be counted.
         Mode::Metered if policy.flavor != Flavor::Upstream && wants_websocket(request) => {
             Step::Refuse(answers::websocket())
@@ -191,8 +195,8 @@ fn upstream_check(policy: Arc<Policy>, consumer: Vec<u8>, reply: Result<Reply<'_
 fn native_check(policy: Arc<Policy>, consumer: Vec<u8>, reply: Result<Reply<'_>, Failure>) -> Next<Quotas> {
     let outcome = match reply.map(|reply| CheckOutcome::of(&reply)) {
         Ok(Ok(outcome)) => outcome,
-        Ok(Err(error)) => return Next::Refuse(answers::store_unavailable().logged(error)),
-        Err(failure) => return Next::Refuse(answers::store_unavailable().logged(failure)),
+        Ok(Err(error)) => return unchecked(policy, consumer, &error),
+        Err(failure) => return unchecked(policy, consumer, &failure),
     };
     match outcome {
         CheckOutcome::Admitted { left: _, period } => Next::admit(Admission { policy, consumer, period }),
@@ -201,6 +205,15 @@ fn native_check(policy: Arc<Policy>, consumer: Vec<u8>, reply: Result<Reply<'_>,
             let balance = policy.balance(&consumer);
             Next::Refuse(answers::no_quota().logged(format_args!("the balance {balance} is malformed: {value}")))
         }
+    }
+}
+
+/// The store has not said whether the request may pass. Which period it would have named is not known either: the
+/// charge counts in the one that it comes in.
+fn unchecked(policy: Arc<Policy>, consumer: Vec<u8>, why: &dyn fmt::Display) -> Next<Quotas> {
+    match policy.ends.on_store_failure.unwrap_or(OnStoreFailure::Refuse) {
+        OnStoreFailure::Refuse => Next::Refuse(answers::store_unavailable().logged(why)),
+        OnStoreFailure::Admit => Next::admit(Admission { policy, consumer, period: None }),
     }
 }
 

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Body, Form, NAMELESS, Read, Ruled, Size, Stores, policies, text, value};
 use crate::{
-    Refusal, Refused,
+    Refusal, Refused, ends,
     gateway::{Gateway, Matcher, Part, Policy},
     kind::Quota,
     prefix::fnv1a,
@@ -69,6 +69,9 @@ impl Form<Quota> for Upstream {
             default_quota,
             refresh: _,
             paths: _,
+            on_store_failure: _,
+            on_missing_usage: _,
+            unlisted_paths: _,
             deletion_policy: _,
         } = &quota.spec;
         let mut refusals = Vec::new();
@@ -97,6 +100,7 @@ impl Form<Quota> for Upstream {
         if default_quota.is_some() {
             refuse("spec.defaultQuota".to_owned(), "the module makes no balances: list the consumers".to_owned());
         }
+        refusals.extend(ends::beyond_upstream(&quota.spec));
         refusals
     }
 
@@ -105,8 +109,17 @@ impl Form<Quota> for Upstream {
     }
 
     fn said<'a>(&self, settings: &'a wire::Policy) -> Cow<'a, wire::Policy> {
-        let wire::Policy { store, key_prefix, owner: _, paths, admin, default_quota: _, refresh: _, unavailable } =
-            settings;
+        let wire::Policy {
+            store,
+            key_prefix,
+            owner: _,
+            paths,
+            admin,
+            default_quota: _,
+            refresh: _,
+            ends: _,
+            unavailable,
+        } = settings;
         Cow::Owned(wire::Policy {
             store: store.clone(),
             key_prefix: key_prefix.clone(),
@@ -115,6 +128,7 @@ impl Form<Quota> for Upstream {
             admin: admin.clone(),
             default_quota: None,
             refresh: None,
+            ends: wire::Ends::default(),
             unavailable: unavailable.clone(),
         })
     }
@@ -292,6 +306,7 @@ fn settings(config: &Rule, store: String) -> wire::Policy {
         admin: (admin_consumer != NOBODY).then_some(wire::Admin { consumer: admin_consumer, path: admin_path }),
         default_quota: None,
         refresh: None,
+        ends: wire::Ends::default(),
         unavailable: None,
     }
 }

@@ -5,13 +5,13 @@ use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 use api::{AiQuota, TargetRef, WasmPlugin};
 use enforcement::{
     values::{DEFAULT_ADMIN_PATH, RESERVED_KEY_PREFIX},
-    wire,
+    wire::{self, Ends},
 };
 use serde_json::Value;
 
 use super::Kind;
 use crate::{
-    AI_QUOTA, Flavor, Key, Module, Object, Refusal, Settings, World,
+    AI_QUOTA, Flavor, Key, Module, Object, Refusal, Settings, World, ends,
     form::{self, Form, Read},
     owner_name,
     plan::Declared,
@@ -109,6 +109,7 @@ impl Kind for Quota {
             }),
             default_quota: spec.default_quota,
             refresh: spec.refresh.as_ref().and_then(tables::refresh),
+            ends: ends::ends(spec),
             unavailable: None,
         }
     }
@@ -164,13 +165,17 @@ impl Kind for Quota {
 
     fn difference(a: &wire::Policy, b: &wire::Policy) -> Option<&'static str> {
         // The owner is the object's own, and whether its store can be used is not for the object to say.
-        let wire::Policy { store, key_prefix, owner: _, paths, admin, default_quota, refresh, unavailable: _ } = a;
+        let wire::Policy { store, key_prefix, owner: _, paths, admin, default_quota, refresh, ends, unavailable: _ } = a;
+        let Ends { on_store_failure, on_missing_usage, unlisted_paths } = ends;
         [
             ("keyPrefix", *key_prefix != b.key_prefix),
             ("admin", *admin != b.admin),
             ("defaultQuota", *default_quota != b.default_quota),
             ("paths", *paths != b.paths),
             ("refresh", *refresh != b.refresh),
+            ("onStoreFailure", *on_store_failure != b.ends.on_store_failure),
+            ("onMissingUsage", *on_missing_usage != b.ends.on_missing_usage),
+            ("unlistedPaths", *unlisted_paths != b.ends.unlisted_paths),
             ("storeRef", *store != b.store),
         ]
         .into_iter()

@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 
 /// What upstream's module has no means for, whatever the scenario is about.
-const NATIVE_ONLY: [&str; 2] = [r#""kind":"Gateway""#, r#""unlimited":true"#];
+const NATIVE_ONLY: [&str; 3] = [r#""kind":"Gateway""#, r#""unlimited":true"#, r#""onStoreFailure":"Admit""#];
 
 /// Nothing for a scenario that is about what only our module does.
 pub(crate) fn for_upstream(scenario: &Value) -> Option<Value> {

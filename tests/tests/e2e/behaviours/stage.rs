@@ -9,7 +9,7 @@ use enforcement::{
         Apply, ApplyOutcome, Balance, Charge, ChargeOutcome, Check, CheckOutcome, Fence, Grant, Invocation,
         LeaveOutcome, Park, Period,
     },
-    wire::{Admin, Policy, Refresh, RefreshMode, Schedule},
+    wire::{Admin, Ends, Policy, Refresh, RefreshMode, Schedule},
 };
 use redis::{FromRedisValue, aio::MultiplexedConnection};
 use tokio::sync::Mutex;
@@ -80,6 +80,7 @@ impl Setting {
             admin: Some(Admin { consumer: "admin".into(), path: "/quota".into() }),
             default_quota,
             refresh,
+            ends: Ends::default(),
             unavailable: None,
         };
         Self { name: format!("b{number}"), policy, schedule, boundaries }

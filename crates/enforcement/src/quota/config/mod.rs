@@ -24,6 +24,8 @@ pub struct Policy {
     /// Who may use the admin API.
     pub admin: Option<String>,
     pub flavor: Flavor,
+    /// How requests may end; in upstream's form nothing of it is said.
+    pub ends: wire::Ends,
 }
 
 /// Whose rules decide: which commands are sent, and what happens where upstream has nothing.

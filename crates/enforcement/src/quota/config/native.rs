@@ -33,7 +33,7 @@ pub(super) fn policy(
     tables: &Tables,
     stores: NamedStores<'_>,
 ) -> Result<Compiled<Policy>, Invalid> {
-    let wire::Policy { store, key_prefix, owner, paths, admin, default_quota, refresh, unavailable } = wire;
+    let wire::Policy { store, key_prefix, owner, paths, admin, default_quota, refresh, ends, unavailable } = wire;
     if !values::is_key_prefix(key_prefix.as_bytes()) {
         return Err(Invalid::new("keyPrefix", "is not a key prefix"));
     }
@@ -52,6 +52,7 @@ pub(super) fn policy(
         return Err(Invalid::new("defaultQuota", "is out of range"));
     }
     let paths = Paths::new(paths, admin.as_ref().map(|admin| admin.path.as_str())).tolerant();
+    let paths = paths.closed(ends.unlisted_paths == wire::UnlistedPaths::Refuse);
     if let Some(reason) = unavailable {
         return Ok(Compiled::Unavailable { reason, paths });
     }
@@ -59,7 +60,7 @@ pub(super) fn policy(
     let store = stores.named(store.as_deref())?;
     let flavor = Flavor::Native { owner, default_quota, refresh };
     let admin = admin.map(|admin| admin.consumer);
-    Ok(Compiled::Policy(Policy { store, key_prefix, paths, admin, flavor }))
+    Ok(Compiled::Policy(Policy { store, key_prefix, paths, admin, flavor, ends }))
 }
 
 fn scheduled(refresh: wire::Refresh, tables: &Tables) -> Result<(wire::Refresh, Table), Invalid> {

@@ -257,6 +257,7 @@ fn what_the_controller_writes_is_what_the_module_reads() {
                 admin: None,
                 default_quota: None,
                 refresh: None,
+                ends: wire::Ends::default(),
                 unavailable: None,
             },
         )]

@@ -7,6 +7,7 @@ use crate::config::{Invalid, Stores};
 use crate::paths::Paths;
 use crate::rules::lenient::{list, text};
 use crate::values::DEFAULT_ADMIN_PATH;
+use crate::wire::Ends;
 
 const DEFAULT_KEY_PREFIX: &str = "chat_quota:";
 
@@ -33,6 +34,7 @@ pub(super) fn policy(keys: &Map<String, Value>, stores: &mut Stores) -> Result<P
         paths: Paths::new(metered, Some(&admin_path)),
         admin: Some(admin_consumer),
         flavor: Flavor::Upstream,
+        ends: Ends::default(),
     })
 }
 

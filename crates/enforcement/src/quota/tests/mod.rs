@@ -2,6 +2,7 @@
 //! failures come to, what is charged, and that nothing hostile makes a step panic.
 
 mod charges;
+mod ends;
 mod hostile;
 mod native;
 mod upstream;

@@ -1,0 +1,53 @@
+//! How the requests under a policy may end, in the native configuration. What is as usual is left out. Pure.
+
+use serde::{Deserialize, Serialize};
+
+/// What a policy says about the ends of its requests.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Ends {
+    /// Absent: what is usual for the kind of enforcement.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_store_failure: Option<OnStoreFailure>,
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub on_missing_usage: OnMissingUsage,
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub unlisted_paths: UnlistedPaths,
+}
+
+/// What becomes of a request about which the store says nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum OnStoreFailure {
+    Refuse,
+    /// It passes unchecked, and is charged at its end.
+    Admit,
+}
+
+/// What a 2xx answer has cost that does not say so.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum OnMissingUsage {
+    #[default]
+    Estimate,
+    /// Nothing.
+    Ignore,
+}
+
+/// What becomes of a request on a path that is neither metered nor the admin's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum UnlistedPaths {
+    #[default]
+    Admit,
+    Refuse,
+}
+
+impl Ends {
+    /// Whether nothing unusual is said.
+    #[must_use]
+    pub fn is_default(&self) -> bool {
+        is_default(self)
+    }
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}

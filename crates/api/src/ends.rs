@@ -23,3 +23,10 @@ pub enum UnlistedPaths {
     Admit,
     Refuse,
 }
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Mode {
+    #[default]
+    Enforce,
+    Observe,
+}

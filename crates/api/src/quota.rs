@@ -10,7 +10,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    ends::{OnMissingUsage, OnStoreFailure, UnlistedPaths},
+    ends::{Mode, OnMissingUsage, OnStoreFailure, UnlistedPaths},
     null_is_absent,
     refresh::Refresh,
     status::AiQuotaStatus,
@@ -102,6 +102,13 @@ pub struct AiQuotaSpec {
     #[schemars(length(min = 1, max = PATHS_MAX), extend("x-kubernetes-list-type" = "set"))]
     #[schemars(inner(length(max = PATH_MAX_LENGTH), regex(pattern = PATH_PATTERN)))]
     pub paths: Option<Vec<String>>,
+
+    /// Whether anything is refused. `Enforce`: what this object says. `Observe`: nothing but misuse of the admin API; each
+    /// request passes, and those that would be refused are counted by the gateway's metric `would_refuse`. What is
+    /// used meanwhile is noted beside the balances and counts only for what would be refused; when `Enforce` begins,
+    /// nothing of it counts. Quotas that share balances should agree in it. Absent: `Enforce`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mode: Option<Mode>,
 
     /// What becomes of a metered request while the store does not answer, or cannot book it. `Refuse`: 503, text
     /// `Request denied by ai quota check. Quota store unavailable.`, details `ai-quota.error`. `Admit`: it passes without

@@ -43,6 +43,18 @@ impl Paths {
         Self { metered, admin: admin.map(|path| [ADMIN_BASE_PATH, path].concat()), tolerant: false, closed: false }
     }
 
+    /// Every path is [`Mode::Other`].
+    #[must_use]
+    pub const fn none() -> Self {
+        Self { metered: Vec::new(), admin: None, tolerant: false, closed: false }
+    }
+
+    /// Whether none could be anything but [`Mode::Other`].
+    #[must_use]
+    pub const fn is_none(&self) -> bool {
+        self.metered.is_empty() && self.admin.is_none() && !self.closed
+    }
+
     /// Meters also what servers take for a metered path though it is spelled otherwise, see [`plain`]. Upstream lets
     /// that pass.
     #[must_use]

@@ -3,6 +3,8 @@
 
 use std::borrow::Cow;
 
+use crate::steps::Count;
+
 /// An answer instead of the model's.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Response {
@@ -13,20 +15,22 @@ pub struct Response {
     pub details: &'static str,
     /// Besides the content type.
     pub headers: Vec<(&'static str, String)>,
-    /// What is counted with it.
-    pub count: Option<Count>,
+    /// What it adds up to.
+    pub counts: &'static [Count],
+    /// What is counted with it as upstream does.
+    pub by_route: Option<ByRoute>,
     /// What the operator should read in the gateway's log; never sent.
     pub log: Option<String>,
 }
 
 /// A counter among the gateway's metrics, to which one is added.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Count {
+pub struct ByRoute {
     pub(crate) metric: &'static str,
     pub(crate) consumer: Option<Vec<u8>>,
 }
 
-impl Count {
+impl ByRoute {
     /// Its name, as upstream's modules name their counters, on this route and cluster.
     #[must_use]
     pub fn name(&self, route: Option<&[u8]>, cluster: Option<&[u8]>) -> String {
@@ -43,15 +47,21 @@ const TEXT: &str = "text/plain";
 
 impl Response {
     pub(crate) const fn text(status: u16, details: &'static str, body: &'static str) -> Self {
+        let counts: &[Count] = if status < 400 { &[] } else { &[Count::Refused] };
         Self {
             status,
             content_type: TEXT,
             body: Cow::Borrowed(body),
             details,
             headers: Vec::new(),
-            count: None,
+            counts,
+            by_route: None,
             log: None,
         }
+    }
+
+    pub(crate) fn counting(self, counts: &'static [Count]) -> Self {
+        Self { counts, ..self }
     }
 
     pub(crate) fn logged(self, log: impl std::fmt::Display) -> Self {

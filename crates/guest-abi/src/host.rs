@@ -190,9 +190,9 @@ pub fn define_counter(name: &str) -> Result<Counter, Status> {
 ///
 /// # Errors
 /// If the host refuses.
-pub fn count(Counter(metric): Counter, by: u32) -> Result<(), Status> {
+pub fn count(Counter(metric): Counter, by: i64) -> Result<(), Status> {
     // SAFETY: no pointers.
-    Status::check(unsafe { imports::proxy_increment_metric(metric, by.into()) })
+    Status::check(unsafe { imports::proxy_increment_metric(metric, by) })
 }
 
 /// Makes the host's Redis client of a cluster ready. It closes every connection of that cluster in this thread.

@@ -3,21 +3,23 @@
 //! the kind that a module names.
 
 mod counters;
+mod policies;
 mod stores;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use counters::Counters;
-use enforcement::config::{Config, Policies};
+use enforcement::config::{Config, Matched, Policies};
 use enforcement::response::Response;
 use enforcement::rules::Subject;
 use enforcement::steps::{
-    self, Admitted, Ask, Booked, Booking, Charge, Ending, Failure, Kind, Meter, Next, Pending, Request, Step,
+    self, Admitted, Ask, Booked, Booking, Charge, Count, Ending, Failure, Kind, Meter, Next, Pending, Request, Step,
 };
 use enforcement::{guard, identity};
 use guest_abi::host::{self, Buffer, Level, Map};
 use guest_abi::{Action, Headers, Module, Unanswered};
+use policies::PolicyCounters;
 use stores::{Calls, Clients, TICK_MS, Ticks};
 
 /// The longest body that is awaited, the form of an admin API.
@@ -35,6 +37,7 @@ pub struct Enforcer<K: Kind> {
     unlogged: u64,
     clients: Clients,
     counters: Counters,
+    policies: policies::Policies,
     roots: BTreeMap<u32, Root<K>>,
     streams: BTreeMap<u32, Stream<K>>,
 }
@@ -48,12 +51,14 @@ struct Root<K: Kind> {
 /// Whom an answer of Redis is for.
 enum Waiter<K: Kind> {
     Stream(u32, Pending<K>),
-    Charge(Booking<K>),
+    Charge(Booking<K>, Option<PolicyCounters>),
 }
 
 struct Stream<K: Kind> {
     root: u32,
     state: State<K>,
+    /// Those of the policy it is under.
+    counters: Option<PolicyCounters>,
 }
 
 enum State<K: Kind> {
@@ -91,8 +96,8 @@ impl Request for Shown<'_> {
 impl<K: Kind> Default for Enforcer<K> {
     fn default() -> Self {
         let (roots, streams) = (BTreeMap::new(), BTreeMap::new());
-        let (clients, counters) = (Clients::default(), Counters::default());
-        Self { logged_at: 0, unlogged: 0, clients, counters, roots, streams }
+        let (clients, counters, policies) = (Clients::default(), Counters::default(), policies::Policies::default());
+        Self { logged_at: 0, unlogged: 0, clients, counters, policies, roots, streams }
     }
 }
 
@@ -102,7 +107,7 @@ impl<K: Kind> Module for Enforcer<K> {
     }
 
     fn create_stream(&mut self, stream: u32, root: u32) {
-        self.streams.insert(stream, Stream { root, state: State::Passing });
+        self.streams.insert(stream, Stream { root, state: State::Passing, counters: None });
     }
 
     fn configure(&mut self, root: u32, configuration: &[u8]) -> bool {
@@ -160,7 +165,7 @@ impl<K: Kind> Module for Enforcer<K> {
     }
 
     fn request_body(&mut self, stream: u32, size: usize, end: bool) -> Action {
-        let Some(Stream { root, state }) = self.streams.get_mut(&stream) else { return Action::Continue };
+        let Some(Stream { root, state, counters: _ }) = self.streams.get_mut(&stream) else { return Action::Continue };
         match state {
             State::Passing => Action::Continue,
             State::Metered(meter) => {
@@ -231,7 +236,12 @@ impl<K: Kind> Enforcer<K> {
             consumer: headers.first(identity::HEADER).unwrap_or_default(),
         };
         let values: Vec<&[u8]> = headers.all(identity::HEADER).collect();
-        let Some(target) = policies.target_of_any(&subject, &values) else { return Action::Continue };
+        let Some(Matched { target, policy }) = policies.matched_by_any(&subject, &values) else {
+            return Action::Continue;
+        };
+        if let Some(stream) = self.streams.get_mut(&stream) {
+            stream.counters = policy.map(|policy| self.policies.of(K::KIND, policy));
+        }
         match K::begin(target, &Shown(&headers)) {
             Step::AwaitBody(awaiting) if !end => {
                 self.enter(stream, State::AwaitingBody { awaiting, length: 0 });
@@ -258,7 +268,14 @@ impl<K: Kind> Enforcer<K> {
     /// Does what a step asks, inside a callback of the stream's request.
     fn take(&mut self, root: u32, stream: u32, step: Step<K>) -> Action {
         let (metered, next) = match step {
-            Step::Pass => return Action::Continue,
+            Step::Pass => {
+                self.count(stream, &[Count::Unmetered]);
+                return Action::Continue;
+            }
+            Step::Spare => {
+                self.count(stream, &[Count::Unmetered, Count::WouldRefuse]);
+                return Action::Continue;
+            }
             Step::Refuse(response) => (false, Next::Refuse(response)),
             Step::AwaitBody(_) => return Action::StopIteration,
             Step::Ask(ask) => (ask.pending.is_metered(), Next::Ask(ask)),
@@ -277,7 +294,7 @@ impl<K: Kind> Enforcer<K> {
     /// Takes an answer of Redis, or the reason why there is none, and how long it still could have come.
     fn answer(&mut self, root: u32, waiter: Waiter<K>, left: Option<Ticks>, answer: Result<&[u8], Failure>) {
         match waiter {
-            Waiter::Charge(booking) => self.booked(root, booking.answer(answer)),
+            Waiter::Charge(booking, counters) => self.booked(root, counters, booking.answer(answer)),
             Waiter::Stream(stream, pending) => {
                 // The stream may be gone by now.
                 let waits = |stream: &Stream<K>| matches!(stream.state, State::Waiting);
@@ -316,7 +333,8 @@ impl<K: Kind> Enforcer<K> {
     ) -> Option<Result<Box<Meter<K>>, Response>> {
         loop {
             let Ask { call, pending } = match next {
-                Next::Admit(Admitted { meter, log }) => {
+                Next::Admit(Admitted { meter, counts, log }) => {
+                    self.count(stream, counts);
                     if let Some(log) = log {
                         self.log_failure("a request passed unchecked", &log);
                     }
@@ -340,15 +358,15 @@ impl<K: Kind> Enforcer<K> {
                     return None;
                 }
                 Err((Waiter::Stream(_, pending), failure)) => pending.answer(Err(failure)),
-                Err((Waiter::Charge(_), _)) => return None,
+                Err((Waiter::Charge(..), _)) => return None,
             };
         }
     }
 
     /// Books what a stream used, once, when it is over.
     fn settle(&mut self, stream: u32) {
-        let Some(Stream { root, state }) = self.streams.get_mut(&stream) else { return };
-        let root = *root;
+        let Some(Stream { root, state, counters }) = self.streams.get_mut(&stream) else { return };
+        let (root, counters) = (*root, counters.clone());
         // Whatever it was, it is over: an answer that still comes for it is dropped.
         let State::Metered(mut meter) = std::mem::replace(state, State::Passing) else { return };
         // The router redirects without showing the answer for which it does.
@@ -360,33 +378,44 @@ impl<K: Kind> Enforcer<K> {
         if let Ending::Charge(charge) = meter.end(now()) {
             // The call belongs to the root: it is to outlive the stream.
             let _ = host::set_effective_context(root);
-            self.charge(root, charge);
+            self.charge(root, counters, charge);
             let _ = host::set_effective_context(stream);
         }
     }
 
-    fn charge(&mut self, root: u32, Charge { call, booking }: Charge<K>) {
+    fn charge(&mut self, root: u32, counters: Option<PolicyCounters>, Charge { call, booking }: Charge<K>) {
         let Some(Root { calls, .. }) = self.roots.get_mut(&root) else { return };
-        let (left, waiter) = (Ticks::of(&call.store), Waiter::Charge(booking));
-        if let Err((Waiter::Charge(booking), failure)) = calls.send(&mut self.clients, &call, left, waiter) {
-            self.booked(root, booking.answer(Err(failure)));
+        let (left, waiter) = (Ticks::of(&call.store), Waiter::Charge(booking, counters));
+        if let Err((Waiter::Charge(booking, counters), failure)) = calls.send(&mut self.clients, &call, left, waiter) {
+            self.booked(root, counters, booking.answer(Err(failure)));
         }
     }
 
-    fn booked(&mut self, root: u32, booked: Booked<K>) {
+    fn booked(&mut self, root: u32, counters: Option<PolicyCounters>, booked: Booked<K>) {
         match booked {
-            Booked::Done => {}
-            Booked::Again(charge) => self.charge(root, charge),
+            Booked::Done { tokens, estimated } => {
+                if let Some(counters) = counters {
+                    counters.add(Count::Tokens, tokens);
+                    counters.add(Count::Estimated, estimated.into());
+                }
+            }
+            Booked::Again(charge) => self.charge(root, counters, charge),
             Booked::Reauthenticate(charge) => match self.clients.reauthenticate(&charge.call.store) {
-                Ok(()) => self.charge(root, charge),
-                Err(failure) => self.booked(root, charge.booking.answer(Err(failure))),
+                Ok(()) => self.charge(root, counters, charge),
+                Err(failure) => self.booked(root, counters, charge.booking.answer(Err(failure))),
             },
-            Booked::Unknown(what) => host::log(Level::Warn, &what),
+            Booked::Unknown(what) => {
+                if let Some(counters) = counters {
+                    counters.add(Count::UnknownCharge, 1);
+                }
+                host::log(Level::Warn, &what);
+            }
         }
     }
 
     fn refuse(&mut self, stream: u32, response: Response) -> Action {
-        let Response { status, content_type, body, details, headers, count, log } = response;
+        let Response { status, content_type, body, details, headers, counts, by_route, log } = response;
+        self.count(stream, counts);
         if let Some(log) = log {
             self.log_failure("a request was refused", &log);
         }
@@ -396,11 +425,17 @@ impl<K: Kind> Enforcer<K> {
         if let Err(status) = host::respond(status, details, &headers, body.as_bytes()) {
             host::log(Level::Debug, &format!("a request could not be answered: {status:?}"));
         }
-        if let Some(count) = count {
+        if let Some(count) = by_route {
             let (route, cluster) = (host::property(&["route_name"]), host::property(&["cluster_name"]));
             self.counters.add_one(&count.name(route.as_deref(), cluster.as_deref()));
         }
         Action::StopIteration
+    }
+
+    fn count(&self, stream: u32, counts: &[Count]) {
+        if let Some(counters) = self.streams.get(&stream).and_then(|stream| stream.counters.as_ref()) {
+            counters.each(counts);
+        }
     }
 
     fn log_failure(&mut self, what: &str, why: &str) {

@@ -1,7 +1,7 @@
 //! How the requests under an object may end: from its spec to what the module reads, and what of it Higress' own module
 //! has no means for. Pure.
 
-use api::{AiQuotaSpec, OnMissingUsage, OnStoreFailure, UnlistedPaths};
+use api::{AiQuotaSpec, Mode, OnMissingUsage, OnStoreFailure, UnlistedPaths};
 use enforcement::wire;
 
 use crate::{Refusal, Refused};
@@ -21,13 +21,18 @@ pub(crate) fn ends(spec: &AiQuotaSpec) -> wire::Ends {
             UnlistedPaths::Admit => wire::UnlistedPaths::Admit,
             UnlistedPaths::Refuse => wire::UnlistedPaths::Refuse,
         },
+        mode: match spec.mode.unwrap_or_default() {
+            Mode::Enforce => wire::PolicyMode::Enforce,
+            Mode::Observe => wire::PolicyMode::Observe,
+        },
     }
 }
 
 /// What is asked for that Higress' own module does otherwise.
 pub(crate) fn beyond_upstream(spec: &AiQuotaSpec) -> impl Iterator<Item = Refusal> {
-    let AiQuotaSpec { on_store_failure, on_missing_usage, unlisted_paths, .. } = spec;
+    let AiQuotaSpec { mode, on_store_failure, on_missing_usage, unlisted_paths, .. } = spec;
     [
+        ("spec.mode", *mode == Some(Mode::Observe), "the module cannot but enforce"),
         (
             "spec.onStoreFailure",
             *on_store_failure == Some(OnStoreFailure::Admit),

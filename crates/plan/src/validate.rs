@@ -65,6 +65,7 @@ pub fn validate(quota: &AiQuota) -> Result<(), Vec<Refusal>> {
         default_quota,
         refresh,
         paths,
+        mode: _,
         on_store_failure: _,
         on_missing_usage: _,
         unlisted_paths: _,

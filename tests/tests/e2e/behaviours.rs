@@ -9,6 +9,7 @@ mod failing;
 mod gate;
 mod holding;
 mod leaving;
+mod observing;
 mod oracle;
 mod refreshing;
 mod removing;
@@ -103,6 +104,11 @@ async fn what_objects_declare_becomes_the_balance() -> Result<()> {
 #[tokio::test]
 async fn what_objects_declare_no_longer_is_parked_released_or_deleted() -> Result<()> {
     play_scripts(&[removing::SUITE]).await
+}
+
+#[tokio::test]
+async fn what_is_only_observed_counts_against_nothing() -> Result<()> {
+    play_scripts(&[observing::SUITE]).await
 }
 
 #[tokio::test]

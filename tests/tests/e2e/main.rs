@@ -6,6 +6,7 @@ mod components;
 mod concurrency;
 mod crash;
 mod disturbances;
+mod ends;
 mod faults;
 mod flavor_upstream;
 mod gateway;

@@ -91,6 +91,8 @@ pub struct Invalid {
 pub struct Policies<P> {
     rules: Rules,
     targets: Vec<Target<P>>,
+    /// For each target the name of its policy, which only our form has.
+    names: Vec<Option<Arc<str>>>,
     default: Option<Target<P>>,
     stores: Vec<Arc<Store>>,
 }
@@ -109,6 +111,14 @@ pub enum Target<P> {
         /// Only what these paths do not call [`crate::paths::Mode::Other`]; `None`: everything.
         only: Option<Paths>,
     },
+}
+
+/// What a request is under.
+#[derive(Clone, Copy, Debug)]
+pub struct Matched<'a, P> {
+    pub target: &'a Target<P>,
+    /// The name of its policy, which only our form has.
+    pub policy: Option<&'a Arc<str>>,
 }
 
 impl<P: Policy> Config<P> {
@@ -160,8 +170,9 @@ impl<P: Policy> Config<P> {
             let invalid = first_invalid.unwrap_or_else(|| Invalid::new("_rules_", "is empty"));
             return Err(ConfigError::Nothing(invalid));
         }
+        let names = native::names(&keys);
         let rules = Rules::new(&matchers);
-        Ok(Self::Policies(Box::new(Policies { rules, targets, default, stores: stores.into_list() })))
+        Ok(Self::Policies(Box::new(Policies { rules, targets, names, default, stores: stores.into_list() })))
     }
 }
 
@@ -175,19 +186,26 @@ impl<P> Policies<P> {
     /// What the request is under; nothing: it passes untouched.
     #[must_use]
     pub fn target(&self, subject: &Subject<'_>) -> Option<&Target<P>> {
+        self.matched(subject).map(|matched| matched.target)
+    }
+
+    fn matched(&self, subject: &Subject<'_>) -> Option<Matched<'_, P>> {
         match self.rules.find(subject) {
-            Some(rule) => self.targets.get(rule),
-            None => self.default.as_ref(),
+            Some(rule) => {
+                let policy = self.names.get(rule).and_then(Option::as_ref);
+                self.targets.get(rule).map(|target| Matched { target, policy })
+            }
+            None => self.default.as_ref().map(|target| Matched { target, policy: None }),
         }
     }
 
     /// What the request is under by whichever value of the identity header: who sends one more must not fall out of the
     /// rule of the other.
     #[must_use]
-    pub fn target_of_any(&self, subject: &Subject<'_>, identity: &[&[u8]]) -> Option<&Target<P>> {
+    pub fn matched_by_any(&self, subject: &Subject<'_>, identity: &[&[u8]]) -> Option<Matched<'_, P>> {
         let others = if self.needs().consumer { identity.get(1..).unwrap_or_default() } else { &[] };
-        let under = |consumer: &&[u8]| self.target(&Subject { consumer, ..*subject });
-        self.target(subject).or_else(|| others.iter().find_map(under))
+        let under = |consumer: &&[u8]| self.matched(&Subject { consumer, ..*subject });
+        self.matched(subject).or_else(|| others.iter().find_map(under))
     }
 
     /// How many rules there are besides the default.

@@ -26,6 +26,16 @@ pub(super) struct Native<P: Policy> {
     policies: BTreeMap<String, Result<Named<P>, Invalid>>,
 }
 
+/// For each rule the name of its policy; equal ones are one text.
+pub(super) fn names(rules: &[Map<String, Value>]) -> Vec<Option<Arc<str>>> {
+    let mut known: BTreeMap<&str, Arc<str>> = BTreeMap::new();
+    let names = rules.iter().map(|keys| {
+        let name = keys.get(POLICY)?.as_str()?;
+        Some(Arc::clone(known.entry(name).or_insert_with(|| name.into())))
+    });
+    names.collect()
+}
+
 enum Named<P> {
     Policy(Arc<P>),
     Unavailable { reason: String, paths: Paths },
@@ -75,7 +85,7 @@ impl<P: Policy> Native<P> {
             Some(Err(invalid)) => Err(invalid.clone()),
             Some(Ok(Named::Policy(policy))) => Ok(Target::Enforce { policy: Arc::clone(policy), open }),
             Some(Ok(Named::Unavailable { reason, paths })) => {
-                Ok(Target::Refuse { reason: reason.clone(), only: open.then(|| paths.clone()) })
+                Ok(Target::Refuse { reason: reason.clone(), only: (open || paths.is_none()).then(|| paths.clone()) })
             }
         }
     }

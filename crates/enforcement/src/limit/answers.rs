@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use crate::redis::limits::State;
-use crate::response::{Count, Response};
+use crate::response::{ByRoute, Response};
 use crate::wire::limit::Rejection;
 
 /// Seconds until the window ends.
@@ -13,7 +13,7 @@ pub(super) fn rejected(rejection: &Rejection, state: State, consumer: Option<Vec
     Response {
         body: Cow::Owned(rejection.message.clone()),
         headers: vec![(RESET, state.left.to_string())],
-        count: Some(Count { metric: "token_ratelimit_count", consumer }),
+        by_route: Some(ByRoute { metric: "token_ratelimit_count", consumer }),
         ..Response::text(rejection.code, "ai-token-ratelimit.rejected", "")
     }
 }

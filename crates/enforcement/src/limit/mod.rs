@@ -51,6 +51,7 @@ pub struct Ticket(Vec<Counter>);
 
 impl Kind for Limits {
     const ENFORCES: &'static str = "token rate limits";
+    const KIND: &'static str = "limit";
 
     type Policy = Policy;
     type AwaitBody = Infallible;

@@ -8,7 +8,7 @@ use super::{Purpose, Quotas, Why, answers, upstream_integer};
 use crate::paths;
 use crate::redis::{Add, AdminOutcome, Command, Query, Reply, ReplyError, Set};
 use crate::response::Response;
-use crate::steps::{Ask, Failure, Question, Step, Words};
+use crate::steps::{Ask, Count, Failure, Question, Step, Words};
 use crate::values;
 
 /// An operation whose answer is awaited.
@@ -89,10 +89,12 @@ impl Admin {
                 Ok(AdminOutcome::Balance(balance)) => balance,
                 // What Redis itself says of these when upstream asks.
                 Ok(AdminOutcome::OutOfRange) => {
-                    return answers::redis_error("ERR increment or decrement would overflow");
+                    return answers::redis_error("ERR increment or decrement would overflow")
+                        .counting(&[Count::Refused]);
                 }
                 Ok(AdminOutcome::Malformed { value }) => {
                     return answers::redis_error("ERR value is not an integer or out of range")
+                        .counting(&[Count::Refused])
                         .logged(format_args!("a balance is malformed: {value}"));
                 }
                 Err(error) => return unreadable(&error),

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use crate::response::Response;
+use crate::steps::Count;
 
 const UNAUTHORIZED: &str = "ai-quota.unauthorized";
 const ERROR: &str = "ai-quota.error";
@@ -22,8 +23,9 @@ pub(super) const fn no_quota() -> Response {
 
 /// The native form's, when the store does not answer a check; with upstream's configuration it is
 /// [`no_quota`].
-pub(super) const fn store_unavailable() -> Response {
+pub(super) fn store_unavailable() -> Response {
     Response::text(503, ERROR, "Request denied by ai quota check. Quota store unavailable.")
+        .counting(&[Count::Refused, Count::StoreFailure])
 }
 
 /// What a rule matches that cannot be enforced, with the reason.
@@ -74,7 +76,8 @@ pub(super) const fn changed() -> Response {
 }
 
 pub(super) fn redis_error(error: &str) -> Response {
-    Response { body: Cow::Owned(format!("redis error:{error}")), ..Response::text(503, ERROR, "") }
+    let response = Response::text(503, ERROR, "").counting(&[Count::StoreFailure]);
+    Response { body: Cow::Owned(format!("redis error:{error}")), ..response }
 }
 
 /// A JSON string as Go's encoder writes it: what HTML or JavaScript could mistake is escaped too.

@@ -50,11 +50,14 @@ pub struct Admission {
 #[derive(Debug, PartialEq, Eq)]
 pub struct Ticket {
     native: bool,
+    /// Nothing is taken from the balance.
+    observes: bool,
     balance: Balance,
 }
 
 impl Kind for Quotas {
     const ENFORCES: &'static str = "quotas";
+    const KIND: &'static str = "quota";
 
     type Policy = Policy;
     type AwaitBody = AwaitBody;
@@ -97,10 +100,11 @@ impl Kind for Quotas {
             Flavor::Native { .. } => {
                 let period = policy.period(now);
                 let charge = redis::Charge { balance: &balance, tokens, hold: None, admitted_in, period };
-                (true, Words::Script(charge.invocation()))
+                let script = if policy.ends.observes() { charge.observing() } else { charge.invocation() };
+                (true, Words::Script(script))
             }
         };
-        (Question::new(Arc::clone(&policy.store), words), Ticket { native, balance })
+        (Question::new(Arc::clone(&policy.store), words), Ticket { native, observes: policy.ends.observes(), balance })
     }
 
     fn booked(ticket: &Ticket, reply: &Reply<'_>) -> Result<(), String> {
@@ -109,6 +113,8 @@ impl Kind for Quotas {
             (false, _) => Ok(()),
             (true, reply) => match ChargeOutcome::of(reply) {
                 Ok(ChargeOutcome::Booked { balance: _ } | ChargeOutcome::Forgiven) => Ok(()),
+                // Who has no balance is only observed too.
+                Ok(ChargeOutcome::Absent) if ticket.observes => Ok(()),
                 Ok(ChargeOutcome::Absent) => Err("the consumer has no balance any more".into()),
                 Ok(ChargeOutcome::Malformed { value }) => Err(format!("the balance is malformed: {value}")),
                 Err(error) => Err(error.to_string()),
@@ -135,6 +141,15 @@ fn begin(target: &Target<Policy>, request: &dyn Request) -> Step<Quotas> {
         Target::Enforce { policy, open } => (policy, *open),
     };
     let mode = policy.paths.mode(&path);
+    let step = decide(policy, open, (mode, query), request);
+    match step {
+        // The admin API changes balances, whatever becomes of requests.
+        Step::Refuse(_) if policy.ends.observes() && !matches!(mode, Mode::Admin(_)) => Step::Spare,
+        step => step,
+    }
+}
+
+fn decide(policy: &Arc<Policy>, open: bool, (mode, query): (Mode, &[u8]), request: &dyn Request) -> Step<Quotas> {
     match mode {
         Mode::Other if open => return Step::Pass,
         Mode::Unlisted => return Step::Refuse(answers::unlisted_path()),
@@ -165,17 +180,17 @@ fn check(policy: &Arc<Policy>, consumer: &[u8], now: i64) -> Ask<Quotas> {
     let balance = policy.balance(consumer);
     let words = match &policy.flavor {
         Flavor::Upstream => Words::Command(Command::get(balance.as_bytes())),
-        Flavor::Native { owner, default_quota, refresh: _ } => Words::Script(
-            redis::Check {
+        Flavor::Native { owner, default_quota, refresh: _ } => {
+            let check = redis::Check {
                 balance: &balance,
                 need: 1,
                 hold: None,
                 default: *default_quota,
                 owner,
                 period: policy.period(now),
-            }
-            .invocation(),
-        ),
+            };
+            Words::Script(if policy.ends.observes() { check.observing() } else { check.invocation() })
+        }
     };
     Ask::new(
         Question::new(Arc::clone(&policy.store), words),
@@ -200,20 +215,31 @@ fn native_check(policy: Arc<Policy>, consumer: Vec<u8>, reply: Result<Reply<'_>,
     };
     match outcome {
         CheckOutcome::Admitted { left: _, period } => Next::admit(Admission { policy, consumer, period }),
-        CheckOutcome::Refused { available: _ } => Next::Refuse(answers::no_quota()),
+        CheckOutcome::Refused { available: _ } => denied(policy, consumer, answers::no_quota()),
         CheckOutcome::Malformed { value } => {
             let balance = policy.balance(&consumer);
-            Next::Refuse(answers::no_quota().logged(format_args!("the balance {balance} is malformed: {value}")))
+            let why = format_args!("the balance {balance} is malformed: {value}");
+            denied(policy, consumer, answers::no_quota().logged(why))
         }
     }
+}
+
+/// The balance does not allow it.
+fn denied(policy: Arc<Policy>, consumer: Vec<u8>, response: Response) -> Next<Quotas> {
+    if !policy.ends.observes() {
+        return Next::Refuse(response);
+    }
+    Next::spare(Admission { policy, consumer, period: None }, response.log)
 }
 
 /// The store has not said whether the request may pass. Which period it would have named is not known either: the
 /// charge counts in the one that it comes in.
 fn unchecked(policy: Arc<Policy>, consumer: Vec<u8>, why: &dyn fmt::Display) -> Next<Quotas> {
+    let observes = policy.ends.observes();
     match policy.ends.on_store_failure.unwrap_or(OnStoreFailure::Refuse) {
+        OnStoreFailure::Admit => Next::admit_unchecked(Admission { policy, consumer, period: None }, why),
+        OnStoreFailure::Refuse if observes => Next::spare_unchecked(Admission { policy, consumer, period: None }, why),
         OnStoreFailure::Refuse => Next::Refuse(answers::store_unavailable().logged(why)),
-        OnStoreFailure::Admit => Next::admit(Admission { policy, consumer, period: None }),
     }
 }
 

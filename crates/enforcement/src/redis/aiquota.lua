@@ -14,6 +14,8 @@
 --   unlimited   "1": passes without limit, usage is still counted
 --   schedule, ordinal       the schedule it follows and the period it is in; absent without refresh
 --   used        tokens spent in this period
+--   observed    tokens that requests used under a policy that only observes: they count against nothing but what it
+--               would refuse, and not at all once it enforces
 --   held        sum of amounts
 --   refreshed   token of the last manual refresh that was honoured, or that was there before the ledger
 --   earlier     up to four tokens before that, the last first, each as 12 digits of its SHA-1 with a blank between
@@ -28,6 +30,8 @@
 --           -> unlimited, ordinal | admitted, available, ordinal | refused, available | malformed, value
 --   charge  tokens, hold id, ordinal at admission, PERIOD
 --           -> booked, balance | forgiven | absent | malformed, value
+--   observe, note   as check and charge, under a policy that only observes: a note changes neither balance nor used, but
+--           observed, which an observe takes off what is available
 --   apply   owner, term, uid, generation, grant or "unlimited", takeover 0 or 1, refresh token, PERIOD
 --           -> applied, changed 0 or 1, balance, used | conflict, owner, lazy 0 or 1 | stale, term
 --            | malformed, value. A ledger that keeps another token is refreshed as by one boundary (a Reset without
@@ -58,20 +62,22 @@
 local MAX = 9007199254740991
 local EXPIRED_PER_CALL = 64
 local BALANCE, LEDGER, HOLDS, AMOUNTS = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-local operation = ARGV[1]
+local operation, observes = ARGV[1], false
+if operation == 'observe' then operation, observes = 'check', true
+elseif operation == 'note' then operation, observes = 'charge', true end
 
 -- What is stored. -----------------------------------------------------------------------------------------------
 
 local stored = redis.pcall('HMGET', LEDGER, 'layout', 'owner', 'uid', 'schedule', 'unlimited', 'lazy',
-  'term', 'generation', 'grant', 'ordinal', 'used', 'held', 'parked')
+  'term', 'generation', 'grant', 'ordinal', 'used', 'held', 'parked', 'observed')
 if stored.err then return { 'malformed', 'the ledger is not a hash' } end
 local ledger = stored[1]
 if ledger and ledger ~= '1' then return { 'layout', ledger } end
-for i = 7, 13 do
+for i = 7, 14 do
   if stored[i] then
     local n = tonumber(stored[i])
     if not n or n % 1 ~= 0 or n > MAX or n < -MAX then
-      local names = { 'term', 'generation', 'grant', 'ordinal', 'used', 'held', 'parked' }
+      local names = { 'term', 'generation', 'grant', 'ordinal', 'used', 'held', 'parked', 'observed' }
       return { 'malformed', 'ledger ' .. names[i - 6] .. ' ' .. stored[i] }
     end
     stored[i] = n
@@ -79,7 +85,7 @@ for i = 7, 13 do
 end
 local owner, uid, schedule, unlimited, lazy = stored[2], stored[3], stored[4], stored[5] == '1', stored[6] == '1'
 local term, generation, grant, ordinal = stored[7] or 0, stored[8] or 0, stored[9], stored[10]
-local used, held, parked = stored[11] or 0, stored[12] or 0, stored[13]
+local used, held, parked, observed = stored[11] or 0, stored[12] or 0, stored[13], stored[14] or 0
 
 -- The integer a text is, if Redis would count with it and a double holds it; otherwise nil.
 local function int(text)
@@ -169,6 +175,10 @@ if operation == 'check' then
   ours = lazy and (not owner or owner == ARGV[6])
   if ours and not owner then save('owner', ARGV[6]) end
   if ours and schedule ~= their then follow() end
+  if stored[14] and not observes then
+    forget('observed')
+    observed = 0
+  end
 elseif fenced then
   local same = owner == ARGV[2] and uid == ARGV[4]
   if ledger then
@@ -232,20 +242,32 @@ local passed = ledger and reached and schedule == their and ordinal and current 
   and (not broken or unlimited or operation == 'set')
 if passed or refresh then
   mode = mode or 'reset'
+  local noted = mode ~= 'reset' and observed or 0
   if grant and not broken and not away then
     local to = grant
     if mode ~= 'reset' then
       to = balance or 0
       if mode == 'carryover' then to = math.max(to, 0) end
+      local start = to
       local boundaries = (passed and current - ordinal or 0) + (refresh and 1 or 0)
       while boundaries > 0 and grant > 0 and to < MAX do
         local step = math.min(boundaries, math.floor(MAX / grant))
         to = math.min(MAX, to + step * grant)
         boundaries = boundaries - step
       end
-      if mode == 'carryover' then to = math.min(to, tonumber(ARGV[first + 2])) end
+      if mode == 'carryover' then
+        -- What would be left without what was only observed carries over in the same way.
+        local cap = tonumber(ARGV[first + 2])
+        local less = math.max((balance or 0) - observed, 0) + to - start
+        to = math.min(to, cap)
+        noted = to - math.min(less, cap)
+      end
     end
     if to ~= balance then write(to) end
+  end
+  if noted ~= observed then
+    save('observed', text(noted))
+    observed = noted
   end
   save('used', '0')
   used = 0
@@ -332,7 +354,7 @@ if operation == 'check' then
     end
     if id ~= '' then own = tonumber(redis.call('HGET', AMOUNTS, id) or 0) or 0 end
   end
-  local available = clamp(balance - (held - own))
+  local available = clamp(balance - observed - (held - own))
   if available < need then return { 'refused', available } end
   if id ~= '' and ledger then
     redis.call('ZADD', HOLDS, text(redis.call('TIME')[1] + tonumber(ARGV[4])), id)
@@ -358,6 +380,11 @@ if operation == 'charge' then
   end
   if mode == 'reset' and admitted_in and schedule == their and ordinal and admitted_in < ordinal then
     return { 'forgiven' }
+  end
+  if observes then
+    if not ledger then return { 'absent' } end
+    save('observed', text(math.min(MAX, observed + tokens)))
+    return { 'booked', false }
   end
   if ledger and tokens > 0 then save('used', text(math.min(MAX, used + tokens))) end
   if unlimited then return { 'booked', false } end
@@ -427,6 +454,7 @@ end
 if operation == 'set' then
   redis.call('SET', BALANCE, ARGV[2])
   if away and parked then save('parked', '0') end
+  if stored[14] then forget('observed') end
   return { 'balance', value }
 end
 if broken then return { 'malformed', broken } end

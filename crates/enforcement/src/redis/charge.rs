@@ -36,8 +36,18 @@ pub enum ChargeOutcome {
 impl Charge<'_> {
     #[must_use]
     pub fn invocation(&self) -> Invocation {
+        self.operation("charge")
+    }
+
+    /// The same under a policy that only observes: the tokens are noted, and missing from no balance.
+    #[must_use]
+    pub fn observing(&self) -> Invocation {
+        self.operation("note")
+    }
+
+    fn operation(&self, name: &str) -> Invocation {
         let Self { balance, tokens, hold, admitted_in, period } = *self;
-        Invocation::new("charge", balance)
+        Invocation::new(name, balance)
             .number(tokens.clamp(0, crate::values::MAX_AMOUNT))
             .text(hold.unwrap_or_default())
             .optional(admitted_in)

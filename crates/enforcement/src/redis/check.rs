@@ -58,8 +58,18 @@ pub enum Left {
 impl Check<'_> {
     #[must_use]
     pub fn invocation(&self) -> Invocation {
+        self.operation("check")
+    }
+
+    /// The same under a policy that only observes: what it noted is missing from what is available.
+    #[must_use]
+    pub fn observing(&self) -> Invocation {
+        self.operation("observe")
+    }
+
+    fn operation(&self, name: &str) -> Invocation {
         let Self { balance, need, hold, default, owner, period } = *self;
-        Invocation::new("check", balance)
+        Invocation::new(name, balance)
             .number(need.max(1))
             .text(hold.map_or(b"", |hold| hold.id))
             .optional(hold.map(|hold| hold.expires_in.into()))

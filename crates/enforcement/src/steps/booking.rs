@@ -22,7 +22,11 @@ pub enum Booked<K: Kind> {
     Again(Charge<K>),
     /// The store wants authentication: initialise it again, then send the charge once more.
     Reauthenticate(Charge<K>),
-    Done,
+    Done {
+        tokens: i64,
+        /// The answer told no usage.
+        estimated: bool,
+    },
     /// It was not booked, or nobody knows; for the log.
     Unknown(String),
 }
@@ -44,7 +48,7 @@ impl<K: Kind> Booking<K> {
             Heard::Reply(reply) => K::booked(&ticket, &reply),
         };
         match booked {
-            Ok(()) => Booked::Done,
+            Ok(()) => Booked::Done { tokens, estimated },
             Err(why) => {
                 let estimated = if estimated { "estimated " } else { "" };
                 Booked::Unknown(format!("{tokens} {estimated}tokens may not have been booked against {ticket}: {why}"))

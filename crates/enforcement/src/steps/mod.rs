@@ -6,12 +6,14 @@
 //! answer and that it is booked once is the same for all and stands here.
 
 mod booking;
+mod count;
 mod meter;
 mod question;
 
 use std::fmt::{Debug, Display};
 
 pub use booking::{Booked, Booking};
+pub use count::Count;
 pub use meter::{Charge, Ending, Meter, Unbooked};
 use question::Heard;
 pub(crate) use question::Words;
@@ -28,6 +30,9 @@ pub const UNKNOWN: &str = "The request is unknown.";
 pub trait Kind: Copy + Eq + Debug + 'static {
     /// What is enforced, in the plural, for the gateway's log.
     const ENFORCES: &'static str;
+
+    /// What is enforced, in the singular and one word, for the names of the gateway's metrics.
+    const KIND: &'static str;
 
     /// What requests are held to, as a configuration says it.
     type Policy: Policy;
@@ -90,6 +95,8 @@ pub trait Request {
 pub enum Step<K: Kind> {
     Pass,
     Refuse(Response),
+    /// Let it pass, unmetered, that would be refused if its policy did not only observe.
+    Spare,
     /// Hold the request until the store has answered.
     Ask(Ask<K>),
     /// Hold the request and give its whole body to [`Kind::body`].
@@ -125,6 +132,8 @@ pub enum Next<K: Kind> {
 #[derive(Debug)]
 pub struct Admitted<K: Kind> {
     pub meter: Box<Meter<K>>,
+    /// What it adds up to.
+    pub counts: &'static [Count],
     /// Why nobody knows whether it should have been, for the gateway's log.
     pub log: Option<String>,
 }
@@ -157,12 +166,27 @@ impl<K: Kind> Pending<K> {
 
 impl<K: Kind> Next<K> {
     pub(crate) fn admit(admission: K::Admission) -> Self {
-        Self::Admit(Admitted { meter: Box::new(Meter::new(admission)), log: None })
+        Self::admit_counting(admission, &[Count::Admitted], None)
     }
 
     /// Admits although the store did not say that it may.
     pub(crate) fn admit_unchecked(admission: K::Admission, why: &dyn Display) -> Self {
-        Self::Admit(Admitted { meter: Box::new(Meter::new(admission)), log: Some(why.to_string()) })
+        Self::admit_counting(admission, &[Count::Admitted, Count::StoreFailure], Some(why.to_string()))
+    }
+
+    /// Admits though its policy would refuse it if it did not only observe.
+    pub(crate) fn spare(admission: K::Admission, log: Option<String>) -> Self {
+        Self::admit_counting(admission, &[Count::Admitted, Count::WouldRefuse], log)
+    }
+
+    /// The same, for the store's failure.
+    pub(crate) fn spare_unchecked(admission: K::Admission, why: &dyn Display) -> Self {
+        let counts = &[Count::Admitted, Count::WouldRefuse, Count::StoreFailure];
+        Self::admit_counting(admission, counts, Some(why.to_string()))
+    }
+
+    fn admit_counting(admission: K::Admission, counts: &'static [Count], log: Option<String>) -> Self {
+        Self::Admit(Admitted { meter: Box::new(Meter::new(admission)), counts, log })
     }
 }
 

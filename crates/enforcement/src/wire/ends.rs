@@ -13,6 +13,8 @@ pub struct Ends {
     pub on_missing_usage: OnMissingUsage,
     #[serde(default, skip_serializing_if = "is_default")]
     pub unlisted_paths: UnlistedPaths,
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub mode: PolicyMode,
 }
 
 /// What becomes of a request about which the store says nothing.
@@ -40,7 +42,21 @@ pub enum UnlistedPaths {
     Refuse,
 }
 
+/// Whether anything is refused at all.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PolicyMode {
+    #[default]
+    Enforce,
+    /// Nothing but misuse of the admin API; what would be is counted, and what is used counts against nothing.
+    Observe,
+}
+
 impl Ends {
+    #[must_use]
+    pub fn observes(&self) -> bool {
+        self.mode == PolicyMode::Observe
+    }
+
     /// Whether nothing unusual is said.
     #[must_use]
     pub fn is_default(&self) -> bool {

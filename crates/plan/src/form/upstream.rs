@@ -69,6 +69,7 @@ impl Form<Quota> for Upstream {
             default_quota,
             refresh: _,
             paths: _,
+            mode: _,
             on_store_failure: _,
             on_missing_usage: _,
             unlisted_paths: _,

@@ -165,14 +165,16 @@ impl Kind for Quota {
 
     fn difference(a: &wire::Policy, b: &wire::Policy) -> Option<&'static str> {
         // The owner is the object's own, and whether its store can be used is not for the object to say.
-        let wire::Policy { store, key_prefix, owner: _, paths, admin, default_quota, refresh, ends, unavailable: _ } = a;
-        let Ends { on_store_failure, on_missing_usage, unlisted_paths } = ends;
+        let wire::Policy { store, key_prefix, owner: _, paths, admin, default_quota, refresh, ends, unavailable: _ } =
+            a;
+        let Ends { on_store_failure, on_missing_usage, unlisted_paths, mode } = ends;
         [
             ("keyPrefix", *key_prefix != b.key_prefix),
             ("admin", *admin != b.admin),
             ("defaultQuota", *default_quota != b.default_quota),
             ("paths", *paths != b.paths),
             ("refresh", *refresh != b.refresh),
+            ("mode", *mode != b.ends.mode),
             ("onStoreFailure", *on_store_failure != b.ends.on_store_failure),
             ("onMissingUsage", *on_missing_usage != b.ends.on_missing_usage),
             ("unlistedPaths", *unlisted_paths != b.ends.unlisted_paths),

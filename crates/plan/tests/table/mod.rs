@@ -49,6 +49,7 @@ pub(crate) fn valid(kind: Kind) -> Value {
                 "defaultQuota": 1000,
                 "refresh": {"schedule": "0 0 * * *", "timeZone": "Asia/Shanghai", "mode": "CarryOver", "maxBalance": 5000},
                 "paths": ["/v1/chat/completions", ":generateContent"],
+                "mode": "Enforce",
                 "onStoreFailure": "Refuse",
                 "onMissingUsage": "Estimate",
                 "unlistedPaths": "Admit",
@@ -124,6 +125,8 @@ pub(crate) fn accepted() -> Vec<(Kind, Value)> {
         quota("/spec/admin/path", json!("/quota/v2:x")),
         quota("/spec/paths", json!((0..32).map(|n| format!("/v{n}")).collect::<Vec<_>>())),
         quota("/spec/paths/0", json!("/".to_owned() + &"p".repeat(127))),
+        quota("/spec/mode", json!("Observe")),
+        quota("/spec/mode", json!(null)),
         quota("/spec/onStoreFailure", json!("Admit")),
         quota("/spec/onStoreFailure", json!(null)),
         quota("/spec/onMissingUsage", json!("Ignore")),
@@ -149,7 +152,7 @@ pub(crate) fn refused() -> Vec<Case> {
     let long = || json!("n".repeat(10_000));
     let mut cases = vec![
         // what there is not, or is of another type
-        quota("/spec/mode", json!("Observe"), "spec.mode", Unreadable),
+        quota("/spec/surprise", json!("Observe"), "spec.surprise", Unreadable),
         quota("/spec/consumers/0/model", json!("qwen-max"), "spec.consumers[0].model", Unreadable),
         quota("/spec/consumers/0/quota", json!("10000"), "spec.consumers[0].quota", Unreadable),
         quota("/spec/consumers/0/quota", json!(1.5), "spec.consumers[0].quota", Unreadable),
@@ -263,6 +266,7 @@ pub(crate) fn refused() -> Vec<Case> {
         quota("/spec/paths/1", json!("/quota"), "spec.admin", Excluded),
         quota("/spec/paths/1", json!("/delta"), "spec.admin", Excluded),
         // how requests end
+        quota("/spec/mode", json!("Off"), "spec.mode", Unreadable),
         quota("/spec/onStoreFailure", json!("Pass"), "spec.onStoreFailure", Unreadable),
         quota("/spec/onStoreFailure", json!("admit"), "spec.onStoreFailure", Unreadable),
         quota("/spec/onMissingUsage", json!("Refuse"), "spec.onMissingUsage", Unreadable),

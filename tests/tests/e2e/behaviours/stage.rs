@@ -7,7 +7,7 @@ use e2e::raw::Raw;
 use enforcement::{
     redis::{
         Apply, ApplyOutcome, Balance, Charge, ChargeOutcome, Check, CheckOutcome, Fence, Grant, Invocation,
-        LeaveOutcome, Park, Period,
+        LeaveOutcome, Park, Period, Reply, ReplyError,
     },
     wire::{Admin, Ends, Policy, Refresh, RefreshMode, Schedule},
 };
@@ -169,6 +169,14 @@ impl Stage {
     }
 
     // The scripts a module calls, one by one.
+
+    pub(super) async fn call<T>(
+        &self,
+        call: &Invocation,
+        of: impl Fn(&Reply<'_>) -> std::result::Result<T, ReplyError>,
+    ) -> Result<T> {
+        self.raw.lock().await.call(call, of).await
+    }
 
     pub(super) async fn check(&self, check: Check<'_>) -> Result<CheckOutcome> {
         self.raw.lock().await.call(&check.invocation(), CheckOutcome::of).await

@@ -54,6 +54,8 @@ pub(super) fn policy(
     let paths = Paths::new(paths, admin.as_ref().map(|admin| admin.path.as_str())).tolerant();
     let paths = paths.closed(ends.unlisted_paths == wire::UnlistedPaths::Refuse);
     if let Some(reason) = unavailable {
+        // Who only observes refuses nothing for that either.
+        let paths = if ends.observes() { Paths::none() } else { paths };
         return Ok(Compiled::Unavailable { reason, paths });
     }
     let refresh = refresh.map(|refresh| scheduled(refresh, tables)).transpose()?;

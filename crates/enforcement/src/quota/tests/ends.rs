@@ -1,6 +1,7 @@
 //! What a policy may say about the ends of its requests: each choice against what is usual.
 
 use super::*;
+use crate::steps::{Admitted, Count};
 
 const METERED: &str = "/v1/chat/completions";
 
@@ -37,13 +38,15 @@ fn without_the_stores_answer_a_request_passes_where_that_is_chosen_and_is_charge
         Ok(b"*2\r\n$6\r\nlayout\r\n$1\r\n9\r\n"),
     ];
     for reply in replies {
-        let Next::Admit(mut meter) = answered(&config, reply) else { panic!("{reply:?}") };
+        let Next::Admit(Admitted { mut meter, counts, log }) = answered(&config, reply) else { panic!("{reply:?}") };
+        assert!(counts == [Count::Admitted, Count::StoreFailure] && log.is_some());
         meter.response_headers(Some(200), None, None);
         meter.response_body(br#"{"usage":{"total_tokens":7}}"#);
         let sent = words(&charge(meter.end(NOW)).call.command);
         assert_eq!(sent[7..11], ["charge", "7", "", ""], "no period is named");
         assert_eq!(sent[11], "daily");
-        assert!(matches!(answered(&with(&json!({"onStoreFailure": "Refuse"}), false), reply), Next::Refuse(_)));
+        let refused = refusal(answered(&with(&json!({"onStoreFailure": "Refuse"}), false), reply));
+        assert_eq!(refused.counts, [Count::Refused, Count::StoreFailure]);
     }
     for reply in ["*2\r\n$7\r\nrefused\r\n:0\r\n", "*2\r\n$9\r\nmalformed\r\n$1\r\nx\r\n"] {
         let response = refusal(answered(&config, Ok(reply.as_bytes())));
@@ -96,4 +99,60 @@ fn a_policy_that_cannot_be_enforced_opens_no_path_that_it_closes() {
     config["aiquota"]["policies"]["p"]["unavailable"] = json!("gone");
     let Step::Refuse(response) = start(&config, &[], "/v1/models") else { panic!() };
     assert_eq!(response.status, 503);
+}
+
+#[test]
+fn a_policy_that_only_observes_notes_and_refuses_nothing() {
+    let config = with(&json!({"mode": "Observe", "unlistedPaths": "Refuse"}), false);
+    let check = || ask(start(&config, &["user"], METERED));
+    assert_eq!(words(&check().call.command)[7], "observe");
+    let admitted: &[u8] = b"*3\r\n$8\r\nadmitted\r\n:5\r\n:7\r\n";
+    let Next::Admit(Admitted { mut meter, counts, log: None }) = check().pending.answer(Ok(admitted)) else { panic!() };
+    assert_eq!(counts, [Count::Admitted]);
+    meter.response_body(br#"{"usage":{"total_tokens":7}}"#);
+    let Charge { call, booking } = charge(meter.end(NOW));
+    assert_eq!(words(&call.command)[7..11], ["note", "7", "", "7"]);
+    let absent: &[u8] = b"*1\r\n$6\r\nabsent\r\n";
+    assert_eq!(booking.answer(Ok(absent)), Booked::Done { tokens: 7, estimated: false });
+
+    for reply in ["*2\r\n$7\r\nrefused\r\n:0\r\n", "*2\r\n$9\r\nmalformed\r\n$1\r\nx\r\n"] {
+        let Next::Admit(Admitted { mut meter, counts, .. }) = check().pending.answer(Ok(reply.as_bytes())) else {
+            panic!("{reply}")
+        };
+        meter.response_body(br#"{"usage":{"total_tokens":7}}"#);
+        assert_eq!(counts, [Count::Admitted, Count::WouldRefuse]);
+        assert_eq!(words(&charge(meter.end(NOW)).call.command)[7], "note", "what it used is noted nevertheless");
+    }
+    let Next::Admit(Admitted { counts, .. }) = check().pending.answer(Err(Failure::Deadline)) else { panic!() };
+    assert_eq!(counts, [Count::Admitted, Count::WouldRefuse, Count::StoreFailure]);
+
+    for (identity, path) in [(&[][..], METERED), (&["a", "b"], METERED), (&["a b"], METERED), (&["user"], "/v1/models")]
+    {
+        assert_eq!(start(&config, identity, path), Step::Spare, "{identity:?} {path}");
+    }
+    // The admin API changes balances, which stay when the policy enforces.
+    let Step::Refuse(response) = start(&config, &["user"], "/v1/chat/completions/quota?consumer=user") else {
+        panic!()
+    };
+    assert_eq!((response.status, response.counts), (403, &[Count::Refused][..]));
+}
+
+#[test]
+fn a_policy_that_only_observes_refuses_nothing_when_its_store_is_gone() {
+    for open in [true, false] {
+        let mut config = with(&json!({"mode": "Observe"}), open);
+        config["aiquota"]["policies"]["p"]["unavailable"] = json!("gone");
+        for path in [METERED, "/v1/models", "/v1/chat/completions/quota"] {
+            assert_eq!(start(&config, &[], path), Step::Pass, "{path}");
+        }
+    }
+}
+
+#[test]
+fn a_request_is_counted_under_the_policy_whose_rule_matches_it() {
+    let quota = quota(&native_config(true));
+    let matched = quota.matched_by_any(&Subject::default(), &[]).unwrap();
+    assert_eq!(matched.policy.map(|name| &**name), Some("p"));
+    let quota = super::quota(&upstream_config());
+    assert_eq!(quota.matched_by_any(&Subject::default(), &[]).unwrap().policy, None, "upstream's form names none");
 }

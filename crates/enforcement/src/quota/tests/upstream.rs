@@ -242,8 +242,9 @@ fn a_second_identity_is_no_way_out_of_a_rule_for_one_consumer() {
     rule["_match_consumer_"] = json!(["user"]);
     let quota = quota(&json!({"_rules_": [rule]}));
     let subject = |consumer| Subject { route: b"route", consumer, ..Subject::default() };
-    let target =
-        |identity: &[&'static [u8]]| quota.target_of_any(&subject(identity.first().unwrap_or(&&b""[..])), identity);
+    let target = |identity: &[&'static [u8]]| {
+        quota.matched_by_any(&subject(identity.first().unwrap_or(&&b""[..])), identity).map(|matched| matched.target)
+    };
     assert!(target(&[]).is_none() && target(&[b"other"]).is_none() && target(&[b"other", b"third"]).is_none());
     for identity in [&[&b"user"[..]][..], &[b"user", b"other"], &[b"other", b"user"], &[b"", b"third", b"user"]] {
         let request = Asked { identity, path: b"/v1/messages", upgrade: &[], now: NOW };

@@ -1,0 +1,167 @@
+//! An object says how the requests under it end: each choice through controller and gateway, with what is booked and
+//! counted.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Result, bail, ensure};
+use serde_json::{Value, json};
+use testbed::{Call, Gateway, eventually, get};
+
+use crate::scenario_a::{completion, is};
+use crate::stage::{Stage, quota};
+
+const METRICS: &str = "aiquota.quota.policy.higress-system/chat.metric.";
+
+struct Bed {
+    stage: Stage,
+    gateway: Gateway,
+}
+
+impl Bed {
+    async fn new() -> Result<Self> {
+        let stage = Stage::set().await?;
+        stage.start_controller()?;
+        let gateway = stage.start_gateway().await?;
+        stage.apply_example("gateway.yaml").await?;
+        stage.apply_example("quota.yaml").await?;
+        let bed = Self { stage, gateway };
+        bed.declare(&json!({})).await?;
+        bed.gateway.settled(|loaded| loaded.runs("aiquota-guard") && loaded.runs("aiquota-ai-quota")).await?;
+        Ok(bed)
+    }
+
+    /// The AIQuota of the quickstart, 100 tokens for its first consumer, with these fields.
+    async fn declare(&self, fields: &Value) -> Result<()> {
+        let mut fields = fields.clone();
+        fields["consumers"] = json!([{"name": "aliyun-user1", "quota": 100}]);
+        self.stage.api.apply(&quota("chat", &fields)).await?;
+        self.stage.ready("chat").await
+    }
+
+    fn ask(&self, tokens: i64) -> Call {
+        completion(&self.gateway, "user1-key", false).header("x-test-usage", format!("{tokens},0"))
+    }
+
+    /// Asks until it is answered so: the gateway has the rule that was declared last.
+    async fn answers(&self, call: impl Fn() -> Call, status: u16, body: &str) -> Result<()> {
+        eventually("the gateway has the rule", async || is(call(), status, body).await).await
+    }
+
+    /// What the gateway counted under the policy since it was started.
+    fn counted(&self) -> BTreeMap<String, i64> {
+        let metrics = self.gateway.metrics().into_iter();
+        metrics.filter_map(|(name, value)| Some((name.strip_prefix(METRICS)?.to_owned(), value))).collect()
+    }
+
+    async fn counts(&self, metric: &str, expected: i64) -> Result<()> {
+        eventually(&format!("{metric} is {expected}"), async || {
+            let counted = self.counted();
+            ensure!(counted.get(metric) == Some(&expected), "{counted:?}");
+            Ok(())
+        })
+        .await
+    }
+}
+
+#[tokio::test]
+async fn a_request_without_the_stores_answer_is_refused_or_charged_at_its_end_as_declared() -> Result<()> {
+    let bed = Bed::new().await?;
+    is(bed.ask(10), 200, "").await?;
+    bed.stage.balance("aliyun-user1", 90).await?;
+    bed.counts("tokens", 10).await?;
+
+    bed.stage.redis.pause()?;
+    let refused = is(bed.ask(10), 503, "Quota store unavailable.").await;
+    bed.stage.redis.resume()?;
+    refused?;
+    assert_eq!((bed.counted()["store_failures"], bed.counted()["refused"]), (1, 1));
+
+    bed.declare(&json!({"onStoreFailure": "Admit"})).await?;
+    let thinking = bed.stage.model.gate("ends");
+    let before = bed.stage.model.received().len();
+    let done = eventually("a request passes without the store", async || {
+        thinking.close();
+        bed.stage.redis.pause()?;
+        let asked = bed.ask(25).header("x-test-gate", "ends").send();
+        let mut asked = std::pin::pin!(asked);
+        let reply = tokio::select! {
+            reply = &mut asked => Some(reply),
+            () = thinking.reached_by(1) => None,
+        };
+        // The model thinks, or the request was refused: the store is back either way.
+        bed.stage.redis.resume()?;
+        thinking.open();
+        if let Some(reply) = reply {
+            bail!("the rule before is still in force: {}", reply?.status);
+        }
+        Ok(asked.await?.status)
+    })
+    .await?;
+    assert_eq!(done, 200);
+    assert_eq!(bed.stage.model.received().len() - before, 1);
+    bed.stage.balance("aliyun-user1", 65).await?;
+    assert_eq!(bed.counted()["admitted"], 2);
+    assert_eq!(bed.counted()["unknown_charges"], 0);
+    assert_eq!(bed.gateway.traps(), 0);
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_is_observed_is_counted_refuses_nothing_and_is_forgotten_when_enforcing_begins() -> Result<()> {
+    let bed = Bed::new().await?;
+    bed.declare(&json!({"mode": "Observe", "unlistedPaths": "Refuse"})).await?;
+    // Paths that are not listed tell when the rule is there: they pass before without being counted so.
+    let models = || get(format!("{}/v1/models", bed.gateway.url())).header("x-api-key", "user1-key");
+    eventually("it observes", async || {
+        let _ = models().send().await?;
+        ensure!(bed.counted().get("would_refuse").is_some_and(|count| *count > 0), "{:?}", bed.counted());
+        Ok(())
+    })
+    .await?;
+    let would_refuse = bed.counted()["would_refuse"];
+    is(bed.ask(150), 200, "").await?;
+    bed.counts("tokens", 150).await?;
+    is(bed.ask(10), 200, "").await?;
+    bed.counts("tokens", 160).await?;
+    bed.counts("would_refuse", would_refuse + 1).await?;
+    bed.stage.balance("aliyun-user1", 100).await?;
+    assert_eq!(bed.counted()["refused"], 0);
+
+    bed.declare(&json!({"unlistedPaths": "Refuse"})).await?;
+    bed.answers(models, 403, "Request denied by ai quota check. This path is not listed.").await?;
+    is(bed.ask(60), 200, "").await?;
+    bed.stage.balance("aliyun-user1", 40).await?;
+    is(bed.ask(60), 200, "").await?;
+    bed.stage.balance("aliyun-user1", -20).await?;
+    is(bed.ask(60), 403, "No quota left").await?;
+
+    bed.declare(&json!({})).await?;
+    eventually("other paths pass again", async || {
+        let reply = models().send().await?;
+        ensure!(reply.status != 403, "{}", reply.text());
+        Ok(())
+    })
+    .await?;
+    ensure!(bed.counted()["unmetered"] > 0, "{:?}", bed.counted());
+    assert_eq!(bed.gateway.traps(), 0);
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_answer_without_usage_is_estimated_or_free_as_declared() -> Result<()> {
+    let bed = Bed::new().await?;
+    let ask = || completion(&bed.gateway, "user1-key", true).header("x-test-usage", "none");
+    is(ask(), 200, "data: [DONE]").await?;
+    bed.counts("estimated", 1).await?;
+    let spent = bed.counted()["tokens"];
+    ensure!(spent > 0, "nothing was estimated");
+    bed.stage.balance("aliyun-user1", 100 - spent).await?;
+    bed.declare(&json!({"onMissingUsage": "Ignore", "unlistedPaths": "Refuse"})).await?;
+    let models = || get(format!("{}/v1/models", bed.gateway.url())).header("x-api-key", "user1-key");
+    bed.answers(models, 403, "This path is not listed.").await?;
+    is(ask(), 200, "data: [DONE]").await?;
+    is(bed.ask(1), 200, "").await?;
+    bed.stage.balance("aliyun-user1", 100 - spent - 1).await?;
+    assert_eq!(bed.counted()["estimated"], 1);
+    Ok(())
+}

@@ -8,7 +8,6 @@ use testbed::eventually;
 
 use super::Fault;
 use super::bed::Bed;
-use super::kind::PREFIX;
 use super::load::{Asked, Phase};
 
 /// What the charges of a load came to. Of those in the last three there must be none.
@@ -52,37 +51,54 @@ pub(super) async fn audit(bed: &Bed, fault: Fault, asked: &[Asked]) -> Result<Bo
 async fn count(bed: &Bed, fault: Fault, asked: &[Asked]) -> Result<Books> {
     let logs = bed.gateway.logs();
     let mut unknown: BTreeMap<&str, i64> = BTreeMap::new();
-    for (consumer, tokens) in logs.iter().filter_map(|line| bed.kind.unknown(&line.text)) {
-        ensure!(unknown.insert(consumer, tokens).is_none(), "{consumer} is reported twice");
+    for (key, tokens) in logs.iter().filter_map(|line| bed.kind.unknown(&line.text)) {
+        ensure!(unknown.insert(key, tokens).is_none(), "{key} is reported twice");
     }
     let mut redis = bed.redis.connect().await?;
     let mut books = Books::default();
     for some in asked.chunks(PIPELINED) {
-        let keys: Vec<String> = some.iter().map(|asked| format!("{PREFIX}{}", asked.consumer)).collect();
+        let keys: Vec<String> = some.iter().map(|asked| bed.kind.key(&asked.consumer)).collect();
         let stored: Vec<Option<String>> = redis::cmd("MGET").arg(&keys).query_async(&mut redis).await?;
-        for (asked, stored) in some.iter().zip(stored) {
+        for ((asked, key), stored) in some.iter().zip(&keys).zip(stored) {
             let stored = stored.map(|text| text.parse::<i64>().with_context(|| text.clone())).transpose()?;
-            let forgotten = fault.forgets() && asked.phases.0 == Phase::Before;
-            books.add(asked, bed.kind.booked(stored), bed.kind.admitted(), unknown.get(&*asked.consumer), forgotten);
+            let booked = bed.kind.booked(stored, bed.size.tokens);
+            let silence = match asked.phases.0 {
+                Phase::Before if fault.forgets() => Silence::Forgotten,
+                Phase::During if fault.replaces_module() => Silence::Replaced,
+                _ => Silence::Wrong,
+            };
+            books.add(asked, booked, bed.kind.admitted(), unknown.get(&**key), silence);
         }
     }
     Ok(books)
 }
 
 impl Books {
-    /// `forgotten`: the store forgets what was booked before the fault, so that only too much can be seen.
-    fn add(&mut self, asked: &Asked, booked: i64, admitted: &str, unknown: Option<&i64>, forgotten: bool) {
+    fn add(&mut self, asked: &Asked, booked: i64, admitted: &str, unknown: Option<&i64>, silence: Silence) {
         let once = booked == asked.tokens;
-        match (asked.answer == admitted, unknown) {
-            (false, _) if booked == 0 && unknown.is_none() => {}
-            (false, _) => self.refused += 1,
-            (true, _) if booked != 0 && !once => self.twice += 1,
-            (true, Some(tokens)) if *tokens == asked.tokens => {
+        match (asked.answer == admitted, unknown, silence) {
+            (false, None, _) if booked == 0 => {}
+            (false, _, _) => self.refused += 1,
+            (true, _, _) if booked != 0 && !once => self.twice += 1,
+            (true, Some(tokens), _) if *tokens == asked.tokens => {
                 self.unknown += 1;
                 self.unknown_booked += usize::from(once);
             }
-            (true, None) if once || forgotten => self.booked += 1,
-            (true, _) => self.unreported += 1,
+            (true, None, _) if once => self.booked += 1,
+            (true, None, Silence::Forgotten) => self.booked += 1,
+            (true, None, Silence::Replaced) => self.unknown += 1,
+            (true, _, _) => self.unreported += 1,
         }
     }
+}
+
+/// Why a served request may be neither booked nor reported.
+#[derive(Clone, Copy)]
+enum Silence {
+    /// For no reason.
+    Wrong,
+    /// The store has forgotten what was booked.
+    Forgotten,
+    /// The module was replaced while the charge was on its way.
+    Replaced,
 }

@@ -71,7 +71,7 @@ impl Bed {
                 "annotations": {"higress.io/destination": "llm.static:80"}}, "spec": spec})
         };
         let registries = [registry("llm", &self.model.addr().to_string()), registry("redis", &self.address)];
-        let native = self.kind.configuration(self.size.timeout, self.password.as_deref());
+        let native = self.kind.configuration(self.size.timeout, self.password.as_deref(), self.size.tokens);
         Ok(vec![
             object("McpBridge", "default", &json!({"registries": registries})),
             object("Ingress", "llm", &json!({"rules": [{"http": {"paths": [{"path": "/", "pathType": "Prefix"}]}}]})),
@@ -79,7 +79,7 @@ impl Bed {
                 "WasmPlugin",
                 PLUGIN,
                 &json!({
-                    "url": format!("file://{}", testbed::module(self.kind.module)?.display()), "priority": 750,
+                    "url": format!("file://{}", testbed::module(self.kind.module())?.display()), "priority": 750,
                     "failStrategy": "FAIL_CLOSE", "defaultConfig": {"aiquota": native},
                     "matchRules": [{"ingress": ["llm"], "config": {"policy": "n/q"}}],
                 }),
@@ -110,12 +110,24 @@ impl Bed {
         .await
     }
 
+    /// Waits until Redis listens again and says that it loads.
+    pub(super) async fn loads(&self) -> Result<()> {
+        eventually("Redis says LOADING", async || {
+            let ping = redis::cmd("PING").query_async::<()>(&mut self.redis.connect().await?).await;
+            ensure!(ping.as_ref().is_err_and(|error| error.to_string().contains("is loading the dataset")), "{ping:?}");
+            Ok(())
+        })
+        .await
+    }
+
     /// Waits until the module says of the charges of all of these that they may not have been booked.
     pub(super) async fn reports(&self, consumers: &[String]) -> Result<()> {
         eventually("charges that meet the fault are reported", async || {
             let logs = self.gateway.logs();
             let reported = |consumer: &String| {
-                logs.iter().filter_map(|line| self.kind.unknown(&line.text)).any(|(unknown, _)| unknown == consumer)
+                logs.iter()
+                    .filter_map(|line| self.kind.unknown(&line.text))
+                    .any(|(key, _)| key == self.kind.key(consumer))
             };
             let silent: Vec<_> = consumers.iter().filter(|consumer| !reported(consumer)).collect();
             ensure!(silent.is_empty(), "those of {silent:?} are not");

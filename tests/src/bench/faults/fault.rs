@@ -71,9 +71,24 @@ impl Fault {
         }
     }
 
+    /// Whether charges that meet it are not booked, or nobody knows.
+    pub(super) const fn loses_charges(self, kind: &Kind) -> bool {
+        match self {
+            Self::Nothing => false,
+            Self::Flushed => !kind.begins_anew(),
+            _ => true,
+        }
+    }
+
     /// Whether what was booked before is gone.
     pub(super) const fn forgets(self) -> bool {
         matches!(self, Self::Flushed)
+    }
+
+    /// Whether it is healed by a configuration for which the gateway replaces the module. Nobody hears the answers to
+    /// what the old one has sent.
+    pub(super) const fn replaces_module(self) -> bool {
+        matches!(self, Self::NewPassword)
     }
 
     /// More lines for the configuration of Redis.
@@ -121,7 +136,8 @@ impl Fault {
                 bed.tell(&["EVAL", fill, "0"]).await?;
                 bed.tell(&["BGREWRITEAOF"]).await?;
                 bed.persisted("aof_rewrite_in_progress:0").await?;
-                bed.redis.relaunch()
+                bed.redis.relaunch()?;
+                bed.loads().await
             }
             Self::NewPassword => bed.redis.restart_with_password(NEW_PASSWORD).await,
             Self::Full => bed.tell(&["CONFIG", "SET", "maxmemory", "1"]).await,

@@ -9,22 +9,31 @@ use serde_json::{Value, json};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Kind {
     pub name: &'static str,
-    /// The module's file in target/modules.
-    pub(super) module: &'static str,
+    enforces: Enforces,
     /// What requests are answered while the store fails.
     failing: &'static str,
 }
 
-/// What everybody has who did not spend anything.
-const GRANT: i64 = 100_000;
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Enforces {
+    Quota,
+    Limit,
+}
+
 /// Before a consumer's name, in Redis.
-pub(super) const PREFIX: &str = "faults:";
+const BALANCE: &str = "faults:";
+const COUNTER: &str = "higress-token-ratelimit:{faults}:limit_by_per_consumer:3600:x-mse-consumer:";
 
 const ADMITTED: &str = "200";
-const UNAVAILABLE: &str = "503 Quota store unavailable";
+const NO_QUOTA: &str = "403 No quota left";
+const LIMITED: &str = "429 Too many requests";
+const QUOTA_UNAVAILABLE: &str = "503 Quota store unavailable";
 
 impl Kind {
-    pub const ALL: [Self; 1] = [Self { name: "AIQuota", module: "ai-quota", failing: UNAVAILABLE }];
+    pub const ALL: [Self; 2] = [
+        Self { name: "AIQuota", enforces: Enforces::Quota, failing: QUOTA_UNAVAILABLE },
+        Self { name: "AITokenRateLimit", enforces: Enforces::Limit, failing: ADMITTED },
+    ];
 
     /// What a request is answered that is let through.
     #[must_use]
@@ -38,40 +47,91 @@ impl Kind {
         self.failing
     }
 
+    /// What it is answered where nothing is left.
+    pub(super) const fn spent(&self) -> &'static str {
+        match self.enforces {
+            Enforces::Quota => NO_QUOTA,
+            Enforces::Limit => LIMITED,
+        }
+    }
+
     /// The documented answer that this is; nothing if it is none.
     pub(super) fn answer(&self, status: u16, body: &str) -> Option<&'static str> {
-        match (status, body) {
-            (200, body) if body.ends_with("data: [DONE]\n\n") => Some(ADMITTED),
-            (503, "Request denied by ai quota check. Quota store unavailable.") => Some(UNAVAILABLE),
-            (403, "Request denied by ai quota check, No quota left") => Some(NO_QUOTA),
+        match (self.enforces, status, body) {
+            (_, 200, body) if body.ends_with("data: [DONE]\n\n") => Some(ADMITTED),
+            (Enforces::Quota, 503, "Request denied by ai quota check. Quota store unavailable.") => {
+                Some(QUOTA_UNAVAILABLE)
+            }
+            (Enforces::Quota, 403, "Request denied by ai quota check, No quota left") => Some(NO_QUOTA),
+            (Enforces::Limit, 429, "Too many requests") => Some(LIMITED),
             _ => None,
         }
     }
 
-    /// What the module reads.
-    pub(super) fn configuration(&self, timeout: Duration, password: Option<&str>) -> Value {
+    /// The module's file in target/modules.
+    pub(super) const fn module(&self) -> &'static str {
+        match self.enforces {
+            Enforces::Quota => "ai-quota",
+            Enforces::Limit => "ai-token-ratelimit",
+        }
+    }
+
+    /// What the module reads: everybody has so many tokens.
+    pub(super) fn configuration(&self, timeout: Duration, password: Option<&str>, tokens: i64) -> Value {
         let mut store = json!({"service": "redis.static", "port": 80, "timeoutMs": timeout.as_millis() as u64});
         if let Some(password) = password {
             store["password"] = json!(password);
         }
         let paths = ["/v1/chat/completions"];
-        let policy =
-            json!({"store": "s", "keyPrefix": PREFIX, "owner": "c/n/q", "paths": paths, "defaultQuota": GRANT});
+        let policy = match self.enforces {
+            Enforces::Quota => {
+                json!({"store": "s", "keyPrefix": BALANCE, "owner": "c/n/q", "paths": paths, "defaultQuota": tokens})
+            }
+            Enforces::Limit => {
+                let limit = json!({"match": "any", "tokens": tokens, "windowSeconds": 3600});
+                let rules = [json!({"by": {"consumer": {}}, "limits": [limit]})];
+                json!({"store": "s", "ruleName": "faults", "paths": paths, "rules": rules})
+            }
+        };
         json!({"version": 1, "stores": {"s": store}, "policies": {"n/q": policy}})
     }
 
-    /// What was booked against a consumer whose stored value is this.
-    pub(super) fn booked(&self, stored: Option<i64>) -> i64 {
-        stored.map_or(0, |balance| GRANT - balance)
+    /// Where a consumer's balance or counter is.
+    pub(super) fn key(&self, consumer: &str) -> String {
+        let before = match self.enforces {
+            Enforces::Quota => BALANCE,
+            Enforces::Limit => COUNTER,
+        };
+        format!("{before}{consumer}")
     }
 
-    /// The consumer and the tokens of a charge of which the module says that it may not have been booked.
+    /// What was booked against a consumer who had so many tokens, and of whom this is stored.
+    pub(super) fn booked(&self, stored: Option<i64>, tokens: i64) -> i64 {
+        match (self.enforces, stored) {
+            (_, None) => 0,
+            (Enforces::Quota, Some(balance)) => tokens - balance,
+            (Enforces::Limit, Some(counted)) => counted,
+        }
+    }
+
+    /// What is booked of charges of so many tokens each.
+    pub(super) fn books(&self, charges: i64, each: i64, tokens: i64) -> i64 {
+        match self.enforces {
+            Enforces::Quota => charges * each,
+            // A counter stops where it refuses.
+            Enforces::Limit => (charges * each).min((tokens / each + 1) * each),
+        }
+    }
+
+    /// Whether what is charged after the store has lost everything is booked.
+    pub(super) const fn begins_anew(&self) -> bool {
+        matches!(self.enforces, Enforces::Limit)
+    }
+
+    /// The key and the tokens of a charge of which the module says that it may not have been booked.
     pub(super) fn unknown<'a>(&self, line: &'a str) -> Option<(&'a str, i64)> {
         let (tokens, rest) = line.split_once(" tokens may not have been booked against ")?;
-        let consumer = rest.strip_prefix(PREFIX)?.split(':').next()?;
-        Some((consumer, tokens.parse().ok()?))
+        let (key, _) = rest.split_once(": ")?;
+        Some((key, tokens.parse().ok()?))
     }
 }
-
-/// A consumer whose balance is spent.
-pub(super) const NO_QUOTA: &str = "403 No quota left";

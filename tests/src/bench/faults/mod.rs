@@ -9,15 +9,18 @@ mod kind;
 mod load;
 mod overshoot;
 
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
+use tokio::task::JoinSet;
 
 pub use audit::Books;
 pub use fault::Fault;
 pub use kind::Kind;
 pub use load::Counts;
-pub use overshoot::{Overshoot, overshoot};
+pub use overshoot::{Overshoot, REQUESTS, overshoot};
 
 use super::{print, table};
 use audit::audit;
@@ -27,6 +30,8 @@ use load::{Load, Phase};
 /// How much is played.
 #[derive(Clone, Copy, Debug)]
 pub struct Size {
+    /// What everybody has.
+    pub tokens: i64,
     /// The timeout of the store.
     pub timeout: Duration,
     /// Loops that ask again as soon as they were answered, but for a short pause.
@@ -40,8 +45,14 @@ pub struct Size {
 }
 
 /// What `cargo xtask bench --faults` plays.
-pub const FULL: Size =
-    Size { timeout: Duration::from_secs(1), loops: 50, answers: 500, streams: 50, lasts: Duration::from_secs(5) };
+pub const FULL: Size = Size {
+    tokens: 100_000,
+    timeout: Duration::from_secs(1),
+    loops: 50,
+    answers: 500,
+    streams: 50,
+    lasts: Duration::from_secs(5),
+};
 
 /// What came of one fault.
 #[derive(Clone, Debug)]
@@ -52,6 +63,8 @@ pub struct Played {
     pub traps: u64,
     /// Runs of the gateway's filter chain that have not ended, and answers of the model that nobody takes.
     pub stuck: usize,
+    /// How late this machine woke a sleeper at worst: what it adds to a wait by itself.
+    pub machine_late: Duration,
 }
 
 /// A module's own deadline is counted in ticks of 50 ms, of which the first may be due at once.
@@ -75,6 +88,7 @@ pub async fn play(kind: &Kind, fault: Fault, size: Size) -> Result<Played> {
     let context = || format!("{}: {}", kind.name, fault.name());
     let mut bed = Bed::set(kind, fault, size).await.with_context(context)?;
     let played = async {
+        let late = Lateness::watch();
         let mut load = Load::start(&bed, size.loops);
         load.answers(Phase::Before, kind.admitted(), size.answers).await?;
         let streams = load.admit_streams(&bed, size.streams).await?;
@@ -83,7 +97,7 @@ pub async fn play(kind: &Kind, fault: Fault, size: Size) -> Result<Played> {
         fault.strike(&mut bed).await?;
         load.answers(Phase::During, fault.answered(kind), size.answers).await?;
         let ended = load.end(streams).await?;
-        if fault != Fault::Nothing {
+        if fault.loses_charges(kind) {
             bed.reports(&ended).await?;
         }
         lasts.await;
@@ -93,7 +107,7 @@ pub async fn play(kind: &Kind, fault: Fault, size: Size) -> Result<Played> {
         let asked = load.stop().await?;
         let books = audit(&bed, fault, &asked).await?;
         let (traps, stuck) = (bed.gateway.traps(), bed.stuck(asked.len()).await?);
-        Ok::<_, anyhow::Error>(Played { counts: Counts::of(&asked), books, traps, stuck })
+        Ok::<_, anyhow::Error>(Played { counts: Counts::of(&asked), books, traps, stuck, machine_late: late.worst() })
     };
     played.await.with_context(context)
 }
@@ -107,15 +121,15 @@ pub async fn run() -> Result<()> {
     for kind in Kind::ALL {
         let mut rows = table(HEAD);
         for fault in Fault::ALL {
-            let Played { counts, books, traps, stuck } = play(&kind, fault, size).await?;
+            let Played { counts, books, traps, stuck, machine_late } = play(&kind, fault, size).await?;
             eprintln!("{}: {:?}, {books:?}", fault.name(), counts.answers);
-            let longest = |waited: Duration| waited.as_millis().to_string();
             rows.add_row([
                 fault.name().to_owned(),
                 fault.answered(&kind).to_owned(),
                 counts.asked.to_string(),
                 counts.during.to_string(),
-                longest(counts.longest),
+                counts.longest.as_millis().to_string(),
+                machine_late.as_millis().to_string(),
                 counts.late(size.bound()).to_string(),
                 (traps + stuck as u64).to_string(),
                 books.unknown.to_string(),
@@ -126,25 +140,52 @@ pub async fn run() -> Result<()> {
         let (timeout, bound) = (size.timeout.as_millis(), size.bound().as_millis());
         print(&format!("{}: timeout of the store {timeout} ms, every answer due within {bound} ms", kind.name), &rows);
     }
-    let mut rows =
-        table(["admission", "the model answers", "admitted", "refused", "left, tokens", "overshoot, tokens"]);
-    for (name, measured) in overshoot().await? {
-        let Overshoot { admission, admitted, refused, left } = measured;
-        let row = [admission.to_owned(), name.to_owned(), admitted.to_string(), refused.to_string(), left.to_string()];
-        rows.add_row(row.into_iter().chain([(-left).max(0).to_string()]));
+    let mut rows = table(["kind", "admission", "the model answers", "admitted", "refused", "overshoot, tokens"]);
+    for Overshoot { kind, admission, decided_first, admitted, refused, over } in overshoot().await? {
+        let when = if decided_first { "when all are decided over" } else { "at once" };
+        let counts = [admitted.to_string(), refused.to_string(), over.to_string()];
+        rows.add_row([kind.name, admission, when].map(str::to_owned).into_iter().chain(counts));
     }
-    print("500 requests at once on a balance for 50, 100 tokens each", &rows);
+    print("500 requests at once on what suffices for 50, 100 tokens each", &rows);
     Ok(())
 }
 
+/// Measures how late sleepers are woken, as long as it lives.
+struct Lateness {
+    worst: Arc<AtomicU64>,
+    _watch: JoinSet<()>,
+}
+
+impl Lateness {
+    fn watch() -> Self {
+        const NAP: Duration = Duration::from_millis(10);
+        let (worst, mut watch) = (Arc::<AtomicU64>::default(), JoinSet::new());
+        let seen = Arc::clone(&worst);
+        watch.spawn(async move {
+            loop {
+                let begun = Instant::now();
+                tokio::time::sleep(NAP).await;
+                let late = begun.elapsed().saturating_sub(NAP).as_millis();
+                seen.fetch_max(u64::try_from(late).unwrap_or(u64::MAX), Ordering::Relaxed);
+            }
+        });
+        Self { worst, _watch: watch }
+    }
+
+    fn worst(&self) -> Duration {
+        Duration::from_millis(self.worst.load(Ordering::Relaxed))
+    }
+}
+
 /// The columns of the table; a test compares them with docs/reliability.md.
-pub const HEAD: [&str; 10] = [
+pub const HEAD: [&str; 11] = [
     "fault",
     "answers meanwhile",
     "requests",
     "meanwhile",
     "longest wait, ms",
-    "late",
+    "machine late, ms",
+    "too late",
     "traps, stuck streams",
     "charges unknown",
     "of those booked",

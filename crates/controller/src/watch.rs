@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures::{FutureExt, StreamExt};
-use kube::{Api, Resource, ResourceExt};
+use kube::{Api, Resource};
 use kube_runtime::WatchStreamExt;
 use kube_runtime::reflector::{Lookup, ObjectRef, Store, store};
 use kube_runtime::utils::Backoff;
@@ -142,7 +142,8 @@ async fn follow<K>(
             let Some(event) = event else { break };
             match event {
                 Ok(event) => {
-                    let event = event.modify(|object| object.managed_fields_mut().clear());
+                    // Emptied, it would still take the room that it had.
+                    let event = event.modify(|object| object.meta_mut().managed_fields = None);
                     let tells = says_something_new(&reader, &event);
                     writer.apply_watcher_event(&event);
                     if matches!(event, Event::InitDone) {

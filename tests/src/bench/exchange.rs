@@ -1,57 +1,121 @@
-//! What one metered, streamed answer costs in the compiled module: headers, the store's reply, 50 chunks, the charge.
+//! What one metered, streamed answer costs in a compiled module: headers, the store's reply, 50 chunks, the charge.
 //! A module file comes in, figures go out. The host around it is the test bed's, with nothing but the callbacks.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
 use testbed::gateway::{Headers, Trapped, Vm, VmModule, Way};
 
 use super::lookup::{configuration, route};
 
 const CHUNKS: usize = 50;
 const MEASURED: Duration = Duration::from_secs(1);
-const ADMITTED: &[u8] = b"*3\r\n$8\r\nadmitted\r\n:1000000\r\n$-1\r\n";
-const BOOKED: &[u8] = b"*2\r\n$6\r\nbooked\r\n:999000\r\n";
 
-/// Rules, and microseconds that one exchange takes on average.
+/// What is measured: a configuration, a request under it, and what Redis answers.
+struct Setting {
+    configuration: String,
+    route: String,
+    /// Besides those that every request has.
+    headers: Vec<(String, String)>,
+    admitted: Vec<u8>,
+    booked: Vec<u8>,
+}
+
+/// Rules of a quota, and microseconds that one exchange takes on average.
 ///
 /// # Errors
 /// When the module does not start, traps, or does not meter the exchange.
-pub fn run(module: &std::path::Path) -> Result<Vec<(usize, f64)>> {
+pub fn quotas(module: &Path) -> Result<Vec<(usize, f64)>> {
     let module = VmModule::load(module)?;
-    [1, 1_000, 10_000].into_iter().map(|rules| Ok((rules, measure(&module, rules)?))).collect()
+    let setting = |rules| Setting {
+        configuration: configuration(rules),
+        route: route(rules - 1),
+        headers: Vec::new(),
+        admitted: b"*3\r\n$8\r\nadmitted\r\n:1000000\r\n$-1\r\n".to_vec(),
+        booked: b"*2\r\n$6\r\nbooked\r\n:999000\r\n".to_vec(),
+    };
+    [1, 1_000, 10_000].into_iter().map(|rules| Ok((rules, measure(&module, &setting(rules))?))).collect()
 }
 
-fn measure(module: &VmModule, rules: usize) -> Result<f64> {
+/// Routes with limits, rules that match at once, exact keys in each, and microseconds that one exchange takes on average.
+///
+/// # Errors
+/// When the module does not start, traps, or does not meter the exchange.
+pub fn limits(module: &Path) -> Result<Vec<([usize; 3], f64)>> {
+    let module = VmModule::load(module)?;
+    let settings = [[1, 1, 1], [10_000, 1, 1], [1, 10, 1], [1, 10, 10_000]];
+    settings.into_iter().map(|setting| Ok((setting, measure(&module, &limited(setting))?))).collect()
+}
+
+/// A request that each rule finds the last of its exact keys in.
+fn limited([routes, rules, keys]: [usize; 3]) -> Setting {
+    let state = "*3\r\n:1000000\r\n:7\r\n:42\r\n";
+    let states = format!("*{rules}\r\n{}", state.repeat(rules)).into_bytes();
+    let exact = |n: usize| json!({"match": {"exact": key(n)}, "tokens": 1_000_000, "windowSeconds": 60});
+    let rule = |n: usize| json!({"by": {"header": header(n)}, "limits": (0..keys).map(exact).collect::<Vec<_>>()});
+    let policy = json!({
+        "store": "default", "ruleName": "higress-system.chat", "paths": ["/v1/chat/completions"],
+        "rules": (0..rules).map(rule).collect::<Vec<_>>(),
+    });
+    let matched: Vec<Value> =
+        (0..routes).map(|n| json!({"_match_route_": [route(n)], "policy": "higress-system/chat"})).collect();
+    let configuration = json!({
+        "aiquota": {
+            "version": enforcement::wire::VERSION,
+            "stores": {"default": {"service": "local-redis.static", "port": 80, "timeoutMs": 1000}},
+            "policies": {"higress-system/chat": policy},
+        },
+        "_rules_": matched,
+    });
+    Setting {
+        configuration: configuration.to_string(),
+        route: route(routes - 1),
+        headers: (0..rules).map(|n| (header(n), key(keys - 1))).collect(),
+        admitted: states.clone(),
+        booked: states,
+    }
+}
+
+fn header(n: usize) -> String {
+    format!("x-tenant-{n}")
+}
+
+fn key(n: usize) -> String {
+    format!("tenant-{n:06}")
+}
+
+fn measure(module: &VmModule, setting: &Setting) -> Result<f64> {
     let mut vm = module
-        .start(configuration(rules).as_bytes())
+        .start(setting.configuration.as_bytes())
         .map_err(|failure| anyhow::anyhow!("the module did not start: {}", failure.cause))?;
     let chunks = chunks();
-    let route = route(rules - 1);
     for _ in 0..200 {
-        exchange(&mut vm, &route, &chunks)?;
+        exchange(&mut vm, setting, &chunks)?;
     }
     let (begun, mut done) = (Instant::now(), 0_u32);
     while begun.elapsed() < MEASURED {
-        exchange(&mut vm, &route, &chunks)?;
+        exchange(&mut vm, setting, &chunks)?;
         done += 1;
     }
     Ok(begun.elapsed().as_secs_f64() * 1e6 / f64::from(done))
 }
 
-fn exchange(vm: &mut Vm, route: &str, chunks: &[Vec<u8>]) -> Result<()> {
+fn exchange(vm: &mut Vm, setting: &Setting, chunks: &[Vec<u8>]) -> Result<()> {
     let trapped = |Trapped(cause): Trapped| anyhow::anyhow!("the module trapped: {cause}");
-    let request = headers(&[
+    let mut request = headers(&[
         (":method", "POST"),
         (":path", "/v1/chat/completions"),
         (":authority", "llm.example.com"),
         ("content-type", "application/json"),
         ("x-mse-consumer", "aliyun-user1"),
     ]);
-    let stream = vm.open(request, route).map_err(trapped)?;
+    setting.headers.iter().for_each(|(name, value)| request.add(name, value.as_bytes()));
+    let stream = vm.open(request, &setting.route).map_err(trapped)?;
     vm.request_headers(stream, false).map_err(trapped)?;
     let check = vm.take_redis_calls().pop().context("the module did not check")?;
-    vm.redis_reply(check.token, Some(ADMITTED)).map_err(trapped)?;
+    vm.redis_reply(check.token, Some(&setting.admitted)).map_err(trapped)?;
     let response = headers(&[(":status", "200"), ("content-type", "text/event-stream")]);
     vm.response_headers(stream, response, false).map_err(trapped)?;
     for (n, chunk) in chunks.iter().enumerate() {
@@ -59,7 +123,7 @@ fn exchange(vm: &mut Vm, route: &str, chunks: &[Vec<u8>]) -> Result<()> {
     }
     let charge = vm.take_redis_calls().pop().context("the module did not charge")?;
     ensure!(charge.query.windows(4).any(|bytes| bytes == b"2009"), "the charge is not the answer's usage");
-    vm.redis_reply(charge.token, Some(BOOKED)).map_err(trapped)?;
+    vm.redis_reply(charge.token, Some(&setting.booked)).map_err(trapped)?;
     vm.close(stream).map_err(trapped)?;
     vm.take_effects();
     Ok(())

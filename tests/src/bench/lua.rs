@@ -5,8 +5,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use enforcement::{
-    redis::{Apply, Balance, Charge, Check, Command, Fence, Grant, Invocation, Period},
-    wire::RefreshMode,
+    redis::{
+        Apply, Balance, Charge, Check, Command, Fence, Grant, Invocation, Period,
+        limits::{self, Counter, Limit},
+    },
+    wire::{
+        RefreshMode,
+        limit::{Dialect, Rate},
+    },
 };
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use redis::aio::MultiplexedConnection;
@@ -31,6 +37,32 @@ pub async fn seed(redis: &MultiplexedConnection, balances: usize) -> Result<Dura
     });
     stream::iter(sent).buffered(ON_THE_WAY).try_collect::<()>().await?;
     Ok(begun.elapsed())
+}
+
+/// Calls per second of the scripts of limits, by name: with one counter and with ten.
+///
+/// # Errors
+/// When Redis fails or refuses a command.
+pub async fn limits(redis: &mut MultiplexedConnection) -> Result<Vec<(&'static str, f64)>> {
+    let rate = Rate { tokens: 1_000_000_000_000, window_seconds: 60 };
+    let limits = |n: usize, counters: usize| -> Vec<Limit> {
+        let counter = |rule: usize| {
+            let key = format!("x-tenant-{rule}");
+            Counter::item(Dialect::V2, "bench", "limit_by_header", rate, &key, n.to_string().as_bytes())
+        };
+        (0..counters).map(|rule| Limit { counter: counter(rule), rate }).collect()
+    };
+    encoded(&limits::check(&limits(0, 1)).eval()).query_async::<redis::Value>(redis).await?;
+    let calls = |call: &dyn Fn(&[Limit]) -> Invocation, counters| -> Vec<Command> {
+        (0..BALANCES / counters).map(|n| call(&limits(n, counters)).evalsha()).collect()
+    };
+    let charge = |limits: &[Limit]| limits::charge(limits, 25);
+    Ok(vec![
+        ("check, one counter", measure(redis, &calls(&limits::check, 1)).await?),
+        ("charge, one counter", measure(redis, &calls(&charge, 1)).await?),
+        ("check, ten counters", measure(redis, &calls(&limits::check, 10)).await?),
+        ("charge, ten counters", measure(redis, &calls(&charge, 10)).await?),
+    ])
 }
 
 /// Operations per second by name: each script after the plain command it stands for.

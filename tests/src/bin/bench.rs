@@ -42,13 +42,21 @@ async fn data_plane() -> Result<()> {
     print("A request's rule, native", &table);
 
     let mut table = e2e::bench::table(["rules", "one exchange, µs"]);
-    for (rules, microseconds) in exchange::run(&testbed::module("ai-quota")?)? {
+    for (rules, microseconds) in exchange::quotas(&testbed::module("ai-quota")?)? {
         table.add_row([rules.to_string(), format!("{microseconds:.0}")]);
     }
-    print("A metered answer of 50 chunks through the compiled module, check and charge included", &table);
+    print("A metered answer of 50 chunks through the compiled ai-quota, check and charge included", &table);
+
+    let mut table = e2e::bench::table(["routes", "rules that match", "exact keys in each", "one exchange, µs"]);
+    for ([routes, rules, keys], microseconds) in exchange::limits(&testbed::module("ai-token-ratelimit")?)? {
+        table.add_row([routes.to_string(), rules.to_string(), keys.to_string(), format!("{microseconds:.0}")]);
+    }
+    print("The same through the compiled ai-token-ratelimit", &table);
 
     let redis = Redis::start(RedisOptions::default()).await?;
-    let figures = lua::run(&mut redis.connect().await?).await?;
+    let mut connection = redis.connect().await?;
+    let mut figures = lua::run(&mut connection).await?;
+    figures.extend(lua::limits(&mut connection).await?);
     let mut table = e2e::bench::table(["operation", "per second"]);
     for (operation, per_second) in figures {
         table.add_row([operation.to_owned(), format!("{per_second:.0}")]);

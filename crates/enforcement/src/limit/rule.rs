@@ -38,7 +38,7 @@ struct Choices {
     /// In order, each with its place among all.
     patterns: Vec<(usize, Option<Pattern>)>,
     networks: Networks,
-    rates: Vec<(Match, Vec<Rate>)>,
+    rates: Vec<Vec<Rate>>,
 }
 
 /// Why a match cannot be used.
@@ -63,22 +63,13 @@ impl Rule {
         Self { source, choices: Choices::default() }
     }
 
-    /// Adds a limit behind those that are there. Those with the same match apply together.
-    pub(super) fn add(&mut self, matches: Match, rate: Rate) -> Result<(), Unusable> {
-        if let Some((_, rates)) = self.choices.rates.iter_mut().find(|(known, _)| *known == matches) {
-            rates.push(rate);
-            return Ok(());
-        }
-        self.add_first(matches, rate)
-    }
-
-    /// Adds a limit behind those that are there, of which the first alone applies: one with a match that is there
-    /// already is never reached.
-    pub(super) fn add_first(&mut self, matches: Match, rate: Rate) -> Result<(), Unusable> {
+    /// Adds a limit behind those that are there, at whose place further rates of the same match can be added. One with a
+    /// match that is there already is never reached.
+    pub(super) fn add(&mut self, matches: &Match, rate: Rate) -> Result<usize, Unusable> {
         let Choices { exact, patterns, networks, rates } = &mut self.choices;
         let place = rates.len();
         let address = matches!(self.source, Source::Connection | Source::AddressIn(_));
-        match &matches {
+        match matches {
             Match::Exact(text) | Match::Cidr(text) if text.is_empty() => return Err(Unusable::Empty),
             Match::Cidr(_) if !address => return Err(Unusable::OnlyForAddresses),
             Match::Cidr(text) if networks.add(text, place) => {}
@@ -90,8 +81,15 @@ impl Rule {
             Match::Pattern(text) => patterns.push((place, Some(Pattern::new(text).map_err(Unusable::Pattern)?))),
             Match::Any => patterns.push((place, None)),
         }
-        rates.push((matches, vec![rate]));
-        Ok(())
+        rates.push(vec![rate]);
+        Ok(place)
+    }
+
+    /// Adds a rate to those of a match that is there: they apply together.
+    pub(super) fn add_rate(&mut self, place: usize, rate: Rate) {
+        if let Some(rates) = self.choices.rates.get_mut(place) {
+            rates.push(rate);
+        }
     }
 
     /// Whether there is no limit in it.
@@ -168,7 +166,7 @@ impl Choices {
     }
 
     fn at(&self, place: usize, value: Vec<u8>) -> Option<Hit<'_>> {
-        self.rates.get(place).map(|(_, rates)| Hit { value, rates })
+        self.rates.get(place).map(|rates| Hit { value, rates })
     }
 }
 

@@ -197,3 +197,17 @@ fn what_does_not_parse_answers_503_on_what_it_matches() -> Result<()> {
     ensure!(logs.contains("enforces token rate limits: 1 rules, 1 stores"), "{logs}");
     Ok(())
 }
+
+#[test]
+fn a_hundred_thousand_exact_keys_are_read_in_one_callback_and_the_last_is_found() -> Result<()> {
+    let limit = |n: usize| json!({"match": {"exact": n.to_string()}, "tokens": 5, "windowSeconds": 60});
+    let policy = json!({"store": "s", "ruleName": "r", "paths": ["/v1/chat/completions"],
+        "rules": [{"by": {"header": "k"}, "limits": (0..100_000).map(limit).collect::<Vec<_>>()}]});
+    let native = json!({"version": 1, "policies": {"p": policy},
+        "stores": {"s": {"service": "redis.static", "port": 80, "timeoutMs": 100}}});
+    let rules = json!([{"_match_route_": ["chat"], "policy": "p"}]);
+    let mut stage = stage(&json!({"aiquota": native, "_rules_": rules}))?;
+    stage.begin(&[("k", "99999")])?;
+    assert_eq!(stage.call()?.0[3], "higress-token-ratelimit:{r}:limit_by_header:60:k:99999");
+    Ok(())
+}

@@ -1,12 +1,14 @@
 //! Limits in our own form (`crate::wire::limit`). In: what was written. Out: the policy, or the field that cannot be
 //! used. Pure.
 
+use std::collections::BTreeMap;
+
 use super::{Flavor, Policy, is_rate};
 use crate::config::{Compiled, Invalid, NamedStores};
 use crate::limit::rule::{Rule, Source};
 use crate::paths::Paths;
 use crate::values::{self, REJECTION_CODE_MAX, REJECTION_CODE_MIN, RULES_MAX};
-use crate::wire::limit::{self as wire, By, Consumer, Ip, Limit, Rate};
+use crate::wire::limit::{self as wire, By, Consumer, Ip, Limit, Match, Rate};
 
 pub(super) fn policy(wire: wire::Policy, stores: NamedStores<'_>) -> Result<Compiled<Policy>, Invalid> {
     let wire::Policy { store, rule_name, paths, global, rules, rejection, unavailable } = wire;
@@ -53,13 +55,20 @@ fn rule(wire::Rule { by, limits }: wire::Rule) -> Result<Rule, Invalid> {
         return Err(Invalid::new("by", "names nothing"));
     }
     let mut rule = Rule::new(source);
+    let mut places: BTreeMap<Match, usize> = BTreeMap::new();
     for (index, Limit { matches, tokens, window_seconds }) in (0_usize..).zip(limits) {
         let rate = Rate { tokens, window_seconds };
         if !is_rate(rate) {
             return Err(Invalid::new(format!("limits[{index}]"), "is out of range"));
         }
-        rule.add(matches, rate)
+        if let Some(place) = places.get(&matches) {
+            rule.add_rate(*place, rate);
+            continue;
+        }
+        let place = rule
+            .add(&matches, rate)
             .map_err(|unusable| Invalid::new(format!("limits[{index}].match"), unusable.problem()))?;
+        places.insert(matches, place);
     }
     if rule.is_empty() { Err(Invalid::new("limits", "are missing")) } else { Ok(rule) }
 }

@@ -91,7 +91,7 @@ fn rule(item: &Value) -> Result<Rule, Invalid> {
             },
         };
         let rate = rate(limit).map_err(|invalid| invalid.under(&field))?;
-        rule.add_first(matches, rate).map_err(|unusable| Invalid::new(format!("{field}.key"), unusable.problem()))?;
+        rule.add(&matches, rate).map_err(|unusable| Invalid::new(format!("{field}.key"), unusable.problem()))?;
     }
     if rule.is_empty() { Err(Invalid::new("limit_keys", "is empty")) } else { Ok(rule) }
 }

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use super::PatternError;
 
-/// Ranges of code points, both ends included, in any order until [`Set::tidy`].
+/// Ranges of code points, both ends included, by where they begin; they may overlap.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Set(Vec<(u32, u32)>);
 
@@ -61,7 +61,11 @@ impl Set {
     }
 
     pub(super) fn add(&mut self, Self(ranges): Self) {
-        self.0.extend(ranges);
+        // They are few, and a sort of its own would take more of the module than all classes do.
+        for range in ranges {
+            let at = self.0.partition_point(|known| *known <= range);
+            self.0.insert(at, range);
+        }
     }
 
     /// With every letter in both cases. Two letters of ASCII have a third case beyond it.
@@ -84,15 +88,14 @@ impl Set {
                 }
             }
         }
-        self.0.extend(more);
+        self.add(Self(more));
         Ok(self)
     }
 
-    pub(super) fn negated(mut self) -> Self {
-        self.tidy();
+    pub(super) fn negated(self) -> Self {
         let mut out = Vec::with_capacity(self.0.len() + 1);
         let mut next = 0;
-        for (from, to) in self.0 {
+        for (from, to) in self.joined() {
             if next < from {
                 out.push((next, from - 1));
             }
@@ -104,25 +107,24 @@ impl Set {
         Self(out)
     }
 
-    fn tidy(&mut self) {
-        self.0.sort_unstable();
+    /// Without overlaps.
+    fn joined(self) -> Vec<(u32, u32)> {
         let mut out: Vec<(u32, u32)> = Vec::with_capacity(self.0.len());
-        for (from, to) in self.0.drain(..) {
+        for (from, to) in self.0 {
             match out.last_mut() {
                 Some(last) if from <= last.1 + 1 => last.1 = last.1.max(to),
                 _ => out.push((from, to)),
             }
         }
-        self.0 = out;
+        out
     }
 
     /// The class as `regex-lite` reads it.
-    pub(super) fn text(mut self) -> String {
-        self.tidy();
+    pub(super) fn text(self) -> String {
         // Surrogates are no characters of a text.
-        let ends = self.0.iter().filter_map(|(from, to)| {
-            let from = if (0xd800..0xe000).contains(from) { 0xe000 } else { *from };
-            let to = if (0xd800..0xe000).contains(to) { 0xd7ff } else { *to };
+        let ends = self.joined().into_iter().filter_map(|(from, to)| {
+            let from = if (0xd800..0xe000).contains(&from) { 0xe000 } else { from };
+            let to = if (0xd800..0xe000).contains(&to) { 0xd7ff } else { to };
             (from <= to).then_some((from, to))
         });
         let mut text = String::from("[");

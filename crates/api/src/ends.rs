@@ -30,3 +30,12 @@ pub enum Mode {
     Enforce,
     Observe,
 }
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Errors {
+    #[default]
+    Text,
+    #[serde(rename = "OpenAI")]
+    OpenAi,
+    Anthropic,
+}

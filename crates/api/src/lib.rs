@@ -10,7 +10,7 @@ mod status;
 mod store;
 
 pub use crd::crds;
-pub use ends::{Mode, OnMissingUsage, OnStoreFailure, UnlistedPaths};
+pub use ends::{Errors, Mode, OnMissingUsage, OnStoreFailure, UnlistedPaths};
 pub use higress::{HttpRoute, MatchRule, McpBridge, McpBridgeSpec, Registry, WasmPlugin, WasmPluginSpec};
 pub use quota::{
     Admin, AiQuota, AiQuotaSpec, CONSUMERS_MAX, Consumer, DeletionPolicy, StoreRef, TARGET_NAME_MAX_LENGTH,

@@ -10,7 +10,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    ends::{Mode, OnMissingUsage, OnStoreFailure, UnlistedPaths},
+    ends::{Errors, Mode, OnMissingUsage, OnStoreFailure, UnlistedPaths},
     null_is_absent,
     refresh::Refresh,
     status::AiQuotaStatus,
@@ -131,6 +131,20 @@ pub struct AiQuotaSpec {
     /// the gateway or host. Absent: `Admit`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unlisted_paths: Option<UnlistedPaths>,
+
+    /// Whether answers to metered requests tell the client of its balance, as OpenAI tells of rate limits:
+    /// `x-ratelimit-limit-tokens` (what a period gives), `x-ratelimit-remaining-tokens` (what was left before the
+    /// request) and, with `refresh`, `x-ratelimit-reset-tokens` (until the next period, as in `6m0s`), in place of those
+    /// of the model's API. A refusal for want of balance has `retry-after` too, in seconds, with `refresh`. None of them
+    /// for a consumer without limit. Absent: false.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rate_limit_headers: Option<bool>,
+
+    /// The shape of refusals, but for those of the admin API. `Text`: plain text, 403 for want of balance. `OpenAI`: JSON
+    /// as OpenAI's API, 429 with `insufficient_quota` for want of balance. `Anthropic`: JSON as Anthropic's API, 429
+    /// with `rate_limit_error` for want of balance. Absent: `Text`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub errors: Option<Errors>,
 
     /// What becomes of the balances in Redis when this object is deleted. `Retain`: they stay as they are, and an
     /// object that lists the same consumers with the same prefix and store goes on with them; nothing delays the

@@ -4,7 +4,9 @@
 //! A request gives a step (pass, refuse, ask Redis); an answer turns what is pending into an admission with a
 //! meter, or a refusal; the meter watches the response and ends in a charge or a named reason for none.
 
+mod announce;
 pub mod config;
+mod errors;
 pub mod guard;
 pub mod identity;
 pub mod limit;

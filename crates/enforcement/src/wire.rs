@@ -7,7 +7,7 @@ pub mod upstream;
 
 use std::collections::BTreeMap;
 
-pub use ends::{Ends, OnMissingUsage, OnStoreFailure, PolicyMode, UnlistedPaths};
+pub use ends::{Ends, Errors, OnMissingUsage, OnStoreFailure, PolicyMode, UnlistedPaths};
 use serde::{Deserialize, Serialize};
 
 use crate::values::MAX_AMOUNT;

@@ -127,6 +127,23 @@ pub fn remove_header(map: Map, name: &str) -> Result<(), Status> {
     Status::check(unsafe { imports::proxy_remove_header_map_value(map as u32, name.as_ptr(), name.len()) })
 }
 
+/// Gives a response header this value, in the place of all that it has.
+///
+/// # Errors
+/// If the host refuses.
+pub fn set_response_header(name: &str, value: &str) -> Result<(), Status> {
+    // SAFETY: both are live strings.
+    Status::check(unsafe {
+        imports::proxy_replace_header_map_value(
+            Map::Response as u32,
+            name.as_ptr(),
+            name.len(),
+            value.as_ptr(),
+            value.len(),
+        )
+    })
+}
+
 /// A property of the stream.
 #[must_use]
 pub fn property(path: &[&str]) -> Option<Vec<u8>> {

@@ -41,6 +41,13 @@ imports! {
         value_length: *mut usize,
     ) -> u32;
     fn proxy_remove_header_map_value(map: u32, name: *const u8, name_length: usize) -> u32;
+    fn proxy_replace_header_map_value(
+        map: u32,
+        name: *const u8,
+        name_length: usize,
+        value: *const u8,
+        value_length: usize,
+    ) -> u32;
     fn proxy_get_property(path: *const u8, path_length: usize, value: *mut *mut u8, length: *mut usize) -> u32;
     fn proxy_set_property(path: *const u8, path_length: usize, value: *const u8, value_length: usize) -> u32;
     fn proxy_continue_stream(stream: u32) -> u32;

@@ -187,6 +187,9 @@ impl<K: Kind> Module for Enforcer<K> {
             let status = header(":status").and_then(|status| std::str::from_utf8(&status).ok()?.parse().ok());
             let (content_type, encoding) = (header("content-type"), header("content-encoding"));
             meter.response_headers(status, content_type.as_deref(), encoding.as_deref());
+            for (name, value) in meter.take_headers() {
+                let _ = host::set_response_header(name, &value);
+            }
         }
     }
 

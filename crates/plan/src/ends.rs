@@ -1,7 +1,7 @@
 //! How the requests under an object may end: from its spec to what the module reads, and what of it Higress' own module
 //! has no means for. Pure.
 
-use api::{AiQuotaSpec, Mode, OnMissingUsage, OnStoreFailure, UnlistedPaths};
+use api::{AiQuotaSpec, Errors, Mode, OnMissingUsage, OnStoreFailure, UnlistedPaths};
 use enforcement::wire;
 
 use crate::{Refusal, Refused};
@@ -25,12 +25,18 @@ pub(crate) fn ends(spec: &AiQuotaSpec) -> wire::Ends {
             Mode::Enforce => wire::PolicyMode::Enforce,
             Mode::Observe => wire::PolicyMode::Observe,
         },
+        rate_limit_headers: spec.rate_limit_headers.unwrap_or(false),
+        errors: match spec.errors.unwrap_or_default() {
+            Errors::Text => wire::Errors::Text,
+            Errors::OpenAi => wire::Errors::OpenAi,
+            Errors::Anthropic => wire::Errors::Anthropic,
+        },
     }
 }
 
 /// What is asked for that Higress' own module does otherwise.
 pub(crate) fn beyond_upstream(spec: &AiQuotaSpec) -> impl Iterator<Item = Refusal> {
-    let AiQuotaSpec { mode, on_store_failure, on_missing_usage, unlisted_paths, .. } = spec;
+    let AiQuotaSpec { mode, on_store_failure, on_missing_usage, unlisted_paths, rate_limit_headers, errors, .. } = spec;
     [
         ("spec.mode", *mode == Some(Mode::Observe), "the module cannot but enforce"),
         (
@@ -44,6 +50,8 @@ pub(crate) fn beyond_upstream(spec: &AiQuotaSpec) -> impl Iterator<Item = Refusa
             "the module books nothing for an answer without usage: Ignore, or leave it out",
         ),
         ("spec.unlistedPaths", *unlisted_paths == Some(UnlistedPaths::Refuse), "the module lets other paths pass"),
+        ("spec.rateLimitHeaders", *rate_limit_headers == Some(true), "the module tells clients nothing"),
+        ("spec.errors", errors.is_some_and(|errors| errors != Errors::Text), "the module refuses with plain text"),
     ]
     .into_iter()
     .filter(|(_, asked, _)| *asked)

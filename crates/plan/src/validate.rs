@@ -69,6 +69,8 @@ pub fn validate(quota: &AiQuota) -> Result<(), Vec<Refusal>> {
         on_store_failure: _,
         on_missing_usage: _,
         unlisted_paths: _,
+        rate_limit_headers: _,
+        errors: _,
         deletion_policy: _,
     } = &quota.spec;
     let mut check = Check::default();

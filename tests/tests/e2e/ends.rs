@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::{Value, json};
 use testbed::{Call, Gateway, eventually, get};
 
@@ -163,5 +163,36 @@ async fn an_answer_without_usage_is_estimated_or_free_as_declared() -> Result<()
     is(bed.ask(1), 200, "").await?;
     bed.stage.balance("aliyun-user1", 100 - spent - 1).await?;
     assert_eq!(bed.counted()["estimated"], 1);
+    Ok(())
+}
+
+#[tokio::test]
+async fn clients_are_told_what_is_left_and_refused_in_the_shape_that_is_declared() -> Result<()> {
+    let bed = Bed::new().await?;
+    let plain = bed.ask(10).send().await?;
+    ensure!(plain.header("x-ratelimit-remaining-tokens").is_none(), "nothing is added unless it is declared");
+    bed.stage.balance("aliyun-user1", 90).await?;
+    let refresh = json!({"schedule": "0 0 1 1 *", "mode": "Reset"});
+    let fields = json!({"rateLimitHeaders": true, "errors": "OpenAI", "unlistedPaths": "Refuse", "refresh": refresh});
+    bed.declare(&fields).await?;
+    let models = || get(format!("{}/v1/models", bed.gateway.url())).header("x-api-key", "user1-key");
+    bed.answers(models, 404, r#""code":"unknown_url""#).await?;
+    let told = bed.ask(10).send().await?;
+    assert_eq!((told.status, told.header("x-ratelimit-remaining-tokens")), (200, Some("90")));
+    assert_eq!(told.header("x-ratelimit-limit-tokens"), Some("100"));
+    let reset = told.header("x-ratelimit-reset-tokens").context("no reset")?;
+    ensure!(reset.contains('h') && reset.ends_with('s'), "{reset}");
+    ensure!(told.header("retry-after").is_none(), "it is not refused");
+
+    bed.stage.balance("aliyun-user1", 80).await?;
+    is(bed.ask(100), 200, "").await?;
+    bed.stage.balance("aliyun-user1", -20).await?;
+    let refused = bed.ask(1).send().await?;
+    assert_eq!((refused.status, refused.header("content-type")), (429, Some("application/json")));
+    assert_eq!(refused.json()?["error"]["code"], "insufficient_quota");
+    assert_eq!(refused.header("x-ratelimit-remaining-tokens"), Some("0"));
+    let seconds: i64 = refused.header("retry-after").context("no retry-after")?.parse()?;
+    ensure!((1..=366 * 86_400).contains(&seconds), "{seconds}");
+    assert_eq!(bed.gateway.traps(), 0);
     Ok(())
 }

@@ -14,14 +14,15 @@ use admin::Admin;
 pub use admin::AwaitBody;
 use config::{Flavor, Policy};
 
+use crate::announce::Announcement;
 use crate::config::Target;
 use crate::identity::{self, Unrecognised};
 use crate::paths::{self, Mode, Operation};
-use crate::redis::{self, Balance, ChargeOutcome, CheckOutcome, Command, Reply};
+use crate::redis::{self, Balance, ChargeOutcome, CheckOutcome, Command, Left, Reply};
 use crate::response::Response;
 use crate::steps::{Ask, Failure, Kind, Next, Question, Request, Step, Words, wants_websocket};
 use crate::values;
-use crate::wire::{OnMissingUsage, OnStoreFailure};
+use crate::wire::{self, OnMissingUsage, OnStoreFailure};
 
 /// Token balances per consumer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,8 +34,16 @@ pub struct Purpose(Why);
 
 #[derive(Debug, PartialEq, Eq)]
 enum Why {
-    Check { policy: Arc<Policy>, consumer: Vec<u8> },
-    Admin { native: bool, admin: Admin },
+    /// `now`: when it was asked, in unix seconds.
+    Check {
+        policy: Arc<Policy>,
+        consumer: Vec<u8>,
+        now: i64,
+    },
+    Admin {
+        native: bool,
+        admin: Admin,
+    },
 }
 
 /// An admitted request.
@@ -80,9 +89,9 @@ impl Kind for Quotas {
     fn decide(Purpose(why): Purpose, reply: Result<Reply<'_>, Failure>) -> Next<Self> {
         match why {
             Why::Admin { native, admin } => Next::Refuse(admin.answer(native, reply)),
-            Why::Check { policy, consumer } => match policy.flavor {
+            Why::Check { policy, consumer, now } => match policy.flavor {
                 Flavor::Upstream => upstream_check(policy, consumer, reply),
-                Flavor::Native { .. } => native_check(policy, consumer, reply),
+                Flavor::Native { .. } => native_check(policy, consumer, now, reply),
             },
         }
     }
@@ -144,7 +153,13 @@ fn begin(target: &Target<Policy>, request: &dyn Request) -> Step<Quotas> {
     let step = decide(policy, open, (mode, query), request);
     match step {
         // The admin API changes balances, whatever becomes of requests.
-        Step::Refuse(_) if policy.ends.observes() && !matches!(mode, Mode::Admin(_)) => Step::Spare,
+        Step::Refuse(response) if !matches!(mode, Mode::Admin(_)) => {
+            if policy.ends.observes() {
+                Step::Spare
+            } else {
+                Step::Refuse(response.shaped(policy.ends.errors))
+            }
+        }
         step => step,
     }
 }
@@ -194,7 +209,7 @@ fn check(policy: &Arc<Policy>, consumer: &[u8], now: i64) -> Ask<Quotas> {
     };
     Ask::new(
         Question::new(Arc::clone(&policy.store), words),
-        Purpose(Why::Check { policy: Arc::clone(policy), consumer: consumer.to_vec() }),
+        Purpose(Why::Check { policy: Arc::clone(policy), consumer: consumer.to_vec(), now }),
     )
 }
 
@@ -207,7 +222,29 @@ fn upstream_check(policy: Arc<Policy>, consumer: Vec<u8>, reply: Result<Reply<'_
     }
 }
 
-fn native_check(policy: Arc<Policy>, consumer: Vec<u8>, reply: Result<Reply<'_>, Failure>) -> Next<Quotas> {
+fn native_check(policy: Arc<Policy>, consumer: Vec<u8>, now: i64, reply: Result<Reply<'_>, Failure>) -> Next<Quotas> {
+    let wire::Ends { rate_limit_headers, errors, .. } = policy.ends;
+    let told = reply.as_ref().ok().filter(|_| rate_limit_headers).and_then(|reply| announcement(&policy, now, reply));
+    let next = match checked(policy, consumer, reply) {
+        Next::Refuse(response) => Next::Refuse(response.shaped(errors)),
+        next => next,
+    };
+    let Some(told) = told else { return next };
+    let retry_after = told.retry_after().filter(|_| matches!(next, Next::Refuse(_)));
+    next.announcing(told.headers().into_iter().chain(retry_after).collect())
+}
+
+/// What the client is told; nothing where nothing limits it.
+fn announcement(policy: &Policy, now: i64, reply: &Reply<'_>) -> Option<Announcement> {
+    let remaining = match CheckOutcome::of(reply).ok()? {
+        CheckOutcome::Admitted { left: Left::Tokens(left), period: _ } => left,
+        CheckOutcome::Refused { available } => available.unwrap_or(0),
+        CheckOutcome::Admitted { left: Left::Unlimited, .. } | CheckOutcome::Malformed { .. } => return None,
+    };
+    Some(Announcement { limit: CheckOutcome::grant(reply), remaining, reset: policy.seconds_left(now) })
+}
+
+fn checked(policy: Arc<Policy>, consumer: Vec<u8>, reply: Result<Reply<'_>, Failure>) -> Next<Quotas> {
     let outcome = match reply.map(|reply| CheckOutcome::of(&reply)) {
         Ok(Ok(outcome)) => outcome,
         Ok(Err(error)) => return unchecked(policy, consumer, &error),
@@ -269,6 +306,13 @@ impl Policy {
 
     fn balance(&self, consumer: &[u8]) -> Balance {
         Balance::new(&self.key_prefix, consumer)
+    }
+
+    /// How long the period that is now still lasts.
+    fn seconds_left(&self, now: i64) -> Option<i64> {
+        let Flavor::Native { refresh: Some((_, table)), .. } = &self.flavor else { return None };
+        let (_, next) = table.get(table.partition_point(|(_, at)| *at <= now))?;
+        Some(next - now)
     }
 
     fn period(&self, now: i64) -> Option<redis::Period<'_>> {

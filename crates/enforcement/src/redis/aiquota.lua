@@ -27,7 +27,7 @@
 --
 -- ARGV, with "" for what is absent:
 --   check   need, hold id, hold seconds, default grant, owner of what is made from it, PERIOD
---           -> unlimited, ordinal | admitted, available, ordinal | refused, available | malformed, value
+--           -> unlimited, ordinal | admitted, available, ordinal, grant | refused, available, grant | malformed, value
 --   charge  tokens, hold id, ordinal at admission, PERIOD
 --           -> booked, balance | forgiven | absent | malformed, value
 --   observe, note   as check and charge, under a policy that only observes: a note changes neither balance nor used, but
@@ -333,6 +333,7 @@ if operation == 'check' then
       save('owner', ARGV[6], 'lazy', '1', 'grant', text(default), 'parked', text(older))
       if schedule ~= their then follow() end
     end
+    if lazy or away or not grant then grant = default end
   end
 
   local own = 0
@@ -355,7 +356,7 @@ if operation == 'check' then
     if id ~= '' then own = tonumber(redis.call('HGET', AMOUNTS, id) or 0) or 0 end
   end
   local available = clamp(balance - observed - (held - own))
-  if available < need then return { 'refused', available } end
+  if available < need then return { 'refused', available, grant } end
   if id ~= '' and ledger then
     redis.call('ZADD', HOLDS, text(redis.call('TIME')[1] + tonumber(ARGV[4])), id)
     redis.call('HSET', AMOUNTS, id, text(need))
@@ -363,7 +364,7 @@ if operation == 'check' then
   end
   -- Changes nothing, but fails where writes do: a Redis that is full, or a replica, could not book what it admits.
   redis.call('SETRANGE', BALANCE, 0, '')
-  return { 'admitted', available, schedule and schedule == their and ordinal }
+  return { 'admitted', available, schedule and schedule == their and ordinal, grant }
 end
 
 -- What did it use? ----------------------------------------------------------------------------------------------

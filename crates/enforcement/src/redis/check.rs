@@ -90,4 +90,16 @@ impl CheckOutcome {
             _ => Err(ReplyError::Unexpected),
         }
     }
+
+    /// What a period gives, where the reply says so.
+    #[must_use]
+    pub fn grant(reply: &Reply<'_>) -> Option<i64> {
+        let answer = Answer::of(reply).ok()?;
+        let at = match answer.status {
+            b"admitted" => 2,
+            b"refused" => 1,
+            _ => return None,
+        };
+        answer.optional(at).ok().flatten()
+    }
 }

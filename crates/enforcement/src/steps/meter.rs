@@ -18,6 +18,7 @@ pub struct Meter<K: Kind> {
     admission: K::Admission,
     request_bytes: u64,
     answer: Answer,
+    headers: Vec<(&'static str, String)>,
 }
 
 #[derive(Debug)]
@@ -59,7 +60,17 @@ pub enum Unbooked {
 
 impl<K: Kind> Meter<K> {
     pub(super) const fn new(admission: K::Admission) -> Self {
-        Self { admission, request_bytes: 0, answer: Answer::Unseen }
+        Self { admission, request_bytes: 0, answer: Answer::Unseen, headers: Vec::new() }
+    }
+
+    /// Adds headers to the response.
+    pub(super) fn announce(&mut self, headers: Vec<(&'static str, String)>) {
+        self.headers = headers;
+    }
+
+    /// Headers for the response, once, in the place of those that it has.
+    pub fn take_headers(&mut self) -> Vec<(&'static str, String)> {
+        std::mem::take(&mut self.headers)
     }
 
     /// A piece of the request's body passed.
@@ -101,7 +112,7 @@ impl<K: Kind> Meter<K> {
     /// The response ended, or the client left; `now` in unix seconds.
     #[must_use]
     pub fn end(self, now: i64) -> Ending<K> {
-        let Self { admission, request_bytes, answer } = self;
+        let Self { admission, request_bytes, answer, headers: _ } = self;
         let (usage, provisional, generated) = match answer {
             Answer::Unsuccessful(status) => return Ending::Nothing(Unbooked::Unsuccessful(status)),
             Answer::Redirected => return Ending::Nothing(Unbooked::Redirected),

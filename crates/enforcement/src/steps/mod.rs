@@ -185,6 +185,16 @@ impl<K: Kind> Next<K> {
         Self::admit_counting(admission, counts, Some(why.to_string()))
     }
 
+    /// Puts headers on the answer, whoever gives it.
+    pub(crate) fn announcing(mut self, headers: Vec<(&'static str, String)>) -> Self {
+        match &mut self {
+            Self::Admit(admitted) => admitted.meter.announce(headers),
+            Self::Refuse(response) => response.headers = headers,
+            Self::Ask(_) | Self::Reauthenticate(_) => {}
+        }
+        self
+    }
+
     fn admit_counting(admission: K::Admission, counts: &'static [Count], log: Option<String>) -> Self {
         Self::Admit(Admitted { meter: Box::new(Meter::new(admission)), counts, log })
     }

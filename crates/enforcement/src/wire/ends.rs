@@ -15,6 +15,11 @@ pub struct Ends {
     pub unlisted_paths: UnlistedPaths,
     #[serde(default, skip_serializing_if = "is_default")]
     pub mode: PolicyMode,
+    /// Whether clients are told what is left to them.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub rate_limit_headers: bool,
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub errors: Errors,
 }
 
 /// What becomes of a request about which the store says nothing.
@@ -49,6 +54,16 @@ pub enum PolicyMode {
     Enforce,
     /// Nothing but misuse of the admin API; what would be is counted, and what is used counts against nothing.
     Observe,
+}
+
+/// The shape of refusals.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Errors {
+    #[default]
+    Text,
+    #[serde(rename = "OpenAI")]
+    OpenAi,
+    Anthropic,
 }
 
 impl Ends {

@@ -73,6 +73,8 @@ impl Form<Quota> for Upstream {
             on_store_failure: _,
             on_missing_usage: _,
             unlisted_paths: _,
+            rate_limit_headers: _,
+            errors: _,
             deletion_policy: _,
         } = &quota.spec;
         let mut refusals = Vec::new();

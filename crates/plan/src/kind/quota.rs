@@ -167,7 +167,7 @@ impl Kind for Quota {
         // The owner is the object's own, and whether its store can be used is not for the object to say.
         let wire::Policy { store, key_prefix, owner: _, paths, admin, default_quota, refresh, ends, unavailable: _ } =
             a;
-        let Ends { on_store_failure, on_missing_usage, unlisted_paths, mode } = ends;
+        let Ends { on_store_failure, on_missing_usage, unlisted_paths, mode, rate_limit_headers, errors } = ends;
         [
             ("keyPrefix", *key_prefix != b.key_prefix),
             ("admin", *admin != b.admin),
@@ -178,6 +178,8 @@ impl Kind for Quota {
             ("onStoreFailure", *on_store_failure != b.ends.on_store_failure),
             ("onMissingUsage", *on_missing_usage != b.ends.on_missing_usage),
             ("unlistedPaths", *unlisted_paths != b.ends.unlisted_paths),
+            ("rateLimitHeaders", *rate_limit_headers != b.ends.rate_limit_headers),
+            ("errors", *errors != b.ends.errors),
             ("storeRef", *store != b.store),
         ]
         .into_iter()

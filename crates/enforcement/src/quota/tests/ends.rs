@@ -156,3 +156,57 @@ fn a_request_is_counted_under_the_policy_whose_rule_matches_it() {
     let quota = super::quota(&upstream_config());
     assert_eq!(quota.matched_by_any(&Subject::default(), &[]).unwrap().policy, None, "upstream's form names none");
 }
+
+#[test]
+fn clients_are_told_what_is_left_to_them_where_that_is_chosen() {
+    let told = |config: &Value, reply: &str| match answered(config, Ok(reply.as_bytes())) {
+        Next::Admit(Admitted { mut meter, .. }) => meter.take_headers(),
+        Next::Refuse(response) => response.headers,
+        other => panic!("{other:?}"),
+    };
+    let text = |headers: Vec<(&str, String)>| {
+        headers.into_iter().map(|(name, value)| format!("{name}: {value}")).collect::<Vec<_>>()
+    };
+    let config = with(&json!({"rateLimitHeaders": true}), false);
+    let admitted = "*4\r\n$8\r\nadmitted\r\n:5\r\n:7\r\n:100\r\n";
+    let (limit, reset) = ("x-ratelimit-limit-tokens: 100", "x-ratelimit-reset-tokens: 8m20s");
+    assert_eq!(text(told(&config, admitted)), [limit, "x-ratelimit-remaining-tokens: 5", reset]);
+    let refused = "*3\r\n$7\r\nrefused\r\n:-3\r\n:100\r\n";
+    assert_eq!(text(told(&config, refused)), [limit, "x-ratelimit-remaining-tokens: 0", reset, "retry-after: 500"]);
+    let nobody = "*2\r\n$7\r\nrefused\r\n$-1\r\n";
+    assert_eq!(text(told(&config, nobody))[0], "x-ratelimit-remaining-tokens: 0");
+    for nothing in ["*2\r\n$9\r\nunlimited\r\n$-1\r\n", "*2\r\n$9\r\nmalformed\r\n$1\r\nx\r\n", "-LOADING x\r\n"] {
+        assert_eq!(told(&config, nothing), [], "{nothing}");
+    }
+    assert_eq!(told(&native_config(false), admitted), [], "off unless chosen: the model's bytes stay");
+    let mut forever = config;
+    forever["aiquota"]["policies"]["p"].as_object_mut().unwrap().remove("refresh");
+    assert_eq!(text(told(&forever, refused)), [limit, "x-ratelimit-remaining-tokens: 0"]);
+}
+
+#[test]
+fn refusals_have_the_shape_that_is_chosen_but_for_the_admins() {
+    let config = with(&json!({"errors": "OpenAI", "unlistedPaths": "Refuse"}), false);
+    let response = refusal(answered(&config, Ok(b"*2\r\n$7\r\nrefused\r\n$-1\r\n")));
+    assert_eq!(
+        (response.status, response.content_type, response.details),
+        (429, "application/json", "ai-quota.noquota")
+    );
+    assert_eq!(
+        response.body,
+        r#"{"error":{"message":"Request denied by ai quota check, No quota left","type":"insufficient_quota","param":null,"code":"insufficient_quota"}}"#
+    );
+    let response = refusal(answered(&config, Err(Failure::Network)));
+    assert_eq!((response.status, response.content_type), (503, "application/json"));
+    assert!(response.log.is_some());
+    for (identity, path, status) in
+        [(&[][..], METERED, 401), (&["a", "b"], METERED, 403), (&["user"], "/v1/models", 404)]
+    {
+        let Step::Refuse(response) = start(&config, identity, path) else { panic!("{path}") };
+        assert_eq!((response.status, response.content_type), (status, "application/json"), "{path}");
+    }
+    let Step::Refuse(response) = start(&config, &["user"], "/v1/chat/completions/quota?consumer=user") else {
+        panic!()
+    };
+    assert_eq!((response.status, response.content_type), (403, "text/plain"));
+}

@@ -258,7 +258,7 @@ if passed or refresh then
       if mode == 'carryover' then
         -- What would be left without what was only observed carries over in the same way.
         local cap = tonumber(ARGV[first + 2])
-        local less = math.max((balance or 0) - observed, 0) + to - start
+        local less = math.max((balance or 0) - observed, 0) + (to - start)
         to = math.min(to, cap)
         noted = to - math.min(less, cap)
       end

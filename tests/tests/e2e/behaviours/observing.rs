@@ -129,6 +129,16 @@ pub(super) const SUITE: &[Behaviour] = &[
             Ok(())
         })
     }),
+    behaviour("what carries over is exact up to the largest amount", CARRY, |s| {
+        Box::pin(async move {
+            s.declare("ann", Grant::Tokens(9_007_199_254_740_990)).await?;
+            s.set("ann", 3).await?;
+            s.rewind("ann", 2).await?;
+            assert_eq!(observe(&s).await?, in_period(250));
+            assert_eq!(s.field("ann", "observed").await?, "", "nothing was noted");
+            Ok(())
+        })
+    }),
     behaviour(
         "who is not listed lives on the default while it is observed, and has all of it afterwards",
         DEFAULT,

@@ -6,14 +6,14 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomRe
 use kube::CustomResourceExt;
 use serde_json::{Map, Number, Value};
 
-use crate::{AiQuota, AiQuotaStore};
+use crate::{AiQuota, AiQuotaStore, AiTokenRateLimit};
 
 /// All CRDs of aiquota, keys in alphabetical order.
 ///
 /// # Errors
 /// Never in practice: only if a CRD cannot be written as JSON.
 pub fn crds() -> Result<Vec<Value>, serde_json::Error> {
-    [AiQuota::crd(), AiQuotaStore::crd()].iter().map(definition).collect()
+    [AiQuota::crd(), AiQuotaStore::crd(), AiTokenRateLimit::crd()].iter().map(definition).collect()
 }
 
 fn definition(crd: &CustomResourceDefinition) -> Result<Value, serde_json::Error> {

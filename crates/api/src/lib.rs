@@ -4,6 +4,7 @@
 mod crd;
 mod ends;
 mod higress;
+mod limit;
 mod quota;
 mod refresh;
 mod status;
@@ -12,12 +13,16 @@ mod store;
 pub use crd::crds;
 pub use ends::{Errors, Mode, OnMissingUsage, OnStoreFailure, UnlistedPaths};
 pub use higress::{HttpRoute, MatchRule, McpBridge, McpBridgeSpec, Registry, WasmPlugin, WasmPluginSpec};
+pub use limit::{
+    AiTokenRateLimit, AiTokenRateLimitSpec, By, ByConsumer, ByIp, LIMITS_MAX, Limit, MESSAGE_MAX_LENGTH, Match,
+    RULE_NAME_CHOICE_MAX_LENGTH, Rate, Rejection, Rule, SOURCE_MAX_LENGTH, VALUE_MAX_LENGTH,
+};
 pub use quota::{
     Admin, AiQuota, AiQuotaSpec, CONSUMERS_MAX, Consumer, DeletionPolicy, StoreRef, TARGET_NAME_MAX_LENGTH,
     TARGET_NAME_PATTERN, TARGETS_MAX, TargetKind, TargetRef,
 };
 pub use refresh::{NICKNAMES, Refresh, RefreshMode, SCHEDULE_MAX_LENGTH, TIME_ZONE_MAX_LENGTH};
-pub use status::{AiQuotaStatus, AiQuotaStoreStatus, Condition, Summary, TargetStatus};
+pub use status::{AiQuotaStatus, AiQuotaStoreStatus, AiTokenRateLimitStatus, Condition, Summary, TargetStatus};
 pub use store::{
     ADDRESS_PATTERN, AiQuotaStore, AiQuotaStoreSpec, Auth, SERVICE_NAME_PATTERN, Service, TIMEOUT_PATTERN,
 };

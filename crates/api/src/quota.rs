@@ -275,7 +275,7 @@ fn admin_path_is_not_metered() -> serde_json::Value {
     })
 }
 
-fn only_wide_targets_have_narrower_ones() -> serde_json::Value {
+pub(crate) fn only_wide_targets_have_narrower_ones() -> serde_json::Value {
     serde_json::json!({
         "rule": "!has(self.allowNarrower) || self.targetRefs.exists(t, t.kind in ['Gateway', 'Domain'])",
         "message": "only a target of kind Gateway or Domain has narrower ones: leave allowNarrower out",
@@ -283,7 +283,7 @@ fn only_wide_targets_have_narrower_ones() -> serde_json::Value {
     })
 }
 
-fn targets_are_unique() -> serde_json::Value {
+pub(crate) fn targets_are_unique() -> serde_json::Value {
     serde_json::json!({
         "rule": "self.all(a, self.exists_one(b, a.kind == b.kind && \
                  (has(a.name) ? a.name : '') == (has(b.name) ? b.name : '')))",

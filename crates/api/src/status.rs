@@ -66,6 +66,26 @@ pub struct Summary {
     pub seeded: i64,
 }
 
+/// What the controller found and did about an AITokenRateLimit.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct AiTokenRateLimitStatus {
+    /// The generation of the spec that this status is about.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+
+    /// `Accepted`: the spec is valid, permitted and its targets exist. `Programmed`: the gateway's plugin has the
+    /// rules. `Ready`: both. Warnings are there while they last: `ForeignRule`, `IdentityUnguarded`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    pub conditions: Vec<Condition>,
+
+    /// What became of each target.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "atomic"))]
+    pub targets: Vec<TargetStatus>,
+}
+
 /// What the controller found about an AIQuotaStore.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]

@@ -7,7 +7,7 @@ use anyhow::{Result, ensure};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{ArgAction, Args};
 use controller::Election;
-use plan::{FailStrategy, Flavor, Guard, GuardModule, Module, Phase, PullPolicy, Settings};
+use plan::{FailStrategy, Flavor, Guard, GuardModule, LimitModule, Module, Phase, PullPolicy, Settings};
 
 use crate::module_url::{ModuleUrl, is_sha256};
 
@@ -45,6 +45,16 @@ pub(crate) struct Run {
     #[arg(long, env = "AIQUOTA_MODULE_SHA256", value_name = "HEX", value_parser = sha256)]
     module_sha256: Option<String>,
 
+    /// Where the gateway loads the module for token rate limits of that flavor from: oci://, http(s):// or file://, with a
+    /// version or digest; without it AITokenRateLimits are not accepted, and what is programmed stays as it is
+    #[arg(long, env = "AIQUOTA_LIMIT_MODULE_URL", value_name = "URL")]
+    limit_module_url: Option<ModuleUrl>,
+
+    /// The SHA-256 of that module, which the gateway compares after loading it
+    #[arg(long, env = "AIQUOTA_LIMIT_MODULE_SHA256", value_name = "HEX", value_parser = sha256)]
+    #[arg(requires = "limit_module_url")]
+    limit_module_sha256: Option<String>,
+
     /// When the gateway pulls the module's image
     #[arg(long, env = "AIQUOTA_IMAGE_PULL_POLICY", value_name = "POLICY", default_value = "IfNotPresent")]
     #[arg(value_parser = one_of(&[("IfNotPresent", PullPolicy::IfNotPresent), ("Always", PullPolicy::Always)]))]
@@ -59,7 +69,7 @@ pub(crate) struct Run {
     #[arg(value_parser = one_of(&[("FAIL_CLOSE", FailStrategy::Close), ("FAIL_OPEN", FailStrategy::Open)]))]
     fail_strategy: FailStrategy,
 
-    /// The phase of the ai-quota WasmPlugin
+    /// The phase of the WasmPlugins that enforce quotas and token rate limits
     #[arg(long, env = "AIQUOTA_PHASE", value_name = "PHASE", default_value = "UNSPECIFIED_PHASE")]
     #[arg(value_parser = one_of(&[
         ("AUTHN", Phase::Authn),
@@ -73,6 +83,11 @@ pub(crate) struct Run {
     #[arg(long, env = "AIQUOTA_PRIORITY", value_name = "NUMBER", default_value_t = 750)]
     #[arg(value_parser = clap::value_parser!(i32).range(1..=1000))]
     priority: i32,
+
+    /// The priority of the ai-token-ratelimit WasmPlugin in its phase
+    #[arg(long, env = "AIQUOTA_LIMIT_PRIORITY", value_name = "NUMBER", default_value_t = 600)]
+    #[arg(value_parser = clap::value_parser!(i32).range(1..=1000))]
+    limit_priority: i32,
 
     /// Whether the identity header of clients is removed at the door; off only where nothing reaches the gateway
     /// that could forge it
@@ -139,6 +154,14 @@ impl Run {
                 GuardModule { url: self.module_url.to_string(), sha256: self.module_sha256.clone() }
             }
         };
+        let limit_module = match self.limit_module_url {
+            Some(url) => {
+                pinned("limit-module", &url, self.limit_module_sha256.as_ref())?;
+                let (phase, priority) = (self.phase, self.limit_priority);
+                Some(LimitModule { url: url.to_string(), sha256: self.limit_module_sha256, phase, priority })
+            }
+            None => None,
+        };
         Ok(Settings {
             gateway_namespace: self.gateway_namespace,
             trusted_namespaces: self.trusted_namespaces.into_iter().collect(),
@@ -152,6 +175,7 @@ impl Run {
                 phase: self.phase,
                 priority: self.priority,
             },
+            limit_module,
             guard: self.guard,
             guard_module,
             auth_plugins: self.auth_plugins,
@@ -270,6 +294,9 @@ mod tests {
             "--auth-plugin=sso",
             "--drain=90s",
             "--namespace-share=20",
+            "--limit-module-url=oci://registry.example/limits:2.0.0",
+            &format!("--limit-module-sha256={sha256}"),
+            "--limit-priority=8",
         ])
         .unwrap();
         assert_eq!(
@@ -287,6 +314,12 @@ mod tests {
                     phase: Phase::Authz,
                     priority: 7,
                 },
+                limit_module: Some(LimitModule {
+                    url: "oci://registry.example/limits:2.0.0".into(),
+                    sha256: Some(sha256.to_lowercase()),
+                    phase: Phase::Authz,
+                    priority: 8,
+                }),
                 guard: Guard::Off,
                 guard_module: GuardModule {
                     url: "oci://registry.example/guard:2.0.0".into(),
@@ -330,6 +363,12 @@ mod tests {
             (&[MODULE, "--module-sha256=abc"], "--module-sha256", "64 hexadecimal"),
             (&[MODULE, "--gateway-namespace=A"], "--gateway-namespace", "a-z"),
             (&[MODULE, "--trusted-namespace=${x}"], "--trusted-namespace", "a-z"),
+            (
+                &[MODULE, "--limit-module-url=oci://registry.example/limits"],
+                "--limit-module-url",
+                "--limit-module-sha256",
+            ),
+            (&[MODULE, "--limit-priority=1001"], "--limit-priority", "1..=1000"),
             (&[MODULE, "--guard=maybe"], "--guard", "off"),
             (&[MODULE, "--drain=5"], "--drain", "300s or 10m"),
             (&[MODULE, "--namespace-share=0"], "--namespace-share", "1..=100"),

@@ -128,7 +128,8 @@ async fn rounds(
         again = None;
         let Some(term) = lease.term() else { continue };
         let mut took = Took::begin();
-        let written = programmer.last_written(plan::AI_QUOTA);
+        let ours = [plan::AI_QUOTA, plan::AI_TOKEN_RATELIMIT];
+        let written = ours.into_iter().filter_map(|name| programmer.last_written(name)).collect();
         let Some(world) = observer.snapshot(term, written, seeder.databases()) else { continue };
         took.step("snapshot");
         let plan = aside(move || plan::build(&world)).await?;

@@ -4,12 +4,12 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use api::{AiQuota, AiQuotaStatus, AiQuotaStore, HttpRoute, McpBridge, WasmPlugin};
+use api::{AiQuota, AiQuotaStatus, AiQuotaStore, AiTokenRateLimit, HttpRoute, McpBridge, WasmPlugin};
 use k8s_openapi::api::core::v1::{Namespace, Secret, Service};
 use k8s_openapi::api::networking::v1::Ingress;
 use k8s_openapi::jiff::Timestamp;
 use kube::{Api, Client, Resource, ResourceExt};
-use plan::{Access, Database, Key, Settings, Undecodable, World};
+use plan::{Access, Database, Key, ObjectKind, Settings, Undecodable, World};
 use serde::Deserialize;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
@@ -22,6 +22,7 @@ pub(crate) struct Observer {
     settings: Settings,
     cluster: String,
     quotas: Watch<Guarded<AiQuota>>,
+    limits: Watch<Guarded<AiTokenRateLimit>>,
     stores: Watch<Guarded<AiQuotaStore>>,
     plugins: Watch<Guarded<WasmPlugin>>,
     bridges: Watch<Guarded<McpBridge>>,
@@ -47,6 +48,7 @@ impl Observer {
         Ok(Self {
             cluster,
             quotas: watch(Api::all(client.clone()), Unserved::Waits, changes, tasks),
+            limits: watch(Api::all(client.clone()), Unserved::Waits, changes, tasks),
             stores: watch(Api::all(client.clone()), Unserved::Waits, changes, tasks),
             plugins: watch(Api::namespaced(client.clone(), gateway), Unserved::Waits, changes, tasks),
             bridges: watch(Api::namespaced(client.clone(), gateway), Unserved::Empty, changes, tasks),
@@ -62,17 +64,18 @@ impl Observer {
     /// Looks at what a term before ours may have seen already: a new term is obeyed with an older generation too.
     pub(crate) fn take_over(&self) {
         self.quotas.list_anew();
+        self.limits.list_anew();
     }
 
     /// What all watches hold; nothing before each of them is complete.
-    /// `term`: the lease's. `last_written`: our ai-quota WasmPlugin as it was last stored. `databases`: as Redis said.
+    /// `term`: the lease's. `last_written`: our WasmPlugins as they were last stored. `databases`: as Redis said.
     pub(crate) fn snapshot(
         &mut self,
         term: i64,
-        last_written: Option<Arc<WasmPlugin>>,
+        last_written: Vec<Arc<WasmPlugin>>,
         databases: HashMap<Access, Database>,
     ) -> Option<World> {
-        let quotas = self.quotas.objects()?;
+        let (quotas, limits) = (self.quotas.objects()?, self.limits.objects()?);
         let (stores, plugins, bridges) = (self.stores.objects()?, self.plugins.objects()?, self.bridges.objects()?);
         self.told.tell(left_out(&stores).chain(left_out(&plugins)).chain(left_out(&bridges)));
         Some(World {
@@ -80,7 +83,10 @@ impl Observer {
             now: Timestamp::now(),
             cluster: self.cluster.clone(),
             term,
-            undecodable: quotas.iter().filter_map(|quota| quota.unreadable()).map(undecodable).map(Arc::new).collect(),
+            undecodable: undecodable(ObjectKind::AiQuota, &quotas)
+                .chain(undecodable(ObjectKind::AiTokenRateLimit, &limits))
+                .collect(),
+            limits: readable(&limits),
             quotas: quotas.iter().filter_map(|quota| quota.readable()).collect(),
             undecodable_stores: self.names_of_unreadable(&stores),
             stores: readable(&stores),
@@ -148,9 +154,14 @@ impl Told {
     }
 }
 
-fn undecodable(object: &crate::guarded::Unreadable) -> Undecodable {
-    let status = object.status.as_ref().and_then(|status| AiQuotaStatus::deserialize(status).ok());
-    Undecodable { metadata: object.metadata.clone(), error: object.error.clone(), status }
+fn undecodable<K: Resource<DynamicType = ()> + Clone>(
+    kind: ObjectKind,
+    objects: &[Arc<Guarded<K>>],
+) -> impl Iterator<Item = Arc<Undecodable>> {
+    objects.iter().filter_map(|object| object.unreadable()).map(move |object| {
+        let status = object.status.as_ref().and_then(|status| AiQuotaStatus::deserialize(status).ok());
+        Arc::new(Undecodable { kind, metadata: object.metadata.clone(), error: object.error.clone(), status })
+    })
 }
 
 /// One that cannot be read is there all the same, as if it were for every host.

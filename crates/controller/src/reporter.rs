@@ -4,14 +4,14 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
-use api::{AiQuota, AiQuotaStore, Condition};
+use api::{AiQuota, AiQuotaStore, AiTokenRateLimit, Condition};
 use futures::stream::{self, StreamExt};
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{ApiResource, DynamicObject, Patch, PatchParams};
 use kube::{Api, Client, ResourceExt};
-use plan::{Plan, Program, Seen, Writes};
+use plan::{Object, ObjectKind, Plan, Program, Seen, Writes};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use tokio::time::Instant;
@@ -36,6 +36,7 @@ pub(crate) struct Reporting {
 pub(crate) struct Reporter {
     client: Client,
     quotas: ApiResource,
+    limits: ApiResource,
     stores: ApiResource,
     /// By uid, what was written while the watch showed an older version.
     written: HashMap<String, Written>,
@@ -64,6 +65,7 @@ impl Reporter {
         Self {
             client,
             quotas: ApiResource::erase::<AiQuota>(&()),
+            limits: ApiResource::erase::<AiTokenRateLimit>(&()),
             stores: ApiResource::erase::<AiQuotaStore>(&()),
             written: HashMap::new(),
         }
@@ -79,10 +81,19 @@ impl Reporter {
         now: Timestamp,
         events: &Events,
     ) -> Reporting {
-        let Self { client, quotas, stores, written } = self;
+        let Self { client, quotas, limits, stores, written } = self;
+        let (quotas, limits) = (&*quotas, &*limits);
         let quotas = plan.verdicts.iter().enumerate().filter_map(|(index, verdict)| {
             let status = plan::status(plan, index, &seeding.seeds, program, writes, &seeding.deletions, now);
-            Report::new(quotas, verdict.object.metadata(), verdict.object.status(), &status, written)
+            let metadata = verdict.object.metadata();
+            if let Object::Limit(limit) = &verdict.object {
+                return Report::new(limits, metadata, limit.status.as_ref(), &plan::limit_status(status), written);
+            }
+            let resource = match verdict.object.kind() {
+                ObjectKind::AiQuota => quotas,
+                ObjectKind::AiTokenRateLimit => limits,
+            };
+            Report::new(resource, metadata, verdict.object.status(), &status, written)
         });
         let answers = seeding.stores.iter().zip(&seeding.evicts);
         let stores = plan.stores.iter().zip(answers).filter_map(|(store, (answers, evicts))| {

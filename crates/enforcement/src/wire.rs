@@ -4,6 +4,7 @@
 mod ends;
 pub mod limit;
 pub mod upstream;
+pub mod upstream_limit;
 
 use std::collections::BTreeMap;
 

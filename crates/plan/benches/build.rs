@@ -38,8 +38,12 @@ fn main() {
     let program = plan::program(&plan, &vec![Seeded::Applied; plan.seeds.len()]);
     world.plugins.extend(program.plugins.into_iter().filter_map(|plugin| plugin.wanted).map(std::sync::Arc::new));
     measure("build, tables found in the WasmPlugin", || plan::build(&world).seeds.len());
-    world.last_written =
-        world.plugins.iter().find(|plugin| plugin.metadata.name.as_deref() == Some(plan::AI_QUOTA)).cloned();
+    world.last_written = world
+        .plugins
+        .iter()
+        .filter(|plugin| plugin.metadata.name.as_deref() == Some(plan::AI_QUOTA))
+        .cloned()
+        .collect();
     measure("build, tables written by this process", || plan::build(&world).seeds.len());
 }
 

@@ -14,14 +14,14 @@ use std::{
 use api::WasmPlugin;
 
 use crate::{
-    GUARD, Key, Life, Object, Owner, Plan, Verdict, World,
+    AI_QUOTA, GUARD, Key, Life, Object, Owner, Plan, Verdict, World,
     age::by_age,
     auth::AuthPlugins,
     existing::Existing,
     foreign::Twins,
     form::{self, Form},
     gateway::{Gateway, Matcher, Part, Policy},
-    kind::{Kind, Quota},
+    kind::{Kind, Limit, Quota},
     life, manual,
     merge::{Claim, Slot},
     stores::{self, Stores},
@@ -33,17 +33,25 @@ use crate::{
 /// Everything as it should be, for a world that is known completely.
 #[must_use]
 pub fn build(world: &World) -> Plan {
-    let quotas = Before::<Quota>::of(world);
-    let stores = stores::resolve(world, &quotas.existing.stores);
+    let (quotas, limits) = (Before::<Quota>::of(world), Before::<Limit>::of(world));
+    let mut known_stores = limits.existing.stores.clone();
+    known_stores.extend(quotas.existing.stores.clone());
+    let stores = stores::resolve(world, &known_stores);
     let targets = Targets::new(world);
     let (auth, around) = (AuthPlugins::new(world), Around { world, stores: &stores, targets: &targets });
 
     let (quotas, mut draft) = quotas.decide(&around);
-    let own = world.last_written.is_some().then_some(&quotas.existing.schedules);
+    let own = world.last_written(AI_QUOTA).map(|_| &quotas.existing.schedules);
     let known = Known { now: world.now, own, found: &quotas.found.schedules };
     let (tables, former) = draft.schedule(&quotas.slots, &quotas.existing, &known);
     let seeds = draft.seed(world, &stores, &quotas.slots, &tables, &former);
-    let (quotas, verdicts) = draft.look(quotas, &around, &auth);
+    let (quotas, mut verdicts) = draft.look(quotas, &around, &auth);
+
+    let (limits, draft) = limits.decide(&around);
+    let (mut limits, of_limits) = draft.look(limits, &around, &auth);
+    for policy in &mut limits.policies {
+        policy.verdict += verdicts.len();
+    }
 
     let settles = seeds.iter().filter_map(|seed| seed.turn?.settles);
     let refreshes = verdicts.iter().filter_map(|verdict| verdict.next_refresh);
@@ -52,9 +60,12 @@ pub fn build(world: &World) -> Plan {
         Life::Stays | Life::Gone => None,
     });
     let unread = verdicts.iter().filter(|verdict| verdict.keeps_balances());
+    let unread = unread.map(|verdict| verdict.owner.name.clone()).collect();
+    let next = refreshes.chain(tables.next()).chain(departures).chain(settles).min();
+    verdicts.extend(of_limits);
     Plan {
-        next: refreshes.chain(tables.next()).chain(departures).chain(settles).min(),
-        unread: unread.map(|verdict| verdict.owner.name.clone()).collect(),
+        next,
+        unread,
         seeds,
         verdicts,
         gateway: Gateway {
@@ -66,6 +77,7 @@ pub fn build(world: &World) -> Plan {
             guard: plugin(world, GUARD),
         },
         quotas,
+        limits,
         stores: stores.plans,
         cluster: world.cluster.clone(),
         term: world.term,

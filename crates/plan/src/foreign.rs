@@ -6,11 +6,11 @@ use std::collections::HashMap;
 use api::{WasmPlugin, WasmPluginSpec};
 use serde_json::{Map, Value};
 
-use crate::{AI_QUOTA, GUARD, World, gateway::Matcher};
+use crate::{AI_QUOTA, AI_TOKEN_RATELIMIT, GUARD, World, gateway::Matcher};
 
 /// Whether we write it.
 pub(crate) fn is_ours(plugin: &WasmPlugin) -> bool {
-    plugin.metadata.name.as_deref().is_some_and(|name| name == GUARD || name == AI_QUOTA)
+    plugin.metadata.name.as_deref().is_some_and(|name| [GUARD, AI_QUOTA, AI_TOKEN_RATELIMIT].contains(&name))
 }
 
 /// Whether it is that plugin, by its object, its plugin name or its image.

@@ -10,7 +10,7 @@ use std::{
 
 use enforcement::redis::{Balance, Delete, Fence, Invocation, Park, Period, Release};
 
-use crate::{Key, Life, Object, Owner, Plan, Reason, Verdict};
+use crate::{Key, Life, Object, ObjectKind, Owner, Plan, Reason, Verdict};
 
 /// What becomes of a recorded balance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,7 +52,8 @@ pub struct Recorded<'a, 'p> {
 impl<'p> Leftovers<'p> {
     #[must_use]
     pub fn new(plan: &'p Plan) -> Self {
-        let owners = plan.verdicts.iter().map(|verdict| (verdict.owner.name.as_str(), verdict)).collect();
+        let quotas = plan.verdicts.iter().filter(|verdict| verdict.object.kind() == ObjectKind::AiQuota);
+        let owners = quotas.map(|verdict| (verdict.owner.name.as_str(), verdict)).collect();
         Self { plan, owners, seeds: OnceLock::new(), possible: OnceLock::new() }
     }
 
@@ -259,7 +260,7 @@ impl Plan {
 fn store_name(verdict: &Verdict) -> String {
     let name = match &verdict.object {
         Object::Read(quota) => quota.spec.store_ref.as_ref().map(|store| store.name.as_str()),
-        Object::Undecodable(_) => None,
+        Object::Limit(_) | Object::Undecodable(_) => None,
     };
     name.unwrap_or(crate::stores::DEFAULT).to_owned()
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use api::{ABANDON_BALANCES, DeletionPolicy, FINALIZER};
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1::ObjectMeta, jiff::Timestamp};
 
-use crate::{Object, status::DELETING};
+use crate::{Object, ObjectKind, status::DELETING};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Life {
@@ -42,7 +42,7 @@ pub enum Finalizer {
 pub(crate) fn life(object: &Object, is_ruled: bool, drain: Duration, now: Timestamp) -> Life {
     let metadata = object.metadata();
     let deletes = deletes(object);
-    if metadata.deletion_timestamp.is_none() {
+    if metadata.deletion_timestamp.is_none() || object.kind() != ObjectKind::AiQuota {
         return Life::Stays;
     }
     match (deletes, is_marked(metadata)) {
@@ -54,8 +54,8 @@ pub(crate) fn life(object: &Object, is_ruled: bool, drain: Duration, now: Timest
         (true, false) => return Life::Gone,
         (false, _) => return Life::Stays,
     }
-    let conditions = object.status().into_iter().flat_map(|status| &status.conditions);
-    let mut out = conditions.filter(|condition| condition.type_ == DELETING && condition.status == "True");
+    let mut out =
+        object.conditions().iter().filter(|condition| condition.type_ == DELETING && condition.status == "True");
     // Others may write it as well: its rules are not out that are there, nor were they before it was deleted, nor will
     // they be from some day to come on.
     let said = out.next().map(|condition| condition.last_transition_time.0);
@@ -68,6 +68,9 @@ pub(crate) fn life(object: &Object, is_ruled: bool, drain: Duration, now: Timest
 
 pub(crate) fn finalizer(object: &Object) -> Finalizer {
     let metadata = object.metadata();
+    if object.kind() != ObjectKind::AiQuota {
+        return Finalizer::Right;
+    }
     match (deletes(object), is_marked(metadata), metadata.deletion_timestamp.is_some()) {
         (true, false, false) => Finalizer::Add,
         (true, true, true) if is_abandoned(metadata) => Finalizer::Remove,
@@ -80,6 +83,7 @@ pub(crate) fn finalizer(object: &Object) -> Finalizer {
 fn deletes(object: &Object) -> bool {
     match object {
         Object::Read(quota) => quota.spec.deletion_policy.unwrap_or_default() == DeletionPolicy::Delete,
+        Object::Limit(_) => false,
         Object::Undecodable(unread) => is_marked(&unread.metadata),
     }
 }

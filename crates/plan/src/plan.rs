@@ -3,7 +3,7 @@
 
 use std::{collections::HashSet, fmt, ops::Range, sync::Arc, time::Duration};
 
-use api::{AiQuota, AiQuotaStatus, AiQuotaStore, Consumer, TargetRef};
+use api::{AiQuota, AiQuotaStatus, AiQuotaStore, AiTokenRateLimit, Condition, Consumer, TargetRef, TargetStatus};
 use enforcement::redis::{Apply, Balance, Fence, Grant, Query};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -11,9 +11,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use jiff::Timestamp;
 
 use crate::{
-    Database, Finalizer, Key, Life, Reason, Undecodable,
+    Database, Finalizer, Key, Life, ObjectKind, Reason, Undecodable,
     gateway::{Gateway, Part},
-    kind::Quota,
+    kind::{Limit, Quota},
     stores::Databases,
     tables::{Refreshing, Turn},
 };
@@ -23,13 +23,14 @@ pub struct Plan {
     pub stores: Vec<StorePlan>,
     /// One per balance; those of one object stand together.
     pub seeds: Vec<Seed>,
-    /// One per AIQuota object, undecodable ones too.
+    /// One per AIQuota, then one per AITokenRateLimit, undecodable ones too.
     pub verdicts: Vec<Verdict>,
     /// The first moment at which the same world would give another plan.
     pub next: Option<Timestamp>,
     /// What the WasmPlugins are made of: [`crate::program`] finishes it.
     pub(crate) gateway: Gateway,
     pub(crate) quotas: Part<Quota>,
+    pub(crate) limits: Part<Limit>,
     /// The uid of the namespace kube-system.
     pub(crate) cluster: String,
     /// As owners, the objects that cannot be understood: asked for each balance in the way, of which there may be many.
@@ -189,7 +190,7 @@ impl Seeded {
     }
 }
 
-/// What the planner says about one AIQuota.
+/// What the planner says about one object.
 #[derive(Clone, Debug)]
 pub struct Verdict {
     pub key: Key,
@@ -224,10 +225,11 @@ pub(crate) struct Declared {
     pub(crate) store: Option<usize>,
 }
 
-/// An AIQuota as the watch holds it.
+/// An object as the watch holds it.
 #[derive(Clone, Debug)]
 pub enum Object {
     Read(Arc<AiQuota>),
+    Limit(Arc<AiTokenRateLimit>),
     Undecodable(Arc<Undecodable>),
 }
 
@@ -249,15 +251,44 @@ impl Object {
     pub fn metadata(&self) -> &ObjectMeta {
         match self {
             Self::Read(quota) => &quota.metadata,
+            Self::Limit(limit) => &limit.metadata,
             Self::Undecodable(unread) => &unread.metadata,
         }
     }
 
-    /// The status it has.
+    #[must_use]
+    pub fn kind(&self) -> ObjectKind {
+        match self {
+            Self::Read(_) => ObjectKind::AiQuota,
+            Self::Limit(_) => ObjectKind::AiTokenRateLimit,
+            Self::Undecodable(unread) => unread.kind,
+        }
+    }
+
+    /// The conditions that were reported last.
+    pub(crate) fn conditions(&self) -> &[Condition] {
+        match self {
+            Self::Limit(limit) => limit.status.as_ref().map(|status| status.conditions.as_slice()),
+            Self::Read(_) | Self::Undecodable(_) => self.status().map(|status| status.conditions.as_slice()),
+        }
+        .unwrap_or_default()
+    }
+
+    /// What was reported last of its targets.
+    pub(crate) fn targets(&self) -> &[TargetStatus] {
+        match self {
+            Self::Limit(limit) => limit.status.as_ref().map(|status| status.targets.as_slice()),
+            Self::Read(_) | Self::Undecodable(_) => self.status().map(|status| status.targets.as_slice()),
+        }
+        .unwrap_or_default()
+    }
+
+    /// The status it has, if it is an AIQuota, or cannot be read.
     #[must_use]
     pub fn status(&self) -> Option<&AiQuotaStatus> {
         match self {
             Self::Read(quota) => quota.status.as_ref(),
+            Self::Limit(_) => None,
             Self::Undecodable(unread) => unread.status.as_ref(),
         }
     }
@@ -265,7 +296,7 @@ impl Object {
     /// Why it cannot be read.
     pub(crate) fn error(&self) -> Option<&str> {
         match self {
-            Self::Read(_) => None,
+            Self::Read(_) | Self::Limit(_) => None,
             Self::Undecodable(unread) => Some(&unread.error),
         }
     }
@@ -274,7 +305,7 @@ impl Object {
     pub(crate) fn consumers(&self) -> &[Consumer] {
         match self {
             Self::Read(quota) => &quota.spec.consumers,
-            Self::Undecodable(_) => &[],
+            Self::Limit(_) | Self::Undecodable(_) => &[],
         }
     }
 }
@@ -295,9 +326,9 @@ pub enum Warning {
     )]
     ConsumerNotAllowed { consumers: String, target: String, plugins: String },
     #[error(
-        "WasmPlugin {plugin} is ai-quota too and has a rule over {target}: tokens are charged twice; remove that rule"
+        "WasmPlugin {plugin} is {known} too and has a rule over {target}: tokens are charged twice; remove that rule"
     )]
-    ForeignRule { target: String, plugin: String },
+    ForeignRule { target: String, plugin: String, known: &'static str },
     #[error(
         "the identity guard is off (--guard=off): a client that sends x-mse-consumer past the auth plugins spends another's quota"
     )]

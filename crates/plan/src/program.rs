@@ -19,6 +19,7 @@ use crate::{
 
 pub const GUARD: &str = "aiquota-guard";
 pub const AI_QUOTA: &str = "aiquota-ai-quota";
+pub const AI_TOKEN_RATELIMIT: &str = "aiquota-ai-token-ratelimit";
 
 /// What is to be written, in this order.
 pub struct Program {
@@ -95,10 +96,12 @@ pub fn program(plan: &Plan, seeded: &[Seeded]) -> Program {
         keeps: vec![false; plan.verdicts.len()],
     };
     let quotas = plan.quotas.decided(plan, seeded, &mut came);
-    let guard = plan.gateway.guard(!quotas.is_empty());
+    let limits = plan.limits.decided(plan, seeded, &mut came);
+    let guard = plan.gateway.guard(plan.quotas.believes(&quotas) || plan.limits.believes(&limits));
     let quotas = plan.quotas.write(&plan.gateway, quotas, &mut came);
+    let limits = plan.limits.write(&plan.gateway, limits, &mut came);
     let Came { rules, stands, keeps } = came;
-    Program { plugins: vec![guard, quotas], rules, stands, keeps }
+    Program { plugins: vec![guard, quotas, limits], rules, stands, keeps }
 }
 
 /// What came of each verdict: see [`Program`].
@@ -173,11 +176,20 @@ impl<K: Kind> Part<K> {
         self.existing.is_under(what, &policy.name) || self.existing.holds(what, &policy.settings)
     }
 
+    /// Whether anything decided on depends on who calls.
+    fn believes(&self, decided: &[(&Matcher, usize)]) -> bool {
+        decided.iter().any(|(_, by)| K::believes(&self.policies[*by].settings))
+    }
+
     fn write(&self, gateway: &Gateway, decided: Vec<(&Matcher, usize)>, came: &mut Came) -> PluginWrite {
-        let wanted = (!decided.is_empty()).then(|| {
-            let body = self.form.write(gateway, self, self.ruled(decided));
-            gateway.owned(K::OURS, self.plugin.as_deref(), K::module(&gateway.settings), body)
-        });
+        let wanted = match K::module(&gateway.settings) {
+            None => self.plugin.as_deref().cloned(),
+            Some(_) if decided.is_empty() => None,
+            Some(place) => {
+                let body = self.form.write(gateway, self, self.ruled(decided));
+                Some(gateway.owned(K::OURS, self.plugin.as_deref(), place, body))
+            }
+        };
         let write = gateway.checked(K::OURS, self.plugin.clone(), wanted);
         if !write.frame_stands() {
             for policy in &self.policies {

@@ -5,7 +5,7 @@ use std::fmt;
 
 use api::TargetRef;
 
-use crate::{Key, kind::Kind, validate::Refusal};
+use crate::{Key, ObjectKind, kind::Kind, validate::Refusal};
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Reason {
@@ -15,7 +15,7 @@ pub enum Reason {
     #[error("the object cannot be read, its last rule stays: {0}")]
     Undecodable(String),
 
-    #[error("upstream's ai-quota module (--flavor=upstream) cannot do what is declared: {}", Listed(.0))]
+    #[error("upstream's module (--flavor=upstream) cannot do what is declared: {}", Listed(.0))]
     NotSupportedByPlugin(Vec<Refusal>),
 
     #[error(
@@ -25,12 +25,12 @@ pub enum Reason {
     NotTrusted { field: String, namespace: String, what: &'static str },
 
     #[error(
-        "{} is unmetered now: upstream's ai-quota module (--flavor=upstream) would ask every request there for a \
-         consumer, which the rule that was in force did not; correct the object, name Ingresses or HTTPRoutes, or let \
+        "{} is unmetered now: upstream's {known} module (--flavor=upstream) would {stricter}, which the rule that was in \
+         force did not; correct the object, name Ingresses or HTTPRoutes, or let \
          the administrator go back to --flavor=native",
         Target(.target)
     )]
-    NotKept { target: TargetRef },
+    NotKept { target: TargetRef, known: &'static str, stricter: &'static str },
 
     /// What was reported before of a target that it has not had since.
     #[error("{message}")]
@@ -39,11 +39,11 @@ pub enum Reason {
     #[error("{} does not exist{}", Target(.target), Where(.target, .namespace))]
     TargetNotFound { target: TargetRef, namespace: String },
 
-    #[error("{} is already under the older AIQuota {winner}, which differs in {field}; make them equal or remove one of the two", Target(.target))]
-    TargetConflicted { target: TargetRef, winner: Key, field: &'static str },
+    #[error("{} is already under the older {kind} {winner}, which differs in {field}; make them equal or remove one of the two", Target(.target))]
+    TargetConflicted { target: TargetRef, kind: ObjectKind, winner: Key, field: &'static str },
 
-    #[error("{} lies in the ceiling {} of AIQuota {winner}; remove it, or let that object say `allowNarrower: true`", Target(.target), Target(.ceiling))]
-    Overridden { target: TargetRef, winner: Key, ceiling: TargetRef },
+    #[error("{} lies in the ceiling {} of {kind} {winner}; remove it, or let that object say `allowNarrower: true`", Target(.target), Target(.ceiling))]
+    Overridden { target: TargetRef, kind: ObjectKind, winner: Key, ceiling: TargetRef },
 
     #[error("the balance of consumer {consumer} already belongs to the older AIQuota {winner}; list it in one of the two, or give one another keyPrefix{}", More(.more))]
     ConsumerConflicted { consumer: String, winner: Key, more: usize },
@@ -59,6 +59,11 @@ pub enum Reason {
          or trust the namespace"
     )]
     ShareFull { namespace: String, percent: u8, limit: usize },
+
+    #[error(
+        "the controller runs without a module for token rate limits: the administrator says where that is with --limit-module-url"
+    )]
+    NoModule,
 
     #[error("the object is being deleted with its balances and limits nothing any more")]
     BeingDeleted,
@@ -108,10 +113,10 @@ pub enum Reason {
     WaitsForSeeds,
 
     #[error(
-        "{} waits, because WasmPlugin {plugin} is ai-quota too and has a rule over it, so that tokens would be charged twice; remove that rule",
+        "{} waits, because WasmPlugin {plugin} is {known} too and has a rule over it, so that tokens would be charged twice; remove that rule",
         Target(.target)
     )]
-    ForeignRule { target: TargetRef, plugin: String },
+    ForeignRule { target: TargetRef, plugin: String, known: &'static str },
 
     #[error("the WasmPlugin is about to be written")]
     WaitsForWrite,
@@ -148,6 +153,7 @@ impl Reason {
             | Self::BalanceOwned { .. } => "Conflicted",
             Self::Overridden { .. } => "Overridden",
             Self::GatewayFull { .. } | Self::ShareFull { .. } => "GatewayFull",
+            Self::NoModule => "NoModule",
             Self::BeingDeleted => "BeingDeleted",
             Self::StoreNotFound(_) => "StoreNotFound",
             Self::NotInGatewayNamespace(_) => "NotInGatewayNamespace",
@@ -185,7 +191,11 @@ impl Reason {
     pub(crate) const fn keeps_last_rule(&self) -> bool {
         matches!(
             self,
-            Self::Invalid(_) | Self::Undecodable(_) | Self::NotSupportedByPlugin(_) | Self::NotTrusted { .. }
+            Self::Invalid(_)
+                | Self::Undecodable(_)
+                | Self::NotSupportedByPlugin(_)
+                | Self::NotTrusted { .. }
+                | Self::NoModule
         )
     }
 
@@ -207,6 +217,7 @@ impl Reason {
             | Self::StoreConflicted { .. }
             | Self::GatewayFull { .. }
             | Self::ShareFull { .. }
+            | Self::NoModule
             | Self::BeingDeleted
             | Self::BalanceOwned { .. }
             | Self::StoreNotFound(_)

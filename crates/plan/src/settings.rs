@@ -11,6 +11,8 @@ pub struct Settings {
     /// Whose module enforces quotas.
     pub flavor: Flavor,
     pub module: Module,
+    /// Where token rate limits are enforced; nothing where they are not: what is programmed stays as it is.
+    pub limit_module: Option<LimitModule>,
     pub guard: Guard,
     /// Where the guard is loaded from: always a module of ours.
     pub guard_module: GuardModule,
@@ -45,6 +47,15 @@ pub struct Module {
     pub image_pull_policy: PullPolicy,
     pub image_pull_secret: Option<String>,
     pub fail_strategy: FailStrategy,
+    pub phase: Phase,
+    pub priority: i32,
+}
+
+/// How the gateway loads the ai-token-ratelimit module, and where in its chain; all else is as for ai-quota.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LimitModule {
+    pub url: String,
+    pub sha256: Option<String>,
     pub phase: Phase,
     pub priority: i32,
 }

@@ -3,12 +3,14 @@
 
 use std::{collections::BTreeMap, fmt::Display};
 
-use api::{ABANDON_BALANCES, AiQuotaStatus, AiQuotaStoreStatus, Condition, Summary, TargetStatus};
+use api::{
+    ABANDON_BALANCES, AiQuotaStatus, AiQuotaStoreStatus, AiTokenRateLimitStatus, Condition, Summary, TargetStatus,
+};
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
 
 use crate::{
-    AI_QUOTA, Deletion, Deletions, Flavor, GUARD, Leaving, Life, Object, Plan, Program, Reason, Seeded, StorePlan,
-    StoreWarning, Verdict, gateway::Part, manual,
+    AI_QUOTA, AI_TOKEN_RATELIMIT, Deletion, Deletions, Flavor, GUARD, Leaving, Life, Object, ObjectKind, Plan, Program,
+    Reason, Seeded, StorePlan, StoreWarning, Verdict, gateway::Part, manual,
 };
 
 /// What became of each WasmPlugin of a [`Program`], by its name.
@@ -43,6 +45,7 @@ pub fn status(
     now: Timestamp,
 ) -> AiQuotaStatus {
     let deletion = deletions.get(&verdict);
+    let kind = plan.verdicts[verdict].object.kind();
     let (rules, stands, keeps) = (&program.rules[verdict], program.stands[verdict], program.keeps[verdict]);
     let verdict = &plan.verdicts[verdict];
     let before = verdict.object.status();
@@ -57,11 +60,12 @@ pub fn status(
         ),
         other => other,
     };
-    let refused = match plan.gateway.settings.flavor {
-        Flavor::Native => "answered with 503",
-        Flavor::Upstream => "refused with 403",
+    let refused = match (plan.gateway.settings.flavor, kind) {
+        (Flavor::Native, _) => "answered with 503",
+        (Flavor::Upstream, ObjectKind::AiQuota) => "refused with 403",
+        (Flavor::Upstream, ObjectKind::AiTokenRateLimit) => "not limited",
     };
-    let programmed = lost(programmed(verdict, rules, write(stands, writes), refused));
+    let programmed = lost(programmed(verdict, rules, write(kind, stands, writes), refused));
     let balances = lost(balances(plan, verdict, &seeds, refused));
     let ready = match (&accepted, &programmed, &balances) {
         (State::Is, State::Is, State::Is) => State::Is,
@@ -71,11 +75,12 @@ pub fn status(
         }
         (State::Is, State::Is, other) | (State::Is, other, _) | (other, _, _) => other.clone(),
     };
-    let mut conditions =
-        Conditions::new(before.map(|status| status.conditions.as_slice()), verdict.object.metadata().generation, now);
+    let mut conditions = Conditions::new(Some(verdict.object.conditions()), verdict.object.metadata().generation, now);
     conditions.state("Accepted", accepted);
     conditions.state("Programmed", programmed);
-    conditions.state("Seeded", balances);
+    if kind == ObjectKind::AiQuota {
+        conditions.state("Seeded", balances);
+    }
     conditions.state("Ready", ready);
     if let Life::Leaves(Leaving { since: None, .. }) = verdict.life {
         // Whoever wrote this, it counts from now.
@@ -105,13 +110,24 @@ pub fn status(
             Object::Read(quota) => {
                 Some(Summary { consumers: count(quota.spec.consumers.len()), seeded: count(seeds.applied) })
             }
+            Object::Limit(_) => None,
             Object::Undecodable(_) => before.and_then(|status| status.summary.clone()),
         },
     }
 }
 
+/// What there is to say of limits, which have nothing in Redis that the controller makes.
+#[must_use]
+pub fn limit_status(status: AiQuotaStatus) -> AiTokenRateLimitStatus {
+    let AiQuotaStatus { observed_generation, conditions, targets, summary: _, next_refresh: _, refreshed: _ } = status;
+    AiTokenRateLimitStatus { observed_generation, conditions, targets }
+}
+
 /// The refresh by hand that all listed consumers had.
 fn refreshed<'a>(verdict: &'a Verdict, seeds: &Seeds<'_>) -> Option<&'a str> {
+    if verdict.object.kind() != ObjectKind::AiQuota {
+        return None;
+    }
     let token = manual::annotated(verdict.object.metadata())?;
     let all = seeds.applied == verdict.object.consumers().len() && !rejected(verdict);
     token.ok().filter(|_| all).or_else(|| manual::refreshed(&verdict.object))
@@ -180,10 +196,14 @@ fn accepted(verdict: &Verdict) -> State {
 
 /// What became of what the gateway has to be told for one object: its own rules, and the guard, without which they
 /// trust anybody.
-fn write(stands: bool, writes: &Writes) -> &Write {
+fn write(kind: ObjectKind, stands: bool, writes: &Writes) -> &Write {
     let of = |plugin| writes.get(plugin).unwrap_or(&Write::Waiting);
-    match of(AI_QUOTA) {
-        Write::Waiting | Write::Failed { .. } if !stands => of(AI_QUOTA),
+    let ours = match kind {
+        ObjectKind::AiQuota => AI_QUOTA,
+        ObjectKind::AiTokenRateLimit => AI_TOKEN_RATELIMIT,
+    };
+    match of(ours) {
+        Write::Waiting | Write::Failed { .. } if !stands => of(ours),
         _ => of(GUARD),
     }
 }

@@ -1,6 +1,8 @@
 //! Whether a spec may be what it is: objects in, refusals by field out. It refuses what the CRD's schema refuses,
 //! by the same constants; where the two differ, this one decides. Pure.
 
+mod limit;
+
 use std::{collections::HashSet, fmt};
 
 use api::{
@@ -15,6 +17,9 @@ use enforcement::values::{
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use crate::{cron::Pattern, schedule};
+
+pub(crate) use limit::seconds;
+pub use limit::validate_limit;
 
 /// One field that is refused, and what would be accepted.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,13 +81,7 @@ pub fn validate(quota: &AiQuota) -> Result<(), Vec<Refusal>> {
     let mut check = Check::default();
     check.metadata(&quota.metadata);
     check.targets(target_refs);
-    if allow_narrower.is_some() && !target_refs.iter().any(|target| target.kind.is_wide()) {
-        check.refuse(
-            "spec.allowNarrower",
-            Refused::Excluded,
-            "only a target of kind Gateway or Domain has narrower ones: leave it out",
-        );
-    }
+    check.narrower(*allow_narrower, target_refs);
     if let Some(store) = store_ref {
         check.name("spec.storeRef.name", &store.name);
     }
@@ -269,6 +268,16 @@ impl Check {
                     format!("targetRefs[{index}] is there already: list each target once"),
                 );
             }
+        }
+    }
+
+    fn narrower(&mut self, allow_narrower: Option<bool>, targets: &[TargetRef]) {
+        if allow_narrower.is_some() && !targets.iter().any(|target| target.kind.is_wide()) {
+            self.refuse(
+                "spec.allowNarrower",
+                Refused::Excluded,
+                "only a target of kind Gateway or Domain has narrower ones: leave it out",
+            );
         }
     }
 

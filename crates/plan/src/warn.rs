@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use crate::{
-    Guard, Reason, Verdict, Warning, World,
+    Guard, ObjectKind, Reason, Verdict, Warning, World,
     auth::{AuthPlugins, Covering, Passes},
     existing::Existing,
     foreign::Twins,
@@ -77,7 +77,9 @@ impl<'a, K: Kind> Beside<'a, '_, K> {
                     (self.auth.covering(&slot.what, of_this), twin)
                 });
                 let found = &mut all[by];
-                if covering.is_empty() {
+                if !K::ASKS_IDENTITY {
+                    // Nobody is refused for having none.
+                } else if covering.is_empty() {
                     found.uncovered.insert(at);
                 } else if covering.can_tell() && self.world.settings.trusts(&verdict.key.namespace) {
                     // Nobody else is told whom the gateway knows: to list names would be to ask for them.
@@ -135,17 +137,22 @@ impl<'a, K: Kind> Beside<'a, '_, K> {
             warnings.push(Warning::ConsumerNotAllowed { consumers, target: named(at), plugins });
         }
         if let Some((at, plugin)) = foreign.iter().find(|(at, _)| !waiting.contains(&(by, **at))) {
-            warnings.push(Warning::ForeignRule { target: named(at), plugin: (*plugin).to_owned() });
+            warnings.push(Warning::ForeignRule { target: named(at), plugin: (*plugin).to_owned(), known: K::PLUGIN });
         }
-        if let Some(Err(_)) = manual::annotated(verdicts[policies[by].verdict].object.metadata()) {
+        if K::KIND == ObjectKind::AiQuota
+            && let Some(Err(_)) = manual::annotated(verdicts[policies[by].verdict].object.metadata())
+        {
             warnings.push(Warning::RefreshUnreadable);
         }
-        if self.world.settings.guard == Guard::Off {
+        if self.world.settings.guard == Guard::Off && K::believes(&policies[by].settings) {
             warnings.push(Warning::IdentityUnguarded);
         }
         let waits = foreign.iter().filter(|(at, _)| waiting.contains(&(by, **at)));
-        let reason =
-            |at: &usize, plugin: &&str| Reason::ForeignRule { target: target(at), plugin: (*plugin).to_owned() };
+        let reason = |at: &usize, plugin: &&str| Reason::ForeignRule {
+            target: target(at),
+            plugin: (*plugin).to_owned(),
+            known: K::PLUGIN,
+        };
         (warnings, waits.map(|(at, plugin)| (*at, reason(at, plugin))).collect())
     }
 }

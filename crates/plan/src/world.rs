@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use api::{AiQuota, AiQuotaStatus, AiQuotaStore, McpBridge, WasmPlugin};
+use api::{AiQuota, AiQuotaStatus, AiQuotaStore, AiTokenRateLimit, McpBridge, WasmPlugin};
 use k8s_openapi::{
     api::{core::v1::Secret, networking::v1::Ingress},
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
@@ -24,8 +24,9 @@ pub struct World {
     /// The lease's term; 1 without a lease.
     pub term: i64,
     pub quotas: Vec<Arc<AiQuota>>,
-    /// AIQuota objects that could not be read: they keep their last rule.
+    /// Objects of both kinds that could not be read: they keep their last rule.
     pub undecodable: Vec<Arc<Undecodable>>,
+    pub limits: Vec<Arc<AiTokenRateLimit>>,
     pub stores: Vec<Arc<AiQuotaStore>>,
     /// The names of AIQuotaStore objects of the gateway's namespace that could not be read: what the gateway knows of
     /// them stays.
@@ -39,9 +40,9 @@ pub struct World {
     pub secrets: Vec<Arc<Secret>>,
     /// All WasmPlugins of the gateway's namespace, ours among them.
     pub plugins: Vec<Arc<WasmPlugin>>,
-    /// Our ai-quota WasmPlugin as it was last written and stored, if it was: what is in force by it outlives somebody's
-    /// deletion or change of the one among the plugins.
-    pub last_written: Option<Arc<WasmPlugin>>,
+    /// Our WasmPlugins as they were last written and stored, if they were: what is in force by them outlives somebody's
+    /// deletion or change of those among the plugins.
+    pub last_written: Vec<Arc<WasmPlugin>>,
     /// The McpBridges of the gateway's namespace.
     pub bridges: Vec<Arc<McpBridge>>,
     /// Which Redis database is reached in which way, as far as Redis was asked.
@@ -60,7 +61,7 @@ pub struct Database {
 impl World {
     /// One of our WasmPlugins as it was last written.
     pub(crate) fn last_written(&self, name: &str) -> Option<&WasmPlugin> {
-        self.last_written.as_deref().filter(|written| written.metadata.name.as_deref() == Some(name))
+        self.last_written.iter().map(AsRef::as_ref).find(|written| written.metadata.name.as_deref() == Some(name))
     }
 }
 
@@ -71,13 +72,30 @@ pub struct Key {
     pub name: String,
 }
 
-/// An AIQuota that the controller cannot read, for example one written for a newer version of it.
+/// The kinds of objects that limit traffic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ObjectKind {
+    AiQuota,
+    AiTokenRateLimit,
+}
+
+impl fmt::Display for ObjectKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::AiQuota => "AIQuota",
+            Self::AiTokenRateLimit => "AITokenRateLimit",
+        })
+    }
+}
+
+/// An object that the controller cannot read, for example one written for a newer version of it.
 #[derive(Clone, Debug)]
 pub struct Undecodable {
+    pub kind: ObjectKind,
     pub metadata: ObjectMeta,
     /// What the reader said.
     pub error: String,
-    /// Its last status, where that could be read.
+    /// Its last status, where that could be read; that of limits says less.
     pub status: Option<AiQuotaStatus>,
 }
 

@@ -44,7 +44,7 @@ fn round(world: &mut World) -> (Plan, bool) {
         world.plugins.extend(wanted.clone());
         if plugin.name == AI_QUOTA {
             written = true;
-            world.last_written = wanted;
+            world.last_written = wanted.into_iter().collect();
         }
     }
     (plan, written)
@@ -99,7 +99,7 @@ fn a_restart_writes_nothing_and_believes_no_table_that_somebody_changed() {
     round(&mut world);
     let first = schedules(&world);
     later(&mut world, 24);
-    world.last_written = None;
+    world.last_written.clear();
     assert!(!round(&mut world).1);
 
     let change = |world: &mut World| {

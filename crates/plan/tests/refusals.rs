@@ -1,7 +1,7 @@
 //! The planner refuses what the table says, for the reason it says, naming the field; and nothing else.
 
-use api::{AiQuota, AiQuotaStore};
-use plan::{Refusal, decode, validate, validate_store};
+use api::{AiQuota, AiQuotaStore, AiTokenRateLimit};
+use plan::{Refusal, decode, validate, validate_limit, validate_store};
 use serde_json::Value;
 use table::{Kind, accepted, refused};
 
@@ -10,6 +10,9 @@ mod table;
 fn check(kind: Kind, object: Value) -> Result<(), Vec<Refusal>> {
     match kind {
         Kind::Quota => decode::<AiQuota>(object).map_err(|refusal| vec![refusal]).and_then(|quota| validate(&quota)),
+        Kind::Limit => {
+            decode::<AiTokenRateLimit>(object).map_err(|refusal| vec![refusal]).and_then(|limit| validate_limit(&limit))
+        }
         Kind::Store => {
             decode::<AiQuotaStore>(object).map_err(|refusal| vec![refusal]).and_then(|store| validate_store(&store))
         }

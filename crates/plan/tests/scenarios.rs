@@ -78,3 +78,19 @@ fn consumers_come_and_go_and_are_reported() {
 fn balances_outlive_edits_and_go_or_stay_with_their_object() {
     all(include_str!("scenarios/life.yaml"));
 }
+
+#[test]
+fn limits_are_planned_as_quotas_are_and_beside_them() {
+    let scenarios: Vec<Scenario> = serde_yaml::from_str(include_str!("scenarios/limits.yaml")).unwrap();
+    for scenario in &scenarios {
+        play(scenario, Flavor::Native);
+    }
+}
+
+#[test]
+fn upstreams_limits_are_spelled_as_it_reads_them_and_what_they_cannot_say_is_refused() {
+    let scenarios: Vec<Scenario> = serde_yaml::from_str(include_str!("scenarios/limits_upstream.yaml")).unwrap();
+    for scenario in &scenarios {
+        play(scenario, Flavor::Upstream);
+    }
+}

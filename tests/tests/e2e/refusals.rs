@@ -12,6 +12,7 @@ mod table;
 async fn create(client: &kube::Client, kind: Kind, object: &Value) -> Result<(), String> {
     let plural = match kind {
         Kind::Quota => "aiquotas",
+        Kind::Limit => "aitokenratelimits",
         Kind::Store => "aiquotastores",
     };
     let path = format!("/apis/quota.higress.io/v1alpha1/namespaces/higress-system/{plural}");
@@ -33,7 +34,7 @@ async fn the_api_server_refuses_what_the_planner_refuses() -> Result<()> {
         api.apply(&crd).await?;
     }
     let client = api.client();
-    for kind in [Kind::Quota, Kind::Store] {
+    for kind in [Kind::Quota, Kind::Limit, Kind::Store] {
         let valid = table::valid(kind);
         eventually("the kinds are served", async || create(&client, kind, &valid).await.map_err(anyhow::Error::msg))
             .await?;

@@ -168,7 +168,7 @@ impl Year {
             1 if self.random.one_in(4) => {
                 self.count("lost");
                 self.world.plugins.retain(|plugin| plugin.metadata.name.as_deref() != Some(AI_QUOTA));
-                if self.random.one_in(2) || self.world.last_written.is_none() {
+                if self.random.one_in(2) || self.world.last_written.is_empty() {
                     self.forget();
                     self.reach.clear();
                     // Nobody knows what was in force before an edit that is not written yet.
@@ -188,7 +188,7 @@ impl Year {
     }
 
     fn forget(&mut self) {
-        self.world.last_written = None;
+        self.world.last_written.clear();
         self.applied.fill(None);
     }
 
@@ -297,7 +297,7 @@ impl Year {
             self.world.plugins.push(stored.clone());
             if plugin.name == AI_QUOTA {
                 self.load(&stored)?;
-                self.world.last_written = Some(stored);
+                self.world.last_written = vec![stored];
             }
         }
         self.programmed = self.declared.iter().map(|declared| declared.refresh).collect();

@@ -43,8 +43,10 @@ impl<K: Kind> Draft<K> {
         for Lost { by, target, winner, why } in lost {
             let winner = self.verdicts[self.policies[winner].verdict].key.clone();
             self.refuse(by, target, |target| match why {
-                Why::Differs(field) => Reason::TargetConflicted { target, winner, field },
-                Why::Under(slot) => Reason::Overridden { target, winner, ceiling: slots[slot].what.target() },
+                Why::Differs(field) => Reason::TargetConflicted { target, kind: K::KIND, winner, field },
+                Why::Under(slot) => {
+                    Reason::Overridden { target, kind: K::KIND, winner, ceiling: slots[slot].what.target() }
+                }
             });
         }
         for NoRoom { slot, why } in no_room {

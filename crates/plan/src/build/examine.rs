@@ -123,6 +123,9 @@ fn understood<K: Kind>(verdict: &Verdict, around: &Surroundings<'_, '_, K>) -> R
     if !unsupported.is_empty() {
         return Err(Reason::NotSupportedByPlugin(unsupported));
     }
+    if K::module(&around.world.settings).is_none() {
+        return Err(Reason::NoModule);
+    }
     let namespace = &verdict.key.namespace;
     if K::chosen(object) && !around.world.settings.trusts(namespace) {
         return Err(Reason::choice_not_trusted::<K>(namespace));

@@ -36,7 +36,7 @@ pub(super) fn kept<K: Kind>(verdict: &Verdict, name: &str, around: &Surroundings
     let Surroundings { world, form, existing, stores: _, targets } = *around;
     let namespace = verdict.key.namespace.as_str();
     let mut own: BTreeSet<&Matcher> = existing.matchers.get(name).into_iter().flatten().collect();
-    let reported = verdict.object.status().into_iter().flat_map(|status| &status.targets);
+    let reported = verdict.object.targets().iter();
     let mut had: Vec<Had> = reported
         .filter_map(|status| {
             let target = TargetRef { kind: status.kind, name: status.name.clone() };
@@ -74,7 +74,7 @@ pub(super) fn kept<K: Kind>(verdict: &Verdict, name: &str, around: &Surroundings
             let permitted = targets.permitted(namespace, &target, || crate::reason::Target(&target).to_string());
             let kept = permitted.and_then(|()| match form.keeps(&matched.named, existing.open) {
                 true => Ok(()),
-                false => Err(Reason::NotKept { target: target.clone() }),
+                false => Err(Reason::NotKept { target: target.clone(), known: K::PLUGIN, stricter: K::STRICTER }),
             });
             kept.err()
         } else if let Some(lost) = lost {

@@ -3,6 +3,7 @@
 
 mod native;
 mod upstream;
+mod upstream_limits;
 
 use std::{
     borrow::Cow,
@@ -20,6 +21,7 @@ use crate::{
 };
 pub(crate) use native::{Native, config, parsed, read as read_native};
 pub(crate) use upstream::{Upstream, read as read_upstream};
+pub(crate) use upstream_limits::{UpstreamLimits, read as read_upstream_limits};
 
 /// The annotation of the ai-quota WasmPlugin with what rules in upstream's form cannot say: a list with an entry for
 /// each rule.

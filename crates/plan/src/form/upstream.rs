@@ -198,7 +198,7 @@ fn configuration(policy: &Policy<Quota>, stores: Stores<'_>) -> Rule {
 
 /// A Redis to ask for balances that nobody has. Options of a service are shared by all who use it: those of a store
 /// that can be used are what they are anyway.
-fn anything(stores: Stores<'_>) -> Redis {
+pub(super) fn anything(stores: Stores<'_>) -> Redis {
     let known = || {
         let store = stores.known.values().next()?.clone();
         Some(wire::Store { username: None, password: None, ..store })

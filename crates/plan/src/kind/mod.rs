@@ -1,6 +1,7 @@
 //! What the kinds of objects that limit traffic have each for itself: what they declare, what their module reads, and
 //! which names are their own. All else (merging, ceilings, trust, room, what is in force) is the same for all. Pure.
 
+mod limit;
 mod quota;
 
 use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
@@ -11,12 +12,13 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
 use crate::{
-    Key, Object, Refusal, Settings, World,
+    Key, Object, ObjectKind, Refusal, Settings, World,
     form::{Form, Read},
     plan::Declared,
     program::Place,
 };
 
+pub(crate) use limit::Limit;
 pub(crate) use quota::Quota;
 
 pub(crate) trait Kind: Sized + 'static {
@@ -24,15 +26,21 @@ pub(crate) trait Kind: Sized + 'static {
     /// What its module is told.
     type Settings: Clone + PartialEq + Serialize + DeserializeOwned;
 
+    const KIND: ObjectKind;
     /// Our WasmPlugin.
     const OURS: &'static str;
     /// What plugins that do the same are known by.
     const PLUGIN: &'static str;
     /// Whether its module asks requests for a consumer.
     const ASKS_IDENTITY: bool;
+    /// What upstream's module does with requests that our own lets pass.
+    const STRICTER: &'static str;
 
-    /// Its module, and where that runs.
-    fn module(settings: &Settings) -> Place<'_>;
+    /// Its module, and where that runs; nothing where there is none, so that nothing can be written.
+    fn module(settings: &Settings) -> Option<Place<'_>>;
+
+    /// Whether what is held to these settings depends on who the request says that it is of.
+    fn believes(settings: &Self::Settings) -> bool;
 
     /// How its settings are written for a flavor's module.
     fn form(world: &World) -> &'static dyn Form<Self>;
@@ -102,4 +110,9 @@ pub(crate) trait Kind: Sized + 'static {
     /// The first field of the spec in which two differ, which therefore cannot share a target. The store comes last:
     /// where it is the only one, a policy whose store vanished may be the same.
     fn difference(a: &Self::Settings, b: &Self::Settings) -> Option<&'static str>;
+}
+
+/// The objects of a kind that cannot be read.
+fn unread(world: &World, kind: ObjectKind) -> impl Iterator<Item = Object> {
+    world.undecodable.iter().filter(move |unread| unread.kind == kind).cloned().map(Object::Undecodable)
 }

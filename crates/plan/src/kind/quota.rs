@@ -9,9 +9,9 @@ use enforcement::{
 };
 use serde_json::Value;
 
-use super::Kind;
+use super::{Kind, unread};
 use crate::{
-    AI_QUOTA, Flavor, Key, Module, Object, Refusal, Settings, World, ends,
+    AI_QUOTA, Flavor, Key, Module, Object, ObjectKind, Refusal, Settings, World, ends,
     form::{self, Form, Read},
     owner_name,
     plan::Declared,
@@ -27,14 +27,20 @@ impl Kind for Quota {
     type Object = AiQuota;
     type Settings = wire::Policy;
 
+    const KIND: ObjectKind = ObjectKind::AiQuota;
     const OURS: &'static str = AI_QUOTA;
     const PLUGIN: &'static str = "ai-quota";
     const ASKS_IDENTITY: bool = true;
+    const STRICTER: &'static str = "ask every request there for a consumer";
     const CHOICE: (&'static str, &'static str) = ("spec.keyPrefix", "the choice of a key prefix");
 
-    fn module(settings: &Settings) -> Place<'_> {
+    fn module(settings: &Settings) -> Option<Place<'_>> {
         let Module { url, sha256, phase, priority, .. } = &settings.module;
-        Place { url, sha256: sha256.as_ref(), phase: *phase, priority: (*priority).into() }
+        Some(Place { url, sha256: sha256.as_ref(), phase: *phase, priority: (*priority).into() })
+    }
+
+    fn believes(_: &wire::Policy) -> bool {
+        true
     }
 
     fn form(world: &World) -> &'static dyn Form<Self> {
@@ -64,13 +70,13 @@ impl Kind for Quota {
     fn of(object: &Object) -> Option<&Arc<AiQuota>> {
         match object {
             Object::Read(quota) => Some(quota),
-            Object::Undecodable(_) => None,
+            Object::Limit(_) | Object::Undecodable(_) => None,
         }
     }
 
     fn objects(world: &World) -> Vec<Object> {
         let read = world.quotas.iter().cloned().map(Object::Read);
-        read.chain(world.undecodable.iter().cloned().map(Object::Undecodable)).collect()
+        read.chain(unread(world, Self::KIND)).collect()
     }
 
     fn validate(quota: &AiQuota) -> Result<(), Vec<Refusal>> {

@@ -48,6 +48,7 @@ fn of(quotas: impl Iterator<Item = Value>, routes: usize) -> World {
                 phase: Phase::Unspecified,
                 priority: 750,
             },
+            limit_module: None,
             guard: Guard::On,
             guard_module: GuardModule { url: "oci://example/ai-quota:1.0.0".to_owned(), sha256: None },
             auth_plugins: Vec::new(),
@@ -68,7 +69,8 @@ fn of(quotas: impl Iterator<Item = Value>, routes: usize) -> World {
         http_routes: HashMap::new(),
         services: HashMap::new(),
         secrets: Vec::new(),
-        last_written: None,
+        last_written: Vec::new(),
+        limits: Vec::new(),
         plugins: vec![read(json!({
             "metadata": {"name": "key-auth", "namespace": gateway},
             "spec": {"phase": "AUTHN", "priority": 310, "defaultConfig": {"global_auth": true}},

@@ -117,6 +117,10 @@ fn metadata<T>(world: &mut World, verdict: &Verdict, change: impl FnOnce(&mut Ob
             let found = world.quotas.iter_mut().find(|quota| plan::Key::of(&quota.metadata) == *key);
             change(&mut Arc::make_mut(found.expect("it is in the world")).metadata)
         }
+        Object::Limit(_) => {
+            let found = world.limits.iter_mut().find(|limit| plan::Key::of(&limit.metadata) == *key);
+            change(&mut Arc::make_mut(found.expect("it is in the world")).metadata)
+        }
         Object::Undecodable(_) => {
             let found = world.undecodable.iter_mut().find(|unread| plan::Key::of(&unread.metadata) == *key);
             change(&mut Arc::make_mut(found.expect("it is in the world")).metadata)

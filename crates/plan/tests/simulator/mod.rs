@@ -5,14 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::{AiQuota, AiQuotaStore, Condition, McpBridge, WasmPlugin};
+use api::{AiQuota, AiQuotaStore, AiTokenRateLimit, Condition, McpBridge, WasmPlugin};
 use enforcement::redis::Grant;
 use k8s_openapi::api::{core::v1::Secret, networking::v1::Ingress};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use plan::{
-    Access, Database, FailStrategy, Flavor, Guard, GuardModule, Key, Module, Object, Phase, PullPolicy, Seeded,
-    Settings, StorePlan, Undecodable, Verdict, World, Write, Writes,
+    Access, Database, FailStrategy, Flavor, Guard, GuardModule, Key, LimitModule, Module, Object, ObjectKind, Phase,
+    PullPolicy, Seeded, Settings, StorePlan, Undecodable, Verdict, World, Write, Writes,
 };
 use serde::Deserialize;
 use serde_json::Value;
@@ -35,6 +35,12 @@ pub(crate) struct Scenario {
     #[serde(default)]
     auth_plugins: Vec<String>,
     module_url: Option<String>,
+    /// Whether rules and values of the WasmPlugin are those of limits.
+    #[serde(default)]
+    of_limits: bool,
+    /// There is no module for limits.
+    #[serde(default)]
+    no_limit_module: bool,
     steps: Vec<Step>,
 }
 
@@ -109,7 +115,7 @@ pub(crate) fn play(scenario: &Scenario, flavor: Flavor) {
             world.settings.trusted_namespaces.clone_from(trusted);
         }
         if step.restart {
-            world.last_written = None;
+            world.last_written.clear();
         }
         if let Some(policies) = &step.annotate {
             annotate(&mut world, policies);
@@ -124,8 +130,8 @@ pub(crate) fn play(scenario: &Scenario, flavor: Flavor) {
         }
         let answers = (&step.redis, &step.databases);
         let written = run(&mut world, &mut index, answers, clock, &at);
-        assert!(written <= 2, "{at}");
-        check(&world, &index, step, &at);
+        assert!(written <= 3, "{at}");
+        check(&world, &index, step, scenario.of_limits, &at);
         // Settled: nothing more to write, nothing more to say.
         let before = statuses(&world);
         let recorded = index.shown();
@@ -156,7 +162,8 @@ fn annotate(world: &mut World, policies: &Option<String>) {
 
 fn statuses(world: &World) -> Vec<Value> {
     let quotas = world.quotas.iter().map(|quota| serde_json::to_value(&quota.status).unwrap());
-    quotas.chain(world.stores.iter().map(|store| serde_json::to_value(&store.status).unwrap())).collect()
+    let limits = world.limits.iter().map(|limit| serde_json::to_value(&limit.status).unwrap());
+    quotas.chain(limits).chain(world.stores.iter().map(|store| serde_json::to_value(&store.status).unwrap())).collect()
 }
 
 /// One turn of the controller's loop; returns how many WasmPlugins it wrote.
@@ -191,9 +198,8 @@ fn run(
             let stored: Option<Arc<WasmPlugin>> =
                 wanted.map(|wanted| Arc::new(serde_json::from_value(wanted).unwrap()));
             world.plugins.extend(stored.clone());
-            if plugin.name == plan::AI_QUOTA {
-                world.last_written = stored;
-            }
+            world.last_written.retain(|last| last.metadata.name.as_deref() != Some(plugin.name));
+            world.last_written.extend(stored);
         }
     }
     let writes: Writes = program.plugins.iter().map(|plugin| (plugin.name, Write::Done)).collect();
@@ -206,6 +212,10 @@ fn run(
                 let quota = world.quotas.iter_mut().find(|quota| Key::of(&quota.metadata) == *key);
                 let Some(quota) = quota else { continue }; // gone meanwhile
                 Arc::make_mut(quota).status = Some(status);
+            }
+            Object::Limit(_) => {
+                let limit = world.limits.iter_mut().find(|limit| Key::of(&limit.metadata) == *key).unwrap();
+                Arc::make_mut(limit).status = Some(plan::limit_status(status));
             }
             Object::Undecodable(_) => {
                 let unread = world.undecodable.iter_mut().find(|unread| Key::of(&unread.metadata) == *key);
@@ -251,9 +261,10 @@ fn answer(redis: &BTreeMap<String, String>, balance: &str) -> Seeded {
     }
 }
 
-fn check(world: &World, index: &Index, step: &Step, at: &str) {
+fn check(world: &World, index: &Index, step: &Step, of_limits: bool, at: &str) {
     let plugin = |name: &str| world.plugins.iter().find(|found| found.metadata.name.as_deref() == Some(name));
-    let ai_quota = plugin(plan::AI_QUOTA);
+    let ours = if of_limits { plan::AI_TOKEN_RATELIMIT } else { plan::AI_QUOTA };
+    let ai_quota = plugin(ours);
     let Expect { rules, seeds, recorded, objects, conditions, stores, config, plugin: values, guard } = &step.expect;
     if let Some(recorded) = recorded {
         assert_eq!(&index.shown(), recorded, "{at}: recorded balances");
@@ -284,10 +295,17 @@ fn check(world: &World, index: &Index, step: &Step, at: &str) {
     }
     let statuses = world.quotas.iter().map(|quota| (Key::of(&quota.metadata), &quota.status));
     let unread = world.undecodable.iter().map(|unread| (Key::of(&unread.metadata), &unread.status));
-    let statuses: BTreeMap<String, _> = statuses.chain(unread).map(|(key, status)| (key.to_string(), status)).collect();
+    let conditions_of = |(key, status): (Key, &Option<api::AiQuotaStatus>)| {
+        (key.to_string(), status.as_ref().map(|status| status.conditions.clone()))
+    };
+    let limits = world.limits.iter().map(|limit| {
+        let status = limit.status.as_ref().map(|status| status.conditions.clone());
+        (Key::of(&limit.metadata).to_string(), status)
+    });
+    let statuses: BTreeMap<String, _> = statuses.chain(unread).map(conditions_of).chain(limits).collect();
     for (object, expected) in conditions {
         let status = statuses.get(object).unwrap_or_else(|| panic!("{at}: no object {object}"));
-        conditions_are(&status.as_ref().unwrap().conditions, expected, &format!("{at}, {object}"));
+        conditions_are(status.as_ref().unwrap(), expected, &format!("{at}, {object}"));
     }
     for (object, expected) in stores {
         let found = world.stores.iter().find(|store| Key::of(&store.metadata).to_string() == *object);
@@ -367,6 +385,12 @@ fn world(scenario: &Scenario, flavor: Flavor) -> World {
                 phase: Phase::Unspecified,
                 priority: 750,
             },
+            limit_module: (!scenario.no_limit_module).then(|| LimitModule {
+                url: "oci://example/limits:1.0.0".to_owned(),
+                sha256: None,
+                phase: Phase::Unspecified,
+                priority: 600,
+            }),
             guard: if scenario.guard_off { Guard::Off } else { Guard::On },
             guard_module: GuardModule {
                 url: scenario.module_url.clone().unwrap_or_else(|| "oci://example/guard:1.0.0".to_owned()),
@@ -388,7 +412,8 @@ fn world(scenario: &Scenario, flavor: Flavor) -> World {
         services: std::collections::HashMap::new(),
         secrets: Vec::new(),
         plugins: Vec::new(),
-        last_written: None,
+        last_written: Vec::new(),
+        limits: Vec::new(),
         bridges: Vec::new(),
         databases: std::collections::HashMap::new(),
     }
@@ -444,9 +469,32 @@ fn put(world: &mut World, mut object: Value, at: &str) {
                 Err(refusal) => {
                     world.quotas.retain(|found| Key::of(&found.metadata) != key);
                     world.undecodable.push(Arc::new(Undecodable {
+                        kind: ObjectKind::AiQuota,
                         metadata: serde_json::from_value(object["metadata"].clone()).unwrap(),
                         error: refusal.to_string(),
                         status,
+                    }));
+                }
+            }
+        }
+        "AITokenRateLimit" => {
+            let before = world.limits.iter().find(|found| Key::of(&found.metadata) == key).cloned();
+            world.undecodable.retain(|found| Key::of(&found.metadata) != key);
+            match plan::decode::<AiTokenRateLimit>(object.clone()) {
+                Ok(_) => {
+                    keep::<AiTokenRateLimit>(&mut world.limits, &key, object, at);
+                    let status = before.and_then(|before| before.status.clone());
+                    Arc::make_mut(world.limits.last_mut().unwrap()).status = status;
+                }
+                Err(refusal) => {
+                    world.limits.retain(|found| Key::of(&found.metadata) != key);
+                    let status = before.and_then(|before| before.status.clone());
+                    world.undecodable.push(Arc::new(Undecodable {
+                        kind: ObjectKind::AiTokenRateLimit,
+                        metadata: serde_json::from_value(object["metadata"].clone()).unwrap(),
+                        error: refusal.to_string(),
+                        status: status
+                            .map(|status| serde_json::from_value(serde_json::to_value(status).unwrap()).unwrap()),
                     }));
                 }
             }
@@ -496,6 +544,7 @@ fn delete(world: &mut World, object: &str) {
             world.stores.retain(|found| Key::of(&found.metadata) != key);
             world.undecodable_stores.remove(&key.name);
         }
+        "AITokenRateLimit" => remove_key(world, &key),
         "Ingress" => world.ingresses.retain(|found| Key::of(&found.metadata) != key),
         "Secret" => world.secrets.retain(|found| Key::of(&found.metadata) != key),
         "WasmPlugin" => world.plugins.retain(|found| Key::of(&found.metadata) != key),
@@ -509,5 +558,6 @@ fn remove(world: &mut World, verdict: &Verdict) {
 
 fn remove_key(world: &mut World, key: &Key) {
     world.quotas.retain(|found| Key::of(&found.metadata) != *key);
+    world.limits.retain(|found| Key::of(&found.metadata) != *key);
     world.undecodable.retain(|found| Key::of(&found.metadata) != *key);
 }

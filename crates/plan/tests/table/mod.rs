@@ -4,6 +4,8 @@
 use plan::Refused;
 use serde_json::{Value, json};
 
+mod limits;
+
 pub(crate) struct Case {
     /// The JSON pointer of what is changed in the valid object.
     at: &'static str,
@@ -19,6 +21,7 @@ pub(crate) struct Case {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     Quota,
+    Limit,
     Store,
 }
 
@@ -57,6 +60,7 @@ pub(crate) fn valid(kind: Kind) -> Value {
                 "errors": "Text",
             },
         }),
+        Kind::Limit => limits::valid(),
         Kind::Store => json!({
             "apiVersion": "quota.higress.io/v1alpha1",
             "kind": "AIQuotaStore",
@@ -77,7 +81,8 @@ pub(crate) fn accepted() -> Vec<(Kind, Value)> {
     let quota = |at: &'static str, to: Value| (Kind::Quota, put(valid(Kind::Quota), at, to));
     let store = |at: &'static str, to: Value| (Kind::Store, put(valid(Kind::Store), at, to));
     let many = |count: usize| (0..count).map(|n| json!({"name": format!("user{n}"), "quota": n})).collect::<Vec<_>>();
-    vec![
+    let mut all = limits::accepted();
+    all.extend([
         (Kind::Quota, valid(Kind::Quota)),
         (Kind::Store, valid(Kind::Store)),
         quota("/spec", json!({"targetRefs": [{"kind": "Gateway"}]})),
@@ -149,7 +154,8 @@ pub(crate) fn accepted() -> Vec<(Kind, Value)> {
         store("/spec/timeout", json!("60s")),
         store("/spec/timeout", json!("60000ms")),
         store("/spec/auth/passwordKey", json!("REDIS_PASSWORD-1")),
-    ]
+    ]);
+    all
 }
 
 pub(crate) fn refused() -> Vec<Case> {
@@ -302,6 +308,7 @@ pub(crate) fn refused() -> Vec<Case> {
         store("/spec/auth/secretName", json!("redis.auth"), "spec.auth.secretName", Characters),
         store("/spec/auth/passwordKey", json!("pass.word"), "spec.auth.passwordKey", Characters),
     ];
+    cases.extend(limits::refused());
     // Everything that a user chooses and that reaches Redis or the gateway, with what must never get there.
     let free = [
         ("/spec/consumers/0/name", "spec.consumers[0].name", Kind::Quota, ""),
@@ -312,6 +319,12 @@ pub(crate) fn refused() -> Vec<Case> {
         ("/spec/targetRefs/0/name", "spec.targetRefs[0].name", Kind::Quota, ""),
         ("/spec/targetRefs/1/name", "spec.targetRefs[1].name", Kind::Quota, ""),
         ("/spec/storeRef/name", "spec.storeRef.name", Kind::Quota, ""),
+        ("/spec/ruleName", "spec.ruleName", Kind::Limit, ""),
+        ("/spec/targetRefs/0/name", "spec.targetRefs[0].name", Kind::Limit, ""),
+        ("/spec/storeRef/name", "spec.storeRef.name", Kind::Limit, ""),
+        ("/spec/paths/0", "spec.paths[0]", Kind::Limit, "/"),
+        ("/spec/rules/0/by/header", "spec.rules[0].by.header", Kind::Limit, ""),
+        ("/spec/rules/1/by/ip/fromHeader", "spec.rules[1].by.ip.fromHeader", Kind::Limit, ""),
         ("/spec/service/name", "spec.service.name", Kind::Store, ""),
         ("/spec/address", "spec.address", Kind::Store, "redis://"),
         ("/spec/timeout", "spec.timeout", Kind::Store, ""),

@@ -1,0 +1,299 @@
+//! AITokenRateLimit: how many tokens in which window, per value of something in the request or for all requests
+//! together. The comments with three slashes are what `kubectl explain` shows.
+
+use enforcement::values::{
+    MAX_AMOUNT, PATH_MAX_LENGTH, PATH_PATTERN, PATHS_MAX, REJECTION_CODE_MAX, REJECTION_CODE_MIN, RULES_MAX,
+};
+use kube::CustomResource;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::{
+    null_is_absent,
+    quota::{StoreRef, TARGETS_MAX, TargetRef, only_wide_targets_have_narrower_ones, targets_are_unique},
+    status::AiTokenRateLimitStatus,
+};
+
+/// Limits of one rule.
+pub const LIMITS_MAX: usize = 64;
+/// Without a dot: names with one are those of objects that choose none.
+pub(crate) const RULE_NAME_CHOICE_PATTERN: &str = r"^[!-\-/-z|~]{1,128}$";
+pub const RULE_NAME_CHOICE_MAX_LENGTH: usize = 128;
+pub(crate) const WINDOW_PATTERN: &str = "^[1-9][0-9]{0,6}[smhd]$";
+/// Names of headers, parameters and cookies.
+pub(crate) const SOURCE_PATTERN: &str = "^[!-z|~]{1,128}$";
+pub const SOURCE_MAX_LENGTH: usize = 128;
+pub const VALUE_MAX_LENGTH: usize = 253;
+pub const MESSAGE_MAX_LENGTH: usize = 1_024;
+/// No control characters.
+pub(crate) const VALUE_PATTERN: &str = r"^[^\x00-\x1f\x7f]*$";
+
+/// Token rate limits for the LLM traffic of some targets. What an answer used is added to counters in Redis, one per
+/// limit that the request is under; a request is refused while one of them is above its limit, until its window ends.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema, CustomResource)]
+#[kube(
+    group = "quota.higress.io",
+    version = "v1alpha1",
+    kind = "AITokenRateLimit",
+    root = "AiTokenRateLimit",
+    plural = "aitokenratelimits",
+    shortname = "atrl",
+    namespaced,
+    status = "AiTokenRateLimitStatus",
+    derive = "PartialEq",
+    printcolumn = r#"{"name":"Ready","type":"string","jsonPath":".status.conditions[?(@.type==\"Ready\")].status"}"#,
+    printcolumn = r#"{"name":"Reason","type":"string","jsonPath":".status.conditions[?(@.type==\"Ready\")].reason"}"#,
+    printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#,
+    printcolumn = r#"{"name":"Message","type":"string","priority":1,"jsonPath":".status.conditions[?(@.type==\"Ready\")].message"}"#
+)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(extend("x-kubernetes-validations" = [something_is_limited(), only_wide_targets_have_narrower_ones()]))]
+pub struct AiTokenRateLimitSpec {
+    /// What the limits apply to: a request is under them when any of these matches. 1 to 16, each at most once.
+    #[schemars(length(min = 1, max = TARGETS_MAX), extend("x-kubernetes-list-type" = "atomic"))]
+    #[schemars(extend("x-kubernetes-validations" = [targets_are_unique()]))]
+    pub target_refs: Vec<TargetRef>,
+
+    /// Whether limits of other namespaces may apply to less than a target of kind `Gateway` or `Domain` of this one:
+    /// to an Ingress, HTTPRoute, Service or narrower Domain in it. Absent or false: none may, whatever its age, and it
+    /// says `Accepted=False` with reason `Overridden`. Only together with such a target.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub allow_narrower: Option<bool>,
+
+    /// The AIQuotaStore that holds the counters. Absent: the store `default`. Stores live in the gateway's namespace.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub store_ref: Option<StoreRef>,
+
+    /// Names the counters in Redis; limits with the same name, store, value and window share them. 1 to 128 visible
+    /// ASCII characters without braces and dots. Only namespaces the administrator trusts may choose one. Absent:
+    /// `<namespace>.<name>` of this object.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = RULE_NAME_CHOICE_MAX_LENGTH), regex(pattern = RULE_NAME_CHOICE_PATTERN))]
+    pub rule_name: Option<String>,
+
+    /// Limits for all requests together, at most 10, each with another window.
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "null_is_absent")]
+    #[schemars(length(max = RULES_MAX), extend("x-kubernetes-list-type" = "atomic"))]
+    #[schemars(extend("x-kubernetes-validations" = [windows_differ()]))]
+    pub global: Vec<Rate>,
+
+    /// Limits per value of something in the request, at most 10 rules, each by something else. All that find their
+    /// value in the request apply.
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "null_is_absent")]
+    #[schemars(length(max = RULES_MAX), extend("x-kubernetes-list-type" = "atomic"))]
+    #[schemars(extend("x-kubernetes-validations" = [rules_differ()]))]
+    pub rules: Vec<Rule>,
+
+    /// What a request over a limit is answered with. Absent: 429 with the text `Too many requests`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rejection: Option<Rejection>,
+
+    /// Which requests are limited and counted: those whose path, without its query, ends in one of these. 1 to 32
+    /// suffixes that begin with `/` or `:`. Absent: `/v1/chat/completions`, `/v1/messages` and `/v1/responses`. Other
+    /// paths pass.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = PATHS_MAX), extend("x-kubernetes-list-type" = "set"))]
+    #[schemars(inner(length(max = PATH_MAX_LENGTH), regex(pattern = PATH_PATTERN)))]
+    pub paths: Option<Vec<String>>,
+}
+
+/// So many tokens in a window, which its first charge opens.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Rate {
+    /// Tokens, 1 to 9007199254740991. A request passes while no more than these are counted.
+    #[schemars(range(min = 1, max = MAX_AMOUNT))]
+    pub tokens: i64,
+
+    /// How long they are counted, 1s to 31d: a number and `s`, `m`, `h` or `d`, for example `1m`.
+    #[schemars(length(max = 8), regex(pattern = WINDOW_PATTERN))]
+    #[schemars(extend("x-kubernetes-validations" = [window_is_bounded()]))]
+    pub window: String,
+}
+
+/// Limits per value of one thing in the request.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(extend("x-kubernetes-validations" = [networks_are_for_addresses()]))]
+pub struct Rule {
+    /// Where the value is taken from.
+    pub by: By,
+
+    /// 1 to 64. The first whose match is the value's decides, and all with that same match apply. A value that none
+    /// matches is not limited by this rule.
+    #[schemars(length(min = 1, max = LIMITS_MAX), extend("x-kubernetes-list-type" = "atomic"))]
+    pub limits: Vec<Limit>,
+}
+
+/// Where a value is taken from: exactly one of these.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(extend("x-kubernetes-validations" = [one_of("header, param, cookie, consumer and ip", &["header", "param", "cookie", "consumer", "ip"])]))]
+pub struct By {
+    /// The request header of this name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = SOURCE_MAX_LENGTH), regex(pattern = SOURCE_PATTERN))]
+    pub header: Option<String>,
+
+    /// The query parameter of this name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = SOURCE_MAX_LENGTH), regex(pattern = SOURCE_PATTERN))]
+    pub param: Option<String>,
+
+    /// The cookie of this name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = SOURCE_MAX_LENGTH), regex(pattern = SOURCE_PATTERN))]
+    pub cookie: Option<String>,
+
+    /// `{}`: the consumer as the auth plugin names it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub consumer: Option<ByConsumer>,
+
+    /// The client's address.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ip: Option<ByIp>,
+}
+
+/// Nothing more is to be said of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ByConsumer {}
+
+/// Which address.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ByIp {
+    /// The first address in this request header, for example `X-Forwarded-For`. Absent: the address of the connection.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = SOURCE_MAX_LENGTH), regex(pattern = SOURCE_PATTERN))]
+    pub from_header: Option<String>,
+}
+
+/// A limit, and whose.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Limit {
+    /// Which values. Each value has a counter of its own.
+    #[serde(rename = "match")]
+    pub matches: Match,
+
+    /// Tokens, 1 to 9007199254740991. A request passes while no more than these are counted.
+    #[schemars(range(min = 1, max = MAX_AMOUNT))]
+    pub tokens: i64,
+
+    /// How long they are counted, 1s to 31d: a number and `s`, `m`, `h` or `d`, for example `1m`.
+    #[schemars(length(max = 8), regex(pattern = WINDOW_PATTERN))]
+    #[schemars(extend("x-kubernetes-validations" = [window_is_bounded()]))]
+    pub window: String,
+}
+
+/// Which values: exactly one of these.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(extend("x-kubernetes-validations" = [one_of("exact, pattern, any and cidr", &["exact", "pattern", "any", "cidr"])]))]
+pub struct Match {
+    /// This value, 1 to 253 characters.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = VALUE_MAX_LENGTH), regex(pattern = VALUE_PATTERN))]
+    #[schemars(extend("x-kubernetes-validations" = [no_template()]))]
+    pub exact: Option<String>,
+
+    /// Values that this regular expression (RE2 syntax, 1 to 253 characters) finds itself in, for example `^team-.*`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = VALUE_MAX_LENGTH), regex(pattern = VALUE_PATTERN))]
+    #[schemars(extend("x-kubernetes-validations" = [no_template(), is_regex()]))]
+    pub pattern: Option<String>,
+
+    /// True: every value.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-kubernetes-validations" = [is_true()]))]
+    pub any: Option<bool>,
+
+    /// Addresses of this network, as `10.0.0.0/8`, or this address. Only by `ip`, and nothing else there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 64))]
+    #[schemars(extend("x-kubernetes-validations" = [is_network()]))]
+    pub cidr: Option<String>,
+}
+
+/// What a request over a limit is answered with; the header `X-TokenRateLimit-Reset` has the seconds to wait.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Rejection {
+    /// The status, 400 to 599. Absent: 429.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = REJECTION_CODE_MIN, max = REJECTION_CODE_MAX))]
+    pub code: Option<u16>,
+
+    /// The text, at most 1,024 characters. Absent: `Too many requests`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = MESSAGE_MAX_LENGTH), regex(pattern = VALUE_PATTERN))]
+    #[schemars(extend("x-kubernetes-validations" = [no_template()]))]
+    pub message: Option<String>,
+}
+
+fn something_is_limited() -> Value {
+    json!({
+        "rule": "(has(self.global) && self.global.size() > 0) || (has(self.rules) && self.rules.size() > 0)",
+        "message": "at least one of global and rules must be given",
+        "fieldPath": ".rules",
+    })
+}
+
+/// As they are written: whether `60s` and `1m` stand side by side is left to the controller.
+fn windows_differ() -> Value {
+    json!({
+        "rule": "self.all(a, self.exists_one(b, a.window == b.window))",
+        "message": "each window may be listed once",
+        "reason": "FieldValueDuplicate",
+    })
+}
+
+fn rules_differ() -> Value {
+    json!({
+        "rule": "self.all(a, self.exists_one(b, a.by == b.by))",
+        "message": "limits by one thing stand in one rule",
+        "reason": "FieldValueDuplicate",
+    })
+}
+
+fn window_is_bounded() -> Value {
+    json!({
+        "rule": "self.endsWith('d') ? int(self.substring(0, self.size() - 1)) <= 31 : duration(self) <= duration('744h')",
+        "message": "must be 1s to 31d",
+    })
+}
+
+fn networks_are_for_addresses() -> Value {
+    json!({
+        "rule": "self.limits.all(l, has(l.match.cidr) == has(self.by.ip))",
+        "message": "addresses are matched by cidr, and by nothing else; cidr matches nothing but addresses",
+        "fieldPath": ".limits",
+    })
+}
+
+fn one_of(names: &str, fields: &[&str]) -> Value {
+    let given = fields.iter().map(|field| format!("has(self.{field})")).collect::<Vec<_>>().join(", ");
+    json!({
+        "rule": format!("[{given}].exists_one(given, given)"),
+        "message": format!("exactly one of {names} must be given"),
+    })
+}
+
+/// The gateway would put a Secret there.
+fn no_template() -> Value {
+    json!({"rule": "!self.contains('${')", "message": "must not have ${, which the gateway would replace"})
+}
+
+fn is_regex() -> Value {
+    json!({"rule": "''.matches(self) in [true, false]", "message": "must be a regular expression in RE2 syntax"})
+}
+
+fn is_true() -> Value {
+    json!({"rule": "self", "message": "must be true, or left out"})
+}
+
+fn is_network() -> Value {
+    json!({"rule": "isCIDR(self) || isIP(self)", "message": "must be an address or a network, as 10.0.0.0/8"})
+}

@@ -1,0 +1,214 @@
+//! AITokenRateLimit: tokens in a window. Pure.
+
+use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
+
+use api::{AiTokenRateLimit, ByIp, TargetRef, WasmPlugin};
+use enforcement::wire::{
+    self,
+    limit::{By, Consumer, Dialect, Ip, Limit as WireLimit, Match, Native, Policy, Rate, Rejection, Rule},
+};
+use serde_json::Value;
+
+use super::{Kind, unread};
+use crate::{
+    AI_TOKEN_RATELIMIT, Flavor, Key, LimitModule, Object, ObjectKind, Refusal, Settings, World,
+    form::{self, Form, Read},
+    plan::Declared,
+    program::Place,
+    stores, validate,
+};
+
+pub(crate) struct Limit;
+
+/// The header that a consumer is in, by which limits may be as well.
+const IDENTITY: &str = "x-mse-consumer";
+
+impl Kind for Limit {
+    type Object = AiTokenRateLimit;
+    type Settings = Policy;
+
+    const KIND: ObjectKind = ObjectKind::AiTokenRateLimit;
+    const OURS: &'static str = AI_TOKEN_RATELIMIT;
+    const PLUGIN: &'static str = "ai-token-ratelimit";
+    const ASKS_IDENTITY: bool = false;
+    const STRICTER: &'static str = "limit every path there";
+    const CHOICE: (&'static str, &'static str) = ("spec.ruleName", "the choice of a rule name");
+
+    fn module(settings: &Settings) -> Option<Place<'_>> {
+        let LimitModule { url, sha256, phase, priority } = settings.limit_module.as_ref()?;
+        Some(Place { url, sha256: sha256.as_ref(), phase: *phase, priority: (*priority).into() })
+    }
+
+    fn believes(settings: &Policy) -> bool {
+        settings.rules.iter().any(|rule| match &rule.by {
+            By::Consumer(Consumer {}) => true,
+            By::Header(name) => name.eq_ignore_ascii_case(IDENTITY),
+            By::Param(_) | By::Cookie(_) | By::Ip(_) => false,
+        })
+    }
+
+    fn form(world: &World) -> &'static dyn Form<Self> {
+        match world.settings.flavor {
+            Flavor::Native => &form::Native,
+            Flavor::Upstream => &form::UpstreamLimits,
+        }
+    }
+
+    fn read(plugin: &WasmPlugin) -> Read<Self> {
+        form::read_native(&plugin.spec, |config| {
+            let native: Native<Value> = form::parsed(config)?;
+            let Native { version: _, dialect: _, stores, policies } = native;
+            Some((stores, BTreeMap::new(), policies))
+        })
+        .unwrap_or_else(|| form::read_upstream_limits(plugin))
+    }
+
+    fn envelope(
+        stores: BTreeMap<String, wire::Store>,
+        _: BTreeMap<String, wire::Schedule>,
+        policies: BTreeMap<String, Policy>,
+    ) -> Value {
+        form::config(&Native { version: wire::VERSION, dialect: Dialect::V2, stores, policies })
+    }
+
+    fn of(object: &Object) -> Option<&Arc<AiTokenRateLimit>> {
+        match object {
+            Object::Limit(limit) => Some(limit),
+            Object::Read(_) | Object::Undecodable(_) => None,
+        }
+    }
+
+    fn objects(world: &World) -> Vec<Object> {
+        world.limits.iter().cloned().map(Object::Limit).chain(unread(world, Self::KIND)).collect()
+    }
+
+    fn validate(limit: &AiTokenRateLimit) -> Result<(), Vec<Refusal>> {
+        validate::validate_limit(limit)
+    }
+
+    fn targets(limit: &AiTokenRateLimit) -> &[TargetRef] {
+        &limit.spec.target_refs
+    }
+
+    fn allows_narrower(limit: &AiTokenRateLimit) -> bool {
+        limit.spec.allow_narrower == Some(true)
+    }
+
+    fn chosen(limit: &AiTokenRateLimit) -> bool {
+        limit.spec.rule_name.is_some()
+    }
+
+    fn settings(world: &World, limit: &AiTokenRateLimit, key: &Key) -> Policy {
+        let spec = &limit.spec;
+        let mut paths = match &spec.paths {
+            Some(paths) => paths.clone(),
+            None => Self::form(world).default_paths(),
+        };
+        paths.sort_unstable();
+        let rule = |api::Rule { by, limits }: &api::Rule| {
+            let limit = |limit: &api::Limit| {
+                let rate = rate(limit.tokens, &limit.window)?;
+                let matches = matches(&limit.matches)?;
+                Some(WireLimit { matches, tokens: rate.tokens, window_seconds: rate.window_seconds })
+            };
+            Some(Rule { by: source(by)?, limits: limits.iter().filter_map(limit).collect() })
+        };
+        let usual = Rejection::default();
+        let (code, message) = spec.rejection.as_ref().map_or((None, None), |said| (said.code, said.message.clone()));
+        Policy {
+            store: Some(spec.store_ref.as_ref().map_or(stores::DEFAULT, |store| &store.name).to_owned()),
+            rule_name: spec.rule_name.clone().unwrap_or_else(|| format!("{}.{}", key.namespace, key.name)),
+            paths,
+            global: spec.global.iter().filter_map(|said| rate(said.tokens, &said.window)).collect(),
+            rules: spec.rules.iter().filter_map(rule).collect(),
+            rejection: Rejection { code: code.unwrap_or(usual.code), message: message.unwrap_or(usual.message) },
+            unavailable: None,
+        }
+    }
+
+    /// Counters are made by requests and end by themselves.
+    fn declared(_: &Policy, _: Option<usize>) -> Option<Declared> {
+        None
+    }
+
+    fn store(settings: &Policy) -> Option<&str> {
+        settings.store.as_deref()
+    }
+
+    fn store_mut(settings: &mut Policy) -> Option<&mut String> {
+        settings.store.as_mut()
+    }
+
+    fn said(settings: &Policy, usual: impl Fn() -> Vec<String>) -> Cow<'_, Policy> {
+        if settings.paths.is_empty() {
+            return Cow::Owned(Policy { paths: usual(), ..settings.clone() });
+        }
+        Cow::Borrowed(settings)
+    }
+
+    fn unavailable(settings: &Policy) -> Option<&str> {
+        settings.unavailable.as_deref()
+    }
+
+    fn refusing(settings: Policy, why: String) -> Policy {
+        Policy { store: None, unavailable: Some(why), ..settings }
+    }
+
+    fn owned_by(settings: Policy, _: String) -> Policy {
+        settings
+    }
+
+    fn is_nameless(settings: &Policy) -> bool {
+        settings.unavailable.is_some() && settings.rule_name.is_empty()
+    }
+
+    fn is_chosen(settings: &Policy, namespace: &str) -> bool {
+        let own = settings.rule_name.strip_prefix(namespace).is_some_and(|rest| rest.starts_with('.'));
+        !settings.rule_name.is_empty() && !own
+    }
+
+    fn admin(_: &Policy) -> Option<&str> {
+        None
+    }
+
+    fn refresh(_: &Policy) -> Option<&wire::Refresh> {
+        None
+    }
+
+    fn difference(a: &Policy, b: &Policy) -> Option<&'static str> {
+        // Whether its store can be used is not for the object to say.
+        let Policy { store, rule_name, paths, global, rules, rejection, unavailable: _ } = a;
+        [
+            ("global", *global != b.global),
+            ("rules", *rules != b.rules),
+            ("rejection", *rejection != b.rejection),
+            ("paths", *paths != b.paths),
+            ("ruleName", *rule_name != b.rule_name),
+            ("storeRef", *store != b.store),
+        ]
+        .into_iter()
+        .find_map(|(field, differs)| differs.then_some(field))
+    }
+}
+
+/// Nothing for what is refused.
+fn rate(tokens: i64, window: &str) -> Option<Rate> {
+    Some(Rate { tokens, window_seconds: validate::seconds(window)? })
+}
+
+fn source(by: &api::By) -> Option<By> {
+    let api::By { header, param, cookie, consumer, ip } = by;
+    let named = |name: &Option<String>, by: fn(String) -> By| name.clone().map(by);
+    named(header, By::Header)
+        .or_else(|| named(param, By::Param))
+        .or_else(|| named(cookie, By::Cookie))
+        .or_else(|| consumer.as_ref().map(|api::ByConsumer {}| By::Consumer(Consumer {})))
+        .or_else(|| ip.clone().map(|ByIp { from_header }| By::Ip(Ip { from_header })))
+}
+
+fn matches(declared: &api::Match) -> Option<Match> {
+    let api::Match { exact, pattern, any, cidr } = declared;
+    let any = any.filter(|any| *any).map(|_| Match::Any);
+    let exact = exact.clone().map(Match::Exact);
+    exact.or_else(|| pattern.clone().map(Match::Pattern)).or(any).or_else(|| cidr.clone().map(Match::Cidr))
+}

@@ -1,0 +1,225 @@
+//! Token rate limits: an AITokenRateLimit in, refusals by field out. Pure.
+
+use std::{collections::HashSet, net::IpAddr};
+
+use api::{
+    AiTokenRateLimit, AiTokenRateLimitSpec, By, ByConsumer, ByIp, LIMITS_MAX, Limit, MESSAGE_MAX_LENGTH, Match,
+    RULE_NAME_CHOICE_MAX_LENGTH, Rate, Rejection, Rule, SOURCE_MAX_LENGTH, VALUE_MAX_LENGTH,
+};
+use enforcement::{
+    limit::pattern::Pattern,
+    values::{MAX_AMOUNT, REJECTION_CODE_MAX, REJECTION_CODE_MIN, RULES_MAX, WINDOW_SECONDS_MAX, is_rule_name},
+};
+
+use super::{Check, Refusal, Refused};
+
+/// # Errors
+/// Every field that is refused, in the order of the spec.
+pub fn validate_limit(object: &AiTokenRateLimit) -> Result<(), Vec<Refusal>> {
+    let AiTokenRateLimitSpec { target_refs, allow_narrower, store_ref, rule_name, global, rules, rejection, paths } =
+        &object.spec;
+    let mut check = Check::default();
+    check.metadata(&object.metadata);
+    check.targets(target_refs);
+    check.narrower(*allow_narrower, target_refs);
+    if let Some(store) = store_ref {
+        check.name("spec.storeRef.name", &store.name);
+    }
+    if let Some(name) = rule_name {
+        check.text(
+            "spec.ruleName",
+            name,
+            RULE_NAME_CHOICE_MAX_LENGTH,
+            |name| is_rule_name(name.as_bytes()) && !name.contains('.'),
+            "must be visible ASCII characters without braces and dots",
+        );
+    }
+    if global.is_empty() && rules.is_empty() {
+        check.refuse("spec.rules", Refused::Required, "at least one of global and rules must be given");
+    }
+    check.global(global);
+    check.rules(rules);
+    if let Some(Rejection { code, message }) = rejection {
+        if code.is_some_and(|code| !(REJECTION_CODE_MIN..=REJECTION_CODE_MAX).contains(&code)) {
+            let message = format!("must be {REJECTION_CODE_MIN} to {REJECTION_CODE_MAX}");
+            check.refuse("spec.rejection.code", Refused::OutOfRange, message);
+        }
+        if let Some(message) = message.as_deref().filter(|message| !message.is_empty()) {
+            check.free("spec.rejection.message", message, MESSAGE_MAX_LENGTH);
+        }
+    }
+    if let Some(paths) = paths {
+        check.paths(paths);
+    }
+    check.done()
+}
+
+/// The seconds of `30s`, `1m`, `2h` or `1d`; nothing for what is none of these, or longer than a month.
+pub(crate) fn seconds(window: &str) -> Option<u32> {
+    written(window)?.filter(|seconds| (1..=WINDOW_SECONDS_MAX).contains(seconds))
+}
+
+/// Nothing inside where it is too long to be counted.
+fn written(window: &str) -> Option<Option<u32>> {
+    let unit = match window.bytes().last()? {
+        b's' => 1,
+        b'm' => 60,
+        b'h' => 3_600,
+        b'd' => 86_400,
+        _ => return None,
+    };
+    let digits = &window[..window.len() - 1];
+    let plain =
+        (1..=7).contains(&digits.len()) && digits.bytes().all(|byte| byte.is_ascii_digit()) && !digits.starts_with('0');
+    plain.then(|| digits.parse::<u32>().ok()?.checked_mul(unit))
+}
+
+impl Check {
+    fn global(&mut self, rates: &[Rate]) {
+        if rates.len() > RULES_MAX {
+            let message = format!("has {} limits, at most {RULES_MAX} may be", rates.len());
+            self.refuse("spec.global", Refused::TooMany, message);
+        }
+        let mut seen = HashSet::new();
+        for (index, Rate { tokens, window }) in rates.iter().enumerate() {
+            self.rate(&format!("spec.global[{index}]"), *tokens, window);
+            if let Some(seconds) = seconds(window)
+                && !seen.insert(seconds)
+            {
+                self.refuse("spec.global", Refused::Duplicate, format!("the window {window} is there already"));
+            }
+        }
+    }
+
+    fn rules(&mut self, rules: &[Rule]) {
+        if rules.len() > RULES_MAX {
+            let message = format!("has {} rules, at most {RULES_MAX} may be", rules.len());
+            self.refuse("spec.rules", Refused::TooMany, message);
+        }
+        for (index, Rule { by, limits }) in rules.iter().enumerate() {
+            let field = format!("spec.rules[{index}]");
+            self.by(&format!("{field}.by"), by);
+            if rules[..index].iter().any(|other| other.by == *by) {
+                let message = "there is a rule by this already: put its limits there";
+                self.refuse("spec.rules", Refused::Duplicate, message);
+            }
+            self.limits(&format!("{field}.limits"), by, limits);
+        }
+    }
+
+    fn by(&mut self, field: &str, by: &By) {
+        let By { header, param, cookie, consumer, ip } = by;
+        let given = [header.is_some(), param.is_some(), cookie.is_some(), consumer.is_some(), ip.is_some()];
+        if given.into_iter().filter(|given| *given).count() != 1 {
+            let message = "exactly one of header, param, cookie, consumer and ip must be given";
+            self.refuse(field, Refused::Excluded, message);
+        }
+        let from_header = ip.as_ref().and_then(|ByIp { from_header }| from_header.as_ref());
+        let (Some(ByConsumer {}) | None) = consumer;
+        for (name, text) in [("header", header), ("param", param), ("cookie", cookie)] {
+            if let Some(text) = text {
+                self.source(&format!("{field}.{name}"), text);
+            }
+        }
+        if let Some(text) = from_header {
+            self.source(&format!("{field}.ip.fromHeader"), text);
+        }
+    }
+
+    fn source(&mut self, field: &str, text: &str) {
+        let message = "must be visible ASCII characters without braces";
+        self.text(field, text, SOURCE_MAX_LENGTH, |text| is_rule_name(text.as_bytes()), message);
+    }
+
+    fn limits(&mut self, field: &str, by: &By, limits: &[Limit]) {
+        if limits.is_empty() {
+            self.refuse(field, Refused::Required, "must have at least one limit");
+        } else if limits.len() > LIMITS_MAX {
+            let message = format!("has {} limits, at most {LIMITS_MAX} may be", limits.len());
+            self.refuse(field, Refused::TooMany, message);
+        }
+        if limits.iter().any(|limit| limit.matches.cidr.is_some() != by.ip.is_some()) {
+            let message = "addresses are matched by cidr, and by nothing else; cidr matches nothing but addresses";
+            self.refuse(field, Refused::Excluded, message);
+        }
+        let mut seen = HashSet::new();
+        for (index, Limit { matches, tokens, window }) in limits.iter().enumerate() {
+            let at = format!("{field}[{index}]");
+            self.rate(&at, *tokens, window);
+            self.matches(&format!("{at}.match"), matches);
+            let Match { exact, pattern, any, cidr } = matches;
+            if let Some(seconds) = seconds(window)
+                && !seen.insert((exact, pattern, any, cidr, seconds))
+            {
+                self.refuse(at, Refused::Duplicate, "this match has a limit of that window already");
+            }
+        }
+    }
+
+    fn matches(&mut self, field: &str, matches: &Match) {
+        let Match { exact, pattern, any, cidr } = matches;
+        let given = [exact.is_some(), pattern.is_some(), any.is_some(), cidr.is_some()];
+        if given.into_iter().filter(|given| *given).count() != 1 {
+            self.refuse(field, Refused::Excluded, "exactly one of exact, pattern, any and cidr must be given");
+        }
+        if let Some(value) = exact {
+            self.free(&format!("{field}.exact"), value, VALUE_MAX_LENGTH);
+        }
+        if let Some(pattern) = pattern
+            && self.free(&format!("{field}.pattern"), pattern, VALUE_MAX_LENGTH)
+            && let Err(error) = Pattern::new(pattern)
+        {
+            self.refuse(format!("{field}.pattern"), Refused::Characters, error.problem());
+        }
+        if *any == Some(false) {
+            self.refuse(format!("{field}.any"), Refused::Excluded, "must be true, or left out");
+        }
+        if let Some(cidr) = cidr
+            && !is_network(cidr)
+        {
+            let message = "must be an address or a network, as 10.0.0.0/8";
+            self.refuse(format!("{field}.cidr"), Refused::Characters, message);
+        }
+    }
+
+    fn rate(&mut self, field: &str, tokens: i64, window: &str) {
+        if !(1..=MAX_AMOUNT).contains(&tokens) {
+            self.refuse(format!("{field}.tokens"), Refused::OutOfRange, format!("must be 1 to {MAX_AMOUNT} tokens"));
+        }
+        let field = format!("{field}.window");
+        match written(window) {
+            None => {
+                self.refuse(field, Refused::Characters, "must be a number and s, m, h or d, as in 30s or 1m");
+            }
+            Some(Some(1..=WINDOW_SECONDS_MAX)) => {}
+            Some(_) => self.refuse(field, Refused::OutOfRange, "must be 1s to 31d"),
+        }
+    }
+
+    /// Text that may be anything but what the gateway would replace, or what breaks a line. Whether it is.
+    fn free(&mut self, field: &str, text: &str, max: usize) -> bool {
+        let length = text.chars().count();
+        if !(1..=max).contains(&length) {
+            self.length(field, length, max);
+        } else if text.bytes().any(|byte| byte.is_ascii_control()) {
+            self.refuse(field, Refused::Characters, "must not have control characters");
+        } else if text.contains("${") {
+            self.refuse(field, Refused::Characters, "must not have ${, which the gateway would replace");
+        } else {
+            return true;
+        }
+        false
+    }
+}
+
+/// `10.0.0.0/8` or `10.0.0.1`, of either family; without bits behind the network's length, and no IPv4 address as IPv6
+/// writes it: the API server takes neither.
+fn is_network(text: &str) -> bool {
+    let (address, length) = text.split_once('/').map_or((text, None), |(address, length)| (address, Some(length)));
+    let Ok(address) = address.parse::<IpAddr>() else { return false };
+    let whole = if address.is_ipv4() { 32 } else { 128 };
+    let plain =
+        |length: &str| length.bytes().all(|byte| byte.is_ascii_digit()) && (length == "0" || !length.starts_with('0'));
+    address.to_canonical() == address
+        && length.is_none_or(|length| plain(length) && length.parse::<u32>().is_ok_and(|length| length <= whole))
+}

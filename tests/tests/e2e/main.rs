@@ -12,6 +12,7 @@ mod flavor_upstream;
 mod gateway;
 mod hostile;
 mod life;
+mod limit_objects;
 mod limits;
 mod module;
 mod ownership;

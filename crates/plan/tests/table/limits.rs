@@ -124,7 +124,6 @@ pub(super) fn refused() -> Vec<Case> {
         limit("/spec/rules/0/by", json!({}), "spec.rules[0].by", Excluded),
         limit("/spec/rules/0/by", json!({"header": "a", "param": "b"}), "spec.rules[0].by", Excluded),
         limit("/spec/rules/0/by", json!({"body": "x"}), "spec.rules[0].by.body", Unreadable),
-        limit("/spec/rules/0/by", json!({"consumer": {"name": "x"}}), "spec.rules[0].by.consumer.name", Unreadable),
         limit("/spec/rules/0/limits", json!([]), "spec.rules[0].limits", Required),
         limit(
             "/spec/rules/0/limits",

@@ -275,6 +275,7 @@ pub(super) mod tests {
                     phase: Phase::Unspecified,
                     priority: 750,
                 },
+                limit_module: None,
                 guard: Guard::On,
                 guard_module: GuardModule { url, sha256: None },
                 auth_plugins: Vec::new(),
@@ -296,7 +297,8 @@ pub(super) mod tests {
             services: HashMap::new(),
             secrets: Vec::new(),
             plugins: Vec::new(),
-            last_written: None,
+            last_written: Vec::new(),
+            limits: Vec::new(),
             databases: HashMap::new(),
             bridges: vec![Arc::new(
                 serde_json::from_value(object(

@@ -132,7 +132,7 @@ impl Form<Limit> for UpstreamLimits {
 }
 
 /// The limits of each match, in the order in which matches are tried.
-fn groups<'a, T, M: PartialEq>(limits: &'a [T], of: impl Fn(&T) -> &M) -> Vec<Vec<&'a T>> {
+fn groups<T, M: PartialEq>(limits: &[T], of: impl Fn(&T) -> &M) -> Vec<Vec<&T>> {
     let mut groups: Vec<Vec<&T>> = Vec::new();
     for limit in limits {
         match groups.iter_mut().find(|group| of(group[0]) == of(limit)) {

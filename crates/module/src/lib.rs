@@ -2,6 +2,7 @@
 //! answer. In: the host's callbacks. Out: actions, Redis calls, local answers. All decisions are in `enforcement`, by
 //! the kind that a module names.
 
+mod charging;
 mod counters;
 mod policies;
 mod stores;
@@ -13,9 +14,7 @@ use counters::Counters;
 use enforcement::config::{Config, Matched, Policies};
 use enforcement::response::Response;
 use enforcement::rules::Subject;
-use enforcement::steps::{
-    self, Admitted, Ask, Booked, Booking, Charge, Count, Ending, Failure, Kind, Meter, Next, Pending, Request, Step,
-};
+use enforcement::steps::{self, Admitted, Ask, Booking, Count, Failure, Kind, Meter, Next, Pending, Request, Step};
 use enforcement::{guard, identity};
 use guest_abi::host::{self, Buffer, Level, Map};
 use guest_abi::{Action, Headers, Module, Unanswered};
@@ -24,9 +23,6 @@ use stores::{Calls, Clients, TICK_MS, Ticks};
 
 /// The longest body that is awaited, the form of an admin API.
 const MAX_BODY: usize = 64 * 1024;
-
-/// The response code details of a stream whose request the gateway began anew as another one.
-const REDIRECTED: &[u8] = b"internal_redirect";
 
 /// A store that fails does so for every request: of such lines no more than one a second is written.
 const LOG_INTERVAL_NS: u64 = 1_000_000_000;
@@ -363,56 +359,6 @@ impl<K: Kind> Enforcer<K> {
                 Err((Waiter::Stream(_, pending), failure)) => pending.answer(Err(failure)),
                 Err((Waiter::Charge(..), _)) => return None,
             };
-        }
-    }
-
-    /// Books what a stream used, once, when it is over.
-    fn settle(&mut self, stream: u32) {
-        let Some(Stream { root, state, counters }) = self.streams.get_mut(&stream) else { return };
-        let (root, counters) = (*root, counters.clone());
-        // Whatever it was, it is over: an answer that still comes for it is dropped.
-        let State::Metered(mut meter) = std::mem::replace(state, State::Passing) else { return };
-        // The router redirects without showing the answer for which it does.
-        if meter.is_unanswered()
-            && host::property(&["response", "code_details"]).is_some_and(|details| details == REDIRECTED)
-        {
-            meter.redirected();
-        }
-        if let Ending::Charge(charge) = meter.end(now()) {
-            // The call belongs to the root: it is to outlive the stream.
-            let _ = host::set_effective_context(root);
-            self.charge(root, counters, charge);
-            let _ = host::set_effective_context(stream);
-        }
-    }
-
-    fn charge(&mut self, root: u32, counters: Option<PolicyCounters>, Charge { call, booking }: Charge<K>) {
-        let Some(Root { calls, .. }) = self.roots.get_mut(&root) else { return };
-        let (left, waiter) = (Ticks::of(&call.store), Waiter::Charge(booking, counters));
-        if let Err((Waiter::Charge(booking, counters), failure)) = calls.send(&mut self.clients, &call, left, waiter) {
-            self.booked(root, counters, booking.answer(Err(failure)));
-        }
-    }
-
-    fn booked(&mut self, root: u32, counters: Option<PolicyCounters>, booked: Booked<K>) {
-        match booked {
-            Booked::Done { tokens, estimated } => {
-                if let Some(counters) = counters {
-                    counters.add(Count::Tokens, tokens);
-                    counters.add(Count::Estimated, estimated.into());
-                }
-            }
-            Booked::Again(charge) => self.charge(root, counters, charge),
-            Booked::Reauthenticate(charge) => match self.clients.reauthenticate(&charge.call.store) {
-                Ok(()) => self.charge(root, counters, charge),
-                Err(failure) => self.booked(root, counters, charge.booking.answer(Err(failure))),
-            },
-            Booked::Unknown(what) => {
-                if let Some(counters) = counters {
-                    counters.add(Count::UnknownCharge, 1);
-                }
-                host::log(Level::Warn, &what);
-            }
         }
     }
 

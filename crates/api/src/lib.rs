@@ -22,7 +22,10 @@ pub use quota::{
     TARGET_NAME_PATTERN, TARGETS_MAX, TargetKind, TargetRef,
 };
 pub use refresh::{NICKNAMES, Refresh, RefreshMode, SCHEDULE_MAX_LENGTH, TIME_ZONE_MAX_LENGTH};
-pub use status::{AiQuotaStatus, AiQuotaStoreStatus, AiTokenRateLimitStatus, Condition, Summary, TargetStatus};
+pub use status::{
+    AiQuotaStatus, AiQuotaStoreStatus, AiTokenRateLimitStatus, CONSUMERS_SHOWN, Condition, ConsumerStatus, Summary,
+    TargetStatus,
+};
 pub use store::{
     ADDRESS_PATTERN, AiQuotaStore, AiQuotaStoreSpec, Auth, SERVICE_NAME_PATTERN, Service, TIMEOUT_PATTERN,
 };

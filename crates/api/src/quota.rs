@@ -38,6 +38,7 @@ pub const TARGET_NAME_PATTERN: &str = r"^(\*\.)?[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"
     printcolumn = r#"{"name":"Ready","type":"string","jsonPath":".status.conditions[?(@.type==\"Ready\")].status"}"#,
     printcolumn = r#"{"name":"Reason","type":"string","jsonPath":".status.conditions[?(@.type==\"Ready\")].reason"}"#,
     printcolumn = r#"{"name":"Consumers","type":"integer","jsonPath":".status.summary.consumers"}"#,
+    printcolumn = r#"{"name":"Exhausted","type":"integer","jsonPath":".status.summary.exhausted"}"#,
     printcolumn = r#"{"name":"Next refresh","type":"string","jsonPath":".status.nextRefresh"}"#,
     printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#,
     printcolumn = r#"{"name":"Message","type":"string","priority":1,"jsonPath":".status.conditions[?(@.type==\"Ready\")].message"}"#
@@ -51,7 +52,8 @@ pub struct AiQuotaSpec {
     pub target_refs: Vec<TargetRef>,
 
     /// Whether quotas of other namespaces may apply to less than a target of kind `Gateway` or `Domain` of this one:
-    /// to an Ingress, HTTPRoute, Service or narrower Domain in it. Absent or false: none may, whatever its age, and it
+    /// to an Ingress, HTTPRoute, Service or narrower Domain in it. True: such a quota decides there instead of this one;
+    /// a request is under one of them, never under both. Absent or false: none may, whatever its age, and it
     /// says `Accepted=False` with reason `Overridden`. An Ingress or HTTPRoute lies in a Domain with any of its hosts,
     /// and in every Domain if it has none. Quotas of this namespace and of the gateway's may always. Only together with
     /// such a target.
@@ -64,7 +66,8 @@ pub struct AiQuotaSpec {
 
     /// The balance of a consumer is the Redis key made of this prefix and the consumer's name: 1 to 128 visible
     /// ASCII characters without braces. Only namespaces the administrator trusts may choose one, and none may begin
-    /// with `aiquota:` or be a beginning of that. Absent: `aiquota:<namespace>/<kind>/<name of the first target>:`.
+    /// with `aiquota:` or be a beginning of that. Absent: `aiquota:<namespace>/<kind>/<name of the first target>:`, so
+    /// that with another first target all balances begin anew.
     /// Quotas with the same prefix and store share the balances of equal names.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = KEY_PREFIX_MAX_LENGTH), regex(pattern = KEY_PREFIX_PATTERN))]
@@ -78,14 +81,16 @@ pub struct AiQuotaSpec {
     /// Who may spend, each with a quota or unlimited. At most 10,000, each name once. Raising or lowering a quota
     /// changes the balance by the difference; what was spent stays spent. The balance of who is taken off the list is
     /// put aside: the consumer is refused, or starts with `defaultQuota`, but never with more than it had left. Who
-    /// is listed again has what was put aside.
+    /// is listed again has what was put aside. Who was never listed is obeyed by a balance that is in Redis already, as
+    /// the admin API and Higress' own plugin make them.
     #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "null_is_absent")]
     #[schemars(length(max = CONSUMERS_MAX))]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub consumers: Vec<Consumer>,
 
-    /// Tokens that an authenticated consumer who is not listed starts with, 0 to 9007199254740991. Absent: such a
-    /// consumer is refused.
+    /// Tokens that an authenticated consumer who is not listed starts with, 0 to 9007199254740991. Raising or lowering
+    /// it changes the balances made from it by the difference, each with the next request of its consumer. Absent: such
+    /// a consumer is refused, unless a balance of its name is in Redis already.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = MAX_AMOUNT))]
     pub default_quota: Option<i64>,
@@ -176,7 +181,7 @@ pub struct TargetRef {
     pub kind: TargetKind,
 
     /// The name of the Ingress, HTTPRoute or Service in this namespace; a Service elsewhere as
-    /// `<service>.<namespace>.svc.cluster.local`; for `Domain` the host name, which may begin with `*.`. Absent for
+    /// `<service>.<namespace>.svc.cluster.local` (a registry of an McpBridge cannot be one); for `Domain` the host name, which may begin with `*.`. Absent for
     /// `Gateway`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = TARGET_NAME_MAX_LENGTH), regex(pattern = TARGET_NAME_PATTERN))]

@@ -19,7 +19,7 @@ pub struct AiQuotaStatus {
     /// `Accepted`: the spec is valid, permitted and its targets exist. `Programmed`: the gateway's plugin has the
     /// rules. `Seeded`: Redis has the balances. `Ready`: all of these. Warnings are there while they last:
     /// `NoAuthentication`, `ConsumerUnknown`, `ConsumerNotAllowed`, `ForeignRule`, `IdentityUnguarded`,
-    /// `RefreshUnreadable`. `Deleting`: how far the deletion of an object with `deletionPolicy: Delete` is.
+    /// `NobodyMaySpend`, `RefreshUnreadable`. `Deleting`: how far the deletion of an object with `deletionPolicy: Delete` is.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
@@ -31,6 +31,12 @@ pub struct AiQuotaStatus {
 
     #[serde(skip_serializing_if = "Option::is_none")]
     pub summary: Option<Summary>,
+
+    /// What the listed consumers have left: those with the smallest part of their quota first, at most 100. Balances
+    /// are looked at when they are made or edited and about every 60 s; in between the figures stay as they are.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "atomic"))]
+    pub consumers: Vec<ConsumerStatus>,
 
     /// When the next period begins, in UTC. Absent without `spec.refresh`.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -64,6 +70,8 @@ pub struct Summary {
     pub consumers: i64,
     /// Those of them whose balance is in Redis.
     pub seeded: i64,
+    /// Those of them who had nothing left when their balances were last looked at, about every 60 s.
+    pub exhausted: i64,
 }
 
 /// What the controller found and did about an AITokenRateLimit.
@@ -85,6 +93,26 @@ pub struct AiTokenRateLimitStatus {
     #[schemars(extend("x-kubernetes-list-type" = "atomic"))]
     pub targets: Vec<TargetStatus>,
 }
+
+/// A listed consumer when its balance was last looked at.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ConsumerStatus {
+    pub name: String,
+    /// What `spec.consumers` gives it, in tokens. Absent: unlimited.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quota: Option<i64>,
+    /// Tokens it has left; below 0 where an answer took more than there was. Absent: unlimited.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub balance: Option<i64>,
+    /// Tokens it spent in this period; without `spec.refresh`, ever. With the flavor `upstream`: the quota less the
+    /// balance.
+    #[serde(default)]
+    pub used: i64,
+}
+
+/// How many of them a status has.
+pub const CONSUMERS_SHOWN: usize = 100;
 
 /// What the controller found about an AIQuotaStore.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]

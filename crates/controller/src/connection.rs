@@ -22,8 +22,12 @@ pub(crate) fn address(Access { host, port, .. }: &Access) -> String {
 
 /// Why Redis did not do what it was asked. The text carries no credentials.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub(crate) struct Failure(String);
+#[error("{text}")]
+pub(crate) struct Failure {
+    text: String,
+    /// Nothing was answered, because the connection broke.
+    broke: bool,
+}
 
 impl From<RedisError> for Failure {
     fn from(error: RedisError) -> Self {
@@ -32,21 +36,30 @@ impl From<RedisError> for Failure {
         }
         match error.code() {
             // What the server itself said, as it said it.
-            Some(code) => Self(format!("{code} {}", error.detail().unwrap_or_default()).trim_end().to_owned()),
-            None => Self(error.to_string()),
+            Some(code) => Self::said(format!("{code} {}", error.detail().unwrap_or_default()).trim_end().to_owned()),
+            None => Self { broke: error.is_connection_dropped() || error.is_io_error(), text: error.to_string() },
         }
     }
 }
 
 impl From<ReplyError> for Failure {
     fn from(error: ReplyError) -> Self {
-        Self(error.to_string())
+        Self::said(error.to_string())
     }
 }
 
 impl Failure {
     pub(crate) fn late() -> Self {
-        Self("no answer in time".to_owned())
+        Self::said("no answer in time".to_owned())
+    }
+
+    const fn said(text: String) -> Self {
+        Self { text, broke: false }
+    }
+
+    /// Whether another connection may fare better.
+    pub(crate) const fn is_of_the_connection(&self) -> bool {
+        self.broke
     }
 }
 
@@ -100,7 +113,7 @@ impl Connection {
         let random = || std::hash::RandomState::new().build_hasher().finish();
         self.one(database::name(&format!("{:016x}{:016x}", random(), random())), database::named).await?;
         let id = self.one(database::ask(), database::id).await?;
-        id.ok_or_else(|| Failure("what was written is gone at once".to_owned()))
+        id.ok_or_else(|| Failure::said("what was written is gone at once".to_owned()))
     }
 
     async fn one<T>(
@@ -110,7 +123,7 @@ impl Connection {
     ) -> Result<T, Failure> {
         let replies = self.send(std::iter::once(command)).await?;
         let reply = replies.first().map(|reply| with_reply(reply, read));
-        Ok(reply.ok_or_else(|| Failure("a reply is missing".to_owned()))??)
+        Ok(reply.ok_or_else(|| Failure::said("a reply is missing".to_owned()))??)
     }
 
     /// Its maxmemory-policy as last looked at, where that lets keys go. Unknown where `INFO` is not allowed.
@@ -157,7 +170,7 @@ impl Connection {
             return Ok(Vec::new());
         }
         let replies = self.inner.clone().req_packed_commands(&pipeline, 0, pipeline.len()).await?;
-        if replies.len() == pipeline.len() { Ok(replies) } else { Err(Failure("replies are missing".to_owned())) }
+        if replies.len() == pipeline.len() { Ok(replies) } else { Err(Failure::said("replies are missing".to_owned())) }
     }
 }
 

@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use k8s_openapi::jiff::Timestamp;
 use kube::Client;
-use plan::Settings;
+use plan::{Plan, Settings};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Notify;
 use tokio::task::{JoinError, JoinSet};
@@ -120,11 +120,15 @@ async fn rounds(
     let mut finalizers = Finalizers::new(client.clone());
     let mut reporter = Reporter::new(client);
     let mut again = None;
+    let mut last: Option<Plan> = None;
     loop {
         tokio::select! {
             () = coalesce::settled(changes) => {}
             () = due(again) => {}
+            () = look(&mut seeder, last.as_ref(), lease) => {}
         }
+        // Gone before there is another: two of them would take much memory.
+        drop(last.take());
         again = None;
         let Some(term) = lease.term() else { continue };
         let mut took = Took::begin();
@@ -162,6 +166,15 @@ async fn rounds(
             .into_iter()
             .flatten()
             .min();
+        last = Some(plan);
+    }
+}
+
+/// Ends when balances are otherwise than they were last told.
+async fn look(seeder: &mut Seeder, last: Option<&Plan>, lease: &Lease) {
+    match last {
+        Some(plan) => seeder.look(plan, || lease.term().is_some()).await,
+        None => std::future::pending().await,
     }
 }
 

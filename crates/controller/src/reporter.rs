@@ -11,7 +11,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{ApiResource, DynamicObject, Patch, PatchParams};
 use kube::{Api, Client, ResourceExt};
-use plan::{Object, ObjectKind, Plan, Program, Seen, Writes};
+use plan::{Answers, Object, ObjectKind, Plan, Program, Seen, Writes};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use tokio::time::Instant;
@@ -83,8 +83,9 @@ impl Reporter {
     ) -> Reporting {
         let Self { client, quotas, limits, stores, written } = self;
         let (quotas, limits) = (&*quotas, &*limits);
+        let found = Answers { seeded: &seeding.seeds, figures: &seeding.figures };
         let quotas = plan.verdicts.iter().enumerate().filter_map(|(index, verdict)| {
-            let status = plan::status(plan, index, &seeding.seeds, program, writes, &seeding.deletions, now);
+            let status = plan::status(plan, index, found, program, writes, &seeding.deletions, now);
             let metadata = verdict.object.metadata();
             if let Object::Limit(limit) = &verdict.object {
                 return Report::new(limits, metadata, limit.status.as_ref(), &plan::limit_status(status), written);

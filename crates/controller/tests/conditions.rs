@@ -5,7 +5,8 @@ use std::fs;
 use std::path::Path;
 
 /// Where conditions, reasons and Events get their words.
-const SOURCES: [&str; 4] = [
+const SOURCES: [&str; 5] = [
+    "crates/plan/src/conditions.rs",
     "crates/plan/src/plan.rs",
     "crates/plan/src/reason.rs",
     "crates/plan/src/status.rs",

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use plan::{Deletions, Seeded, Write, Writes};
+use plan::{Answers, Deletions, Figures, Seeded, Write, Writes};
 
 #[path = "../tests/large/mod.rs"]
 mod world;
@@ -12,6 +12,8 @@ fn main() {
     let world = world::world(10_000, 10, 1_000);
     let plan = plan::build(&world);
     let seeded = vec![Seeded::Applied; plan.seeds.len()];
+    let figures = vec![Some(Figures { balance: Some(1), used: 0 }); plan.seeds.len()];
+    let answers = Answers { seeded: &seeded, figures: &figures };
     let program = plan::program(&plan, &seeded);
     let writes: Writes = program.plugins.iter().map(|plugin| (plugin.name, Write::Done)).collect();
     let now = k8s_openapi::jiff::Timestamp::UNIX_EPOCH;
@@ -22,7 +24,7 @@ fn main() {
     measure("status of all", || {
         (0..plan.verdicts.len())
             .map(|verdict| {
-                plan::status(&plan, verdict, &seeded, &program, &writes, &Deletions::new(), now).conditions.len()
+                plan::status(&plan, verdict, answers, &program, &writes, &Deletions::new(), now).conditions.len()
             })
             .sum()
     });

@@ -3,22 +3,26 @@
 //!
 //! ```text
 //! let plan = plan::build(&world);                        // balances to seed, one verdict per object
-//! let seeded = ...                                       // I/O: each plan.seeds[i].apply(false) against its store
+//! let (seeded, figures) = ...                            // I/O: each plan.seeds[i].apply(false) against its store
 //! let program = plan::program(&plan, &seeded);           // WasmPlugins: rules whose balances are there
 //! let writes = ...                                       // I/O: each of program.plugins that differs()
 //! let deletions = ...                                    // I/O: each of plan.departures()
-//! let status = plan::status(&plan, n, &seeded, &program, &writes, &deletions, now);
+//! let answers = plan::Answers { seeded: &seeded, figures: &figures };
+//! let status = plan::status(&plan, n, answers, &program, &writes, &deletions, now);
 //! ```
 
+mod abandoned;
 mod age;
 mod auth;
 mod build;
 mod ceiling;
+mod conditions;
 mod cron;
 mod days;
 mod decode;
 mod ends;
 mod existing;
+mod figures;
 mod foreign;
 mod form;
 mod gateway;
@@ -47,6 +51,7 @@ mod world;
 pub use build::build;
 use build::owner_name;
 pub use decode::decode;
+pub use figures::Figures;
 pub use form::POLICIES;
 pub use leftovers::{Deletion, Deletions, Departure, Fate, Leftovers, Recorded};
 pub use life::{Finalizer, Leaving, Life};
@@ -54,7 +59,7 @@ pub use plan::{Access, Object, Owner, Plan, Seed, Seeded, StorePlan, StoreWarnin
 pub use program::{AI_QUOTA, AI_TOKEN_RATELIMIT, GUARD, PluginWrite, Program, program};
 pub use reason::{Reason, WaitsFor};
 pub use settings::{FailStrategy, Flavor, Guard, GuardModule, LimitModule, Module, Phase, PullPolicy, Settings};
-pub use status::{Seen, Write, Writes, limit_status, status, store_status};
+pub use status::{Answers, Seen, Write, Writes, limit_status, status, store_status};
 pub use tables::Turn;
 pub use validate::{Refusal, Refused, validate, validate_limit, validate_store};
 pub use world::{Database, Key, ObjectKind, Undecodable, World};

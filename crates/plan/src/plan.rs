@@ -334,6 +334,11 @@ pub enum Warning {
     )]
     IdentityUnguarded,
     #[error(
+        "no consumer is listed and there is no defaultQuota: every request to a metered path is refused with 403, unless \
+         somebody else put a balance of its consumer into Redis; list consumers, or give a defaultQuota"
+    )]
+    NobodyMaySpend,
+    #[error(
         "the annotation {annotation} must be 1 to 64 visible ASCII characters, for example a time: nothing is refreshed by it",
         annotation = api::REFRESH
     )]
@@ -350,6 +355,7 @@ impl Warning {
             Self::ConsumerNotAllowed { .. } => "ConsumerNotAllowed",
             Self::ForeignRule { .. } => "ForeignRule",
             Self::IdentityUnguarded => "IdentityUnguarded",
+            Self::NobodyMaySpend => "NobodyMaySpend",
             Self::RefreshUnreadable => "RefreshUnreadable",
         }
     }

@@ -12,7 +12,7 @@ pub enum Reason {
     #[error("{}", Listed(.0))]
     Invalid(Vec<Refusal>),
 
-    #[error("the object cannot be read, its last rule stays: {0}")]
+    #[error("the object cannot be read: {0}")]
     Undecodable(String),
 
     #[error("upstream's module (--flavor=upstream) cannot do what is declared: {}", Listed(.0))]
@@ -39,14 +39,32 @@ pub enum Reason {
     #[error("{} does not exist{}", Target(.target), Where(.target, .namespace))]
     TargetNotFound { target: TargetRef, namespace: String },
 
-    #[error("{} is already under the older {kind} {winner}, which differs in {field}; make them equal or remove one of the two", Target(.target))]
-    TargetConflicted { target: TargetRef, kind: ObjectKind, winner: Key, field: &'static str },
+    #[error("{} is already under the older {kind} {winner}, which differs in {field}; {}", Target(.target), Equal(.derived))]
+    TargetConflicted {
+        target: TargetRef,
+        kind: ObjectKind,
+        winner: Key,
+        field: &'static str,
+        /// Whether the field is a key prefix that the object may not choose.
+        derived: bool,
+    },
 
     #[error("{} lies in the ceiling {} of {kind} {winner}; remove it, or let that object say `allowNarrower: true`", Target(.target), Target(.ceiling))]
     Overridden { target: TargetRef, kind: ObjectKind, winner: Key, ceiling: TargetRef },
 
-    #[error("the balance of consumer {consumer} already belongs to the older AIQuota {winner}; list it in one of the two, or give one another keyPrefix{}", More(.more))]
-    ConsumerConflicted { consumer: String, winner: Key, more: usize },
+    #[error(
+        "the balance of consumer {consumer} already belongs to the older AIQuota {winner}; list it in one of the \
+         two{}{}",
+        if *.apart { ", or give one another keyPrefix" } else { "" },
+        More(.more)
+    )]
+    ConsumerConflicted {
+        consumer: String,
+        winner: Key,
+        /// Whether another key prefix would do: the object may choose one, and the two share no target.
+        apart: bool,
+        more: usize,
+    },
 
     #[error(
         "the rules of all quotas would take more than {limit} bytes in one WasmPlugin; use fewer targets or let objects share settings"
@@ -246,6 +264,19 @@ impl fmt::Display for Target<'_> {
             Some(name) => write!(f, "{} {name}", self.0.kind),
             None => write!(f, "the whole gateway"),
         }
+    }
+}
+
+/// What to do about two objects on one target that differ.
+struct Equal<'a>(&'a bool);
+
+impl fmt::Display for Equal<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if *self.0 {
+            "it is made of the first of targetRefs: let both begin with the same, or remove this target from one"
+        } else {
+            "make them equal or remove one of the two"
+        })
     }
 }
 

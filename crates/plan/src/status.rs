@@ -1,16 +1,21 @@
 //! What is reported about each object: verdict, seeds and writes in, the whole status out, which equals the one
 //! before unless something changed. Pure.
 
-use std::{collections::BTreeMap, fmt::Display};
+use std::collections::BTreeMap;
 
 use api::{
-    ABANDON_BALANCES, AiQuotaStatus, AiQuotaStoreStatus, AiTokenRateLimitStatus, Condition, Summary, TargetStatus,
+    ABANDON_BALANCES, AiQuotaStatus, AiQuotaStoreStatus, AiTokenRateLimitStatus, Summary, TargetRef, TargetStatus,
 };
-use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
+use k8s_openapi::jiff::Timestamp;
 
 use crate::{
-    AI_QUOTA, AI_TOKEN_RATELIMIT, Deletion, Deletions, Flavor, GUARD, Leaving, Life, Object, ObjectKind, Plan, Program,
-    Reason, Seeded, StorePlan, StoreWarning, Verdict, gateway::Part, manual,
+    AI_QUOTA, AI_TOKEN_RATELIMIT, Deletion, Deletions, Figures, Flavor, GUARD, Leaving, Life, Object, ObjectKind, Plan,
+    Program, Reason, Seeded, StorePlan, StoreWarning, Verdict, Warning,
+    abandoned::abandoned,
+    conditions::{Conditions, State, cut},
+    figures::{Shown, shown},
+    gateway::Part,
+    manual,
 };
 
 /// What became of each WasmPlugin of a [`Program`], by its name.
@@ -27,18 +32,22 @@ pub enum Write {
     },
 }
 
+/// What Redis said of the balances, as [`Plan::seeds`]; nothing where nothing is known.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Answers<'a> {
+    pub seeded: &'a [Seeded],
+    pub figures: &'a [Option<Figures>],
+}
+
 /// The condition that says how far a deletion is: false while rules of the object are in force, true since then.
 pub(crate) const DELETING: &str = "Deleting";
-
-/// Messages longer than this say no more to a reader.
-const LONGEST_MESSAGE: usize = 1_024;
 
 /// The status of the object of `plan.verdicts[verdict]`.
 #[must_use]
 pub fn status(
     plan: &Plan,
     verdict: usize,
-    seeded: &[Seeded],
+    answers: Answers<'_>,
     program: &Program,
     writes: &Writes,
     deletions: &Deletions,
@@ -49,9 +58,11 @@ pub fn status(
     let (rules, stands, keeps) = (&program.rules[verdict], program.stands[verdict], program.keeps[verdict]);
     let verdict = &plan.verdicts[verdict];
     let before = verdict.object.status();
-    let seeds = Seeds::of(verdict, seeded);
+    let seeds = Seeds::of(verdict, answers.seeded);
+    let Shown { consumers, exhausted } = figures(plan, verdict, answers.figures);
 
-    let accepted = accepted(verdict);
+    let abandoned = abandoned(verdict);
+    let accepted = accepted(verdict, abandoned.as_ref());
     let lost = |state| match state {
         State::Not(reason, _) if keeps && rejected(verdict) => State::Not(
             reason,
@@ -81,7 +92,7 @@ pub fn status(
     if kind == ObjectKind::AiQuota {
         conditions.state("Seeded", balances);
     }
-    conditions.state("Ready", ready);
+    conditions.ready(ready, verdict.warnings.iter().map(Warning::condition));
     if let Life::Leaves(Leaving { since: None, .. }) = verdict.life {
         // Whoever wrote this, it counts from now.
         conditions.begin(DELETING);
@@ -97,7 +108,7 @@ pub fn status(
         name: target.name.clone(),
         accepted: problem.is_none(),
         reason: problem.as_ref().map_or("Accepted", Reason::reason).to_owned(),
-        message: problem.as_ref().map(|reason| cut(reason.to_string())).unwrap_or_default(),
+        message: problem.as_ref().map(|reason| cut(said(target, reason, abandoned.as_ref()))).unwrap_or_default(),
     };
     AiQuotaStatus {
         observed_generation: verdict.object.metadata().generation,
@@ -107,20 +118,42 @@ pub fn status(
         next_refresh: verdict.next_refresh.map(|next| next.to_string()),
         refreshed: refreshed(verdict, &seeds).map(str::to_owned),
         summary: match &verdict.object {
-            Object::Read(quota) => {
-                Some(Summary { consumers: count(quota.spec.consumers.len()), seeded: count(seeds.applied) })
-            }
+            Object::Read(quota) => Some(Summary {
+                consumers: count(quota.spec.consumers.len()),
+                seeded: count(seeds.applied),
+                exhausted: count(exhausted),
+            }),
             Object::Limit(_) => None,
             Object::Undecodable(_) => before.and_then(|status| status.summary.clone()),
         },
+        consumers,
     }
 }
 
 /// What there is to say of limits, which have nothing in Redis that the controller makes.
 #[must_use]
 pub fn limit_status(status: AiQuotaStatus) -> AiTokenRateLimitStatus {
-    let AiQuotaStatus { observed_generation, conditions, targets, summary: _, next_refresh: _, refreshed: _ } = status;
+    let AiQuotaStatus {
+        observed_generation,
+        conditions,
+        targets,
+        summary: _,
+        next_refresh: _,
+        refreshed: _,
+        consumers: _,
+    } = status;
     AiTokenRateLimitStatus { observed_generation, conditions, targets }
+}
+
+/// What is shown of the balances; where Redis has not said anything yet, and where the last rule stays, what was shown
+/// before.
+fn figures(plan: &Plan, verdict: &Verdict, figures: &[Option<Figures>]) -> Shown {
+    let before = || {
+        let status = verdict.object.status().filter(|_| !verdict.seeds.is_empty() || verdict.keeps_last_rule())?;
+        let exhausted = status.summary.as_ref().map_or(0, |summary| summary.exhausted);
+        Some(Shown { consumers: status.consumers.clone(), exhausted: usize::try_from(exhausted).unwrap_or_default() })
+    };
+    shown(plan, verdict, figures).or_else(before).unwrap_or_default()
 }
 
 /// The refresh by hand that all listed consumers had.
@@ -159,39 +192,35 @@ pub fn store_status(store: &StorePlan, seen: Option<Seen<'_>>, now: Timestamp) -
         }
     };
     conditions.state("Connected", state.clone());
-    conditions.state("Ready", state);
     let evicts = seen.filter(|_| store.access.is_ok()).and_then(|seen| seen.evicts).map(str::to_owned);
-    for warning in store.warnings.iter().chain(&evicts.map(|policy| StoreWarning::MayEvict { policy })) {
+    let evicts = evicts.map(|policy| StoreWarning::MayEvict { policy });
+    let warnings = || store.warnings.iter().chain(&evicts);
+    conditions.ready(state, warnings().map(StoreWarning::condition));
+    for warning in warnings() {
         conditions.warn(warning.condition(), warning);
     }
     AiQuotaStoreStatus { observed_generation: metadata.generation, conditions: conditions.made }
 }
 
-/// What a condition says. The reason of one that holds is its type.
-#[derive(Clone)]
-enum State {
-    Is,
-    Not(&'static str, String),
-    Unknown(&'static str, String),
-}
-
-impl State {
-    fn not(reason: &Reason) -> Self {
-        Self::Not(reason.reason(), cut(reason.to_string()))
-    }
-}
-
-fn accepted(verdict: &Verdict) -> State {
-    let targets = verdict.targets.iter().filter_map(|(_, problem)| problem.as_ref());
-    let mut reasons: Vec<&Reason> = verdict.refused.iter().chain(targets).collect();
-    reasons.dedup();
-    match reasons.as_slice() {
-        [] => State::Is,
-        [first, ..] => {
-            let messages: Vec<String> = reasons.iter().map(ToString::to_string).collect();
-            State::Not(first.reason(), cut(messages.join("; ")))
+/// `abandoned`: see [`abandoned()`].
+fn accepted(verdict: &Verdict, abandoned: Option<&(&TargetRef, String)>) -> State {
+    let targets = verdict.targets.iter().filter_map(|(target, problem)| Some((problem.as_ref()?, Some(target))));
+    let reasons = verdict.refused.iter().map(|reason| (reason, None)).chain(targets);
+    let (mut first, mut messages) = (None, Vec::new());
+    for (reason, target) in reasons {
+        first.get_or_insert(reason.reason());
+        let message = target.map_or_else(|| reason.to_string(), |target| said(target, reason, abandoned));
+        if !messages.contains(&message) {
+            messages.push(message);
         }
     }
+    first.map_or(State::Is, |first| State::Not(first, cut(messages.join("; "))))
+}
+
+/// Why a target is not accepted.
+fn said(target: &TargetRef, reason: &Reason, abandoned: Option<&(&TargetRef, String)>) -> String {
+    let more = abandoned.filter(|(missing, _)| *missing == target).map(|(_, more)| more.as_str());
+    format!("{reason}{}", more.unwrap_or_default())
 }
 
 /// What became of what the gateway has to be told for one object: its own rules, and the guard, without which they
@@ -358,63 +387,6 @@ impl<'a> Seeds<'a> {
         }
         seeds
     }
-}
-
-struct Conditions<'a> {
-    before: &'a [Condition],
-    generation: Option<i64>,
-    now: Time,
-    anew: Option<&'static str>,
-    made: Vec<Condition>,
-}
-
-impl<'a> Conditions<'a> {
-    fn new(before: Option<&'a [Condition]>, generation: Option<i64>, now: Timestamp) -> Self {
-        // As the API server keeps it: without it, a status would never equal the one that was read back.
-        let now = Timestamp::from_second(now.as_second()).unwrap_or(now);
-        Self { before: before.unwrap_or_default(), generation, now: Time(now), anew: None, made: Vec::new() }
-    }
-
-    fn state(&mut self, kind: &'static str, state: State) {
-        match state {
-            State::Is => self.push(kind, "True", kind, String::new()),
-            State::Not(reason, message) => self.push(kind, "False", reason, message),
-            State::Unknown(reason, message) => self.push(kind, "Unknown", reason, message),
-        }
-    }
-
-    /// What was said of this before does not count.
-    fn begin(&mut self, kind: &'static str) {
-        self.anew = Some(kind);
-    }
-
-    fn warn(&mut self, kind: &'static str, message: &impl Display) {
-        self.push(kind, "True", kind, cut(message.to_string()));
-    }
-
-    fn push(&mut self, kind: &'static str, status: &'static str, reason: &str, message: String) {
-        let same = |before: &&Condition| before.type_ == kind && before.status == status && self.anew != Some(kind);
-        let same = self.before.iter().find(same);
-        self.made.push(Condition {
-            type_: kind.to_owned(),
-            status: status.to_owned(),
-            reason: reason.to_owned(),
-            message,
-            observed_generation: self.generation,
-            last_transition_time: same.map_or_else(|| self.now.clone(), |before| before.last_transition_time.clone()),
-        });
-    }
-}
-
-fn cut(message: String) -> String {
-    if message.len() <= LONGEST_MESSAGE {
-        return message;
-    }
-    let mut end = LONGEST_MESSAGE - 3;
-    while !message.is_char_boundary(end) {
-        end -= 1;
-    }
-    format!("{}...", &message[..end])
 }
 
 fn count(of: usize) -> i64 {

@@ -25,7 +25,15 @@ fn ten_thousand_objects_on_a_thousand_routes_make_a_thousand_policies() {
     let writes: Writes = program.plugins.iter().map(|plugin| (plugin.name, Write::Done)).collect();
     let now = k8s_openapi::jiff::Timestamp::UNIX_EPOCH;
     for verdict in 0..plan.verdicts.len() {
-        let status = plan::status(&plan, verdict, &seeded, &program, &writes, &Deletions::new(), now);
+        let status = plan::status(
+            &plan,
+            verdict,
+            plan::Answers { seeded: &seeded, figures: &[] },
+            &program,
+            &writes,
+            &Deletions::new(),
+            now,
+        );
         assert!(status.conditions.iter().all(|condition| condition.status == "True"), "{status:?}");
     }
 
@@ -41,7 +49,18 @@ fn programmed(plan: &plan::Plan, ai_quota: &Write, guard: &Write) -> Vec<String>
     let program = plan::program(plan, &seeded);
     let writes: Writes = [(AI_QUOTA, ai_quota.clone()), (plan::GUARD, guard.clone())].into();
     let now = k8s_openapi::jiff::Timestamp::UNIX_EPOCH;
-    let of = |verdict| plan::status(plan, verdict, &seeded, &program, &writes, &Deletions::new(), now).conditions;
+    let of = |verdict| {
+        plan::status(
+            plan,
+            verdict,
+            plan::Answers { seeded: &seeded, figures: &[] },
+            &program,
+            &writes,
+            &Deletions::new(),
+            now,
+        )
+        .conditions
+    };
     let all = (0..plan.verdicts.len()).map(of);
     let reason = |conditions: Vec<api::Condition>| {
         let found = conditions.into_iter().find(|condition| condition.type_ == "Programmed");

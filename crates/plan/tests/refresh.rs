@@ -65,7 +65,8 @@ fn status(plan: &Plan, seeded: &Seeded, write: &Write) -> AiQuotaStatus {
     let seeded = vec![seeded.clone(); plan.seeds.len()];
     let program = plan::program(plan, &seeded);
     let writes: Writes = [(AI_QUOTA, write.clone()), (plan::GUARD, Write::Done)].into();
-    plan::status(plan, 0, &seeded, &program, &writes, &plan::Deletions::new(), Timestamp::UNIX_EPOCH)
+    let answers = plan::Answers { seeded: &seeded, figures: &[] };
+    plan::status(plan, 0, answers, &program, &writes, &plan::Deletions::new(), Timestamp::UNIX_EPOCH)
 }
 
 fn arguments(call: &enforcement::redis::Invocation) -> String {

@@ -148,7 +148,9 @@ impl Controller {
         .await
     }
 
-    fn log_file(&self) -> PathBuf {
+    /// Where it logs to.
+    #[must_use]
+    pub fn log_file(&self) -> PathBuf {
         self.folder.path().join("log")
     }
 

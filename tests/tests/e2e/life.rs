@@ -1,8 +1,10 @@
 //! The life of a balance, from kubectl to Redis: each row of the table in docs/balances.md.
 
+use std::time::Duration;
+
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
-use testbed::{Controller, ControllerOptions, kubectl};
+use testbed::{Controller, ControllerOptions, eventually_within, kubectl};
 
 use crate::stage::{NAMESPACE, Stage, condition, quota};
 
@@ -125,6 +127,42 @@ async fn what_was_spent_stays_spent_when_quotas_and_lists_are_edited() -> Result
             Ok(())
         })
         .await
+}
+
+/// More than two polls of balances, which are a minute apart.
+const POLLS: Duration = Duration::from_secs(180);
+
+#[tokio::test]
+async fn a_key_that_was_lost_is_made_again_and_one_that_was_broken_is_named_without_any_edit() -> Result<()> {
+    const OTHER: &str = "chat_quota:aliyun-user2";
+    let stage = Stage::set().await?;
+    stage.start_controller()?;
+    spent(&stage, &json!({})).await?;
+    query::<i64>(&stage, &["DEL", OTHER]).await?;
+    query::<String>(&stage, &["SET", USER, "1e5"]).await?;
+    let quotas = stage.quotas().await?;
+    eventually_within(POLLS, "the one is there, the other is named", async || {
+        let found = stage.redis.get(OTHER).await?;
+        ensure!(found.as_deref() == Some("50000"), "it is {found:?}");
+        let seeded = condition(&quotas.get("chat").await?, "Seeded").context("no such condition")?;
+        let message = seeded["message"].as_str().unwrap_or_default();
+        ensure!(seeded["reason"] == "MalformedBalance" && message.contains(USER), "{seeded}");
+        Ok(())
+    })
+    .await?;
+    ensure!(stage.redis.get(USER).await?.as_deref() == Some("1e5"), "what was broken is left alone");
+    query::<String>(&stage, &["SET", USER, "0"]).await?;
+    let shown = json!([
+        {"name": "aliyun-user1", "quota": 10_000, "balance": 0, "used": 0},
+        {"name": "aliyun-user2", "quota": 50_000, "balance": 50_000, "used": 0},
+    ]);
+    eventually_within(POLLS, "nothing left is shown", async || {
+        let status = quotas.get("chat").await?.data["status"].clone();
+        ensure!(status["consumers"] == shown && status["summary"]["exhausted"] == 1, "{status}");
+        Ok(())
+    })
+    .await?;
+    stage.ready("chat").await
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 
 use enforcement::redis::{ApplyOutcome, Invocation, ReplyError};
 use futures::stream::{self, StreamExt};
-use plan::{Access, Plan, Seeded};
+use plan::{Access, Figures, Plan, Seeded};
 use tokio::time::{Instant, timeout};
 
 use crate::connection::{Connection, Failure, LONGEST_WAIT, address, with_reply};
@@ -14,13 +14,15 @@ const IN_FLIGHT: usize = 4;
 
 /// What became of some calls.
 pub(crate) struct Calls {
-    /// The seed's index, whether it was to be taken over, and what became of it.
-    pub(crate) done: Vec<(usize, bool, Seeded)>,
+    pub(crate) done: Vec<Done>,
     /// Why the store is of no use any more.
     pub(crate) failure: Option<Failure>,
     /// Whether there was time for all.
     pub(crate) complete: bool,
 }
+
+/// One call: the seed's index, whether it was to be taken over, what became of it, and its figures if it was applied.
+pub(crate) type Done = (usize, bool, Seeded, Option<Figures>);
 
 /// Calls for all, several round trips on the way at once; what is done when the store fails is kept. After a failure
 /// and after `deadline` nothing is asked any more.
@@ -46,7 +48,11 @@ pub(crate) async fn call_all(
             let scripts: Vec<Invocation> =
                 batch.iter().map(|&(index, takeover)| plan.seeds[index].apply(takeover).invocation()).collect();
             let replies = timeout(LONGEST_WAIT, connection.call(&scripts)).await.unwrap_or(Err(Failure::late()))?;
-            let outcomes = replies.iter().map(|reply| became(with_reply(reply, ApplyOutcome::of), access));
+            let outcomes = replies.iter().map(|reply| {
+                let reply = with_reply(reply, ApplyOutcome::of);
+                let figures = figures(&reply);
+                became(reply, access).map(|seeded| (seeded, figures))
+            });
             Ok(Some(batch.iter().copied().zip(outcomes).collect::<Vec<_>>()))
         })
         .buffered(IN_FLIGHT);
@@ -64,9 +70,9 @@ pub(crate) async fn call_all(
                 break;
             }
         };
-        for ((index, takeover), seeded) in round {
-            match seeded {
-                Ok(seeded) => outcome.done.push((index, takeover, seeded)),
+        for ((index, takeover), told) in round {
+            match told {
+                Ok((seeded, figures)) => outcome.done.push((index, takeover, seeded, figures)),
                 Err(error) => outcome.failure = Some(error),
             }
         }
@@ -75,6 +81,14 @@ pub(crate) async fn call_all(
         }
     }
     outcome
+}
+
+/// Of what was applied.
+const fn figures(reply: &Result<ApplyOutcome, ReplyError>) -> Option<Figures> {
+    match reply {
+        Ok(ApplyOutcome::Applied { changed: _, balance, used }) => Some(Figures { balance: *balance, used: *used }),
+        _ => None,
+    }
 }
 
 /// What one reply says about its seed; an error where no other call of this store would fare better.

@@ -9,11 +9,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use enforcement::redis::Grant;
-use plan::{Owner, Plan, Seed, Seeded, Turn};
+use plan::{Figures, Owner, Plan, Seed, Seeded, Turn};
 use tokio::time::Instant;
 
-/// What became of a call: the seed's index, whether it was to be taken over, and the answer.
-pub(super) type Done = (usize, bool, Seeded);
+use super::calls::Done;
 
 /// By the owner's name.
 #[derive(Default)]
@@ -27,6 +26,8 @@ struct Object {
     /// Its seeds in the plan of this round.
     seeds: Range<usize>,
     state: State,
+    /// One for each seed, as last looked at.
+    figures: Box<[Option<Figures>]>,
 }
 
 enum State {
@@ -105,10 +106,13 @@ impl Made {
             let owner = &plan.seeds[*seed].object;
             let seeds = of_one(plan, *seed);
             let object = self.0.entry(owner.name.clone()).or_insert_with(|| Object::new(plan, seeds.clone()));
-            let answers = object.opened(at);
-            while let Some((seed, takeover, seeded)) = done.next_if(|(seed, ..)| seeds.contains(seed)) {
+            object.open(at);
+            while let Some((seed, takeover, seeded, figures)) = done.next_if(|(seed, ..)| seeds.contains(seed)) {
                 let answer = Answer { seeded, turn: plan.seeds[seed].turn(), takeover, at };
-                let before = answers.get_mut(seed - seeds.start).and_then(|place| place.replace(answer));
+                if let Some(place) = object.figures.get_mut(seed - seeds.start) {
+                    *place = figures;
+                }
+                let before = object.place(seed - seeds.start).and_then(|place| place.replace(answer));
                 if let Some(Answer { seeded: Seeded::Conflict { owner }, .. }) = before.filter(|_| takeover) {
                     taken.push(owner);
                 }
@@ -118,11 +122,41 @@ impl Made {
         taken
     }
 
-    /// What became of the seeds of this store, into their places; `otherwise` where nothing is known.
-    pub(super) fn tell(&self, plan: &Plan, store: usize, otherwise: &Seeded, into: &mut [Seeded]) {
+    /// Those of an object's seeds that are applied.
+    pub(super) fn applied(&self, plan: &Plan, seeds: Range<usize>) -> Vec<usize> {
+        let first = plan.seeds[seeds.clone()].first();
+        match first.and_then(|first| self.0.get(&first.object.name)).filter(|object| object.seeds == seeds) {
+            None => Vec::new(),
+            Some(Object { state: State::Applied(_), .. }) => seeds.collect(),
+            Some(Object { state: State::Answers(answers), .. }) => {
+                let applied = |answer: &Answer| answer.seeded == Seeded::Applied;
+                let applied = seeds.zip(answers).filter(|(_, answer)| answer.as_ref().is_some_and(applied));
+                applied.map(|(seed, _)| seed).collect()
+            }
+        }
+    }
+
+    /// Whether of something applied another thing is said than before.
+    pub(super) fn is_news(&self, plan: &Plan, (seed, _, seeded, figures): &Done) -> bool {
+        let object = self.0.get(&plan.seeds[*seed].object.name);
+        let before = object.and_then(|object| object.figures.get(seed.checked_sub(object.seeds.start)?));
+        *seeded != Seeded::Applied || before != Some(figures)
+    }
+
+    /// What became of the seeds of this store, and their figures, into their places; `otherwise` where nothing is known.
+    pub(super) fn tell(
+        &self,
+        plan: &Plan,
+        store: usize,
+        otherwise: &Seeded,
+        (into, figures): (&mut [Seeded], &mut [Option<Figures>]),
+    ) {
         for seeds in objects(plan, store) {
-            let state = self.0.get(&plan.seeds[seeds.start].object.name).map(|object| &object.state);
-            match (state, &mut into[seeds]) {
+            let object = self.0.get(&plan.seeds[seeds.start].object.name);
+            if let Some(object) = object {
+                figures[seeds.clone()].copy_from_slice(&object.figures);
+            }
+            match (object.map(|object| &object.state), &mut into[seeds]) {
                 (None, places) => places.fill(otherwise.clone()),
                 (Some(State::Applied(_)), places) => places.fill(Seeded::Applied),
                 (Some(State::Answers(answers)), places) => {
@@ -148,7 +182,8 @@ impl Object {
     fn new(plan: &Plan, seeds: Range<usize>) -> Self {
         let of = &plan.seeds[seeds.clone()];
         let state = State::Answers(vec![None; of.len()].into());
-        Self { owner: of[0].object.clone(), stamp: stamp(of), seeds, state }
+        let figures = vec![None; of.len()].into();
+        Self { owner: of[0].object.clone(), stamp: stamp(of), seeds, state, figures }
     }
 
     /// Whether it says what would come of these seeds, which are those of one object.
@@ -168,15 +203,18 @@ impl Object {
         answers.get(seed.checked_sub(self.seeds.start)?)?.as_ref()
     }
 
-    /// A place for the answer of each seed.
-    fn opened(&mut self, at: Instant) -> &mut [Option<Answer>] {
+    /// Makes a place for the answer of each seed.
+    fn open(&mut self, at: Instant) {
         if let State::Applied(turn) = self.state {
             let applied = Answer { seeded: Seeded::Applied, turn, takeover: false, at };
             self.state = State::Answers(vec![Some(applied); self.seeds.len()].into());
         }
+    }
+
+    fn place(&mut self, at: usize) -> Option<&mut Option<Answer>> {
         match &mut self.state {
-            State::Answers(answers) => answers,
-            State::Applied(_) => &mut [],
+            State::Answers(answers) => answers.get_mut(at),
+            State::Applied(_) => None,
         }
     }
 
@@ -315,12 +353,17 @@ pub(super) mod tests {
 
     fn told(made: &Made, plan: &Plan) -> Vec<Seeded> {
         let mut told = vec![Seeded::Pending; plan.seeds.len()];
-        made.tell(plan, 0, &Seeded::Pending, &mut told);
+        let mut figures = vec![None; plan.seeds.len()];
+        made.tell(plan, 0, &Seeded::Pending, (&mut told, &mut figures));
         told
     }
 
+    fn left(balance: i64) -> Option<Figures> {
+        Some(Figures { balance: Some(balance), used: 0 })
+    }
+
     fn applied(seeds: impl IntoIterator<Item = usize>) -> Vec<Done> {
-        seeds.into_iter().map(|seed| (seed, false, Seeded::Applied)).collect()
+        seeds.into_iter().map(|seed| (seed, false, Seeded::Applied, left(7))).collect()
     }
 
     #[tokio::test(start_paused = true)]
@@ -362,14 +405,34 @@ pub(super) mod tests {
         let (plan, mut made) = (plan(1), Made::default());
         let conflict = |owner: &str| Seeded::Conflict { owner: owner.to_owned() };
         let answers = [Seeded::Malformed { found: "text".to_owned() }, conflict("other/a/b"), conflict("c/a/b")];
-        let done = answers.into_iter().enumerate().map(|(seed, answer)| (seed, false, answer));
+        let done = answers.into_iter().enumerate().map(|(seed, answer)| (seed, false, answer, None));
         let then = Instant::now();
         made.record(&plan, done.chain(applied(3..4)).collect(), then);
         assert_eq!(made.open(&plan, 0, PATIENCE), [2], "c is this cluster");
         assert_eq!(made.conflict(&plan, 2), Some("c/a/b"));
         assert_eq!(made.unmade().collect::<Vec<_>>(), [then; 3]);
-        assert_eq!(made.record(&plan, vec![(2, true, Seeded::Applied)], Instant::now()), ["c/a/b"]);
+        assert_eq!(made.record(&plan, vec![(2, true, Seeded::Applied, left(7))], Instant::now()), ["c/a/b"]);
         tokio::time::advance(PATIENCE).await;
         assert_eq!(made.open(&plan, 0, PATIENCE), [0, 1]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_looked_at_again_is_news_if_it_was_spent_lost_or_broken() {
+        let (plan, mut made) = (plan(1), Made::default());
+        made.record(&plan, applied(0..3), Instant::now());
+        made.begin(&plan, 0);
+        assert_eq!(made.applied(&plan, 0..2), [0, 1]);
+        assert_eq!(made.applied(&plan, 2..4), [2], "the other has no answer yet");
+        assert!(applied(0..3).iter().all(|done| !made.is_news(&plan, done)));
+        let spent = (0, false, Seeded::Applied, left(6));
+        let broken = (1, false, Seeded::Malformed { found: "text".to_owned() }, None);
+        assert!(made.is_news(&plan, &spent) && made.is_news(&plan, &broken));
+        made.record(&plan, vec![spent.clone(), broken], Instant::now());
+        assert!(!made.is_news(&plan, &spent));
+        let (mut told, mut figures) = (vec![Seeded::Pending; 4], vec![None; 4]);
+        made.tell(&plan, 0, &Seeded::Pending, (&mut told, &mut figures));
+        assert_eq!(figures, [left(6), None, left(7), None]);
+        assert!(matches!(told[1], Seeded::Malformed { .. }));
+        assert_eq!(made.applied(&plan, 0..2), [0], "what is broken is asked for by the rounds");
     }
 }

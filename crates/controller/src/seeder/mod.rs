@@ -6,15 +6,17 @@ mod database;
 mod index;
 mod leaving;
 mod made;
+mod poll;
 mod store;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use plan::{Access, Deletion, Deletions, Departure, Key, Leftovers, Plan, Seeded, StorePlan};
+use plan::{Access, Deletion, Deletions, Departure, Figures, Key, Leftovers, Plan, Seeded, StorePlan};
 use tokio::time::Instant;
 
 use crate::connection::LONGEST_WAIT;
 use database::{Database, Member};
+use poll::Poll;
 use store::Store;
 
 /// What one round came to.
@@ -25,6 +27,8 @@ pub(crate) struct Seeding {
     pub(crate) evicts: Vec<Option<String>>,
     /// As [`Plan::seeds`].
     pub(crate) seeds: Vec<Seeded>,
+    /// As [`Plan::seeds`]: what each was when it was last looked at.
+    pub(crate) figures: Vec<Option<Figures>>,
     /// How far the balances are of objects that are deleted with them.
     pub(crate) deletions: Deletions,
     /// The highest term with which somebody else settled leftovers.
@@ -52,6 +56,7 @@ pub(crate) struct Seeder {
     databases: HashMap<String, Database>,
     /// Whether all stores are to be asked which database they are: one was found to be another.
     asks_all: bool,
+    poll: Poll,
 }
 
 impl Seeder {
@@ -81,8 +86,9 @@ impl Seeder {
         let made = groups.iter_mut().map(|(database, members)| database.make(members, plan, held, deadline));
         futures::future::join_all(made).await;
         let mut seeds = vec![Seeded::Pending; plan.seeds.len()];
+        let mut figures = vec![None; plan.seeds.len()];
         for Member { index, store } in groups.iter().flat_map(|(_, members)| members) {
-            store.tell(plan, *index, &mut seeds);
+            store.tell(plan, *index, (&mut seeds, &mut figures));
         }
         let settled = groups
             .iter_mut()
@@ -99,7 +105,7 @@ impl Seeder {
             self.databases.extend(found.map(|found| (found.id, database)));
             self.stores.extend(members.into_iter().map(|member| (name(plan, member.index), member.store)));
         }
-        Some(self.outcome(plan, departures, seeds, (newer, again)))
+        Some(self.outcome(plan, departures, (seeds, figures), (newer, again)))
     }
 
     /// Connects to the stores of the plan where that is due, and asks them which database they are.
@@ -157,7 +163,7 @@ impl Seeder {
         &self,
         plan: &Plan,
         departures: &[Departure],
-        seeds: Vec<Seeded>,
+        (seeds, figures): (Vec<Seeded>, Vec<Option<Figures>>),
         (newer, again): (Option<i64>, Option<Instant>),
     ) -> Seeding {
         let of = |index: usize| self.stores.get(&name(plan, index)).filter(|_| plan.stores[index].access.is_ok());
@@ -181,6 +187,7 @@ impl Seeder {
             stores: stores.clone().map(|index| of(index).map(Store::answers)).collect(),
             evicts: stores.map(|index| of(index).and_then(|store| store.evicts.clone())).collect(),
             seeds,
+            figures,
             deletions,
             newer,
             again,

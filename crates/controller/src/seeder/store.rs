@@ -1,9 +1,10 @@
 //! One store: what it should hold in, calls to its Redis, and what became of each balance out. Remembers what it
 //! applied, so that unchanged objects cost Redis nothing. I/O: Redis.
 
+use std::ops::Range;
 use std::time::Duration;
 
-use plan::{Access, Database, Plan, Seeded};
+use plan::{Access, Database, Figures, Plan, Seeded};
 use tokio::time::{Instant, timeout};
 
 use super::calls::{Calls, call_all};
@@ -35,8 +36,16 @@ pub(super) struct Store {
 }
 
 enum Link {
-    Up { connection: Connection, checked: Instant },
-    Down { error: Option<Failure>, retry: Instant },
+    Up {
+        connection: Connection,
+        checked: Instant,
+    },
+    /// The connection broke, as it may have done while it was idle: another is tried before anything is said.
+    Broken,
+    Down {
+        error: Option<Failure>,
+        retry: Instant,
+    },
 }
 
 impl Store {
@@ -53,8 +62,8 @@ impl Store {
         }
     }
 
-    /// What became of the store's seeds, into their places among all.
-    pub(super) fn tell(&self, plan: &Plan, store: usize, into: &mut [Seeded]) {
+    /// What became of the store's seeds, and their figures as last looked at, into their places among all.
+    pub(super) fn tell(&self, plan: &Plan, store: usize, into: (&mut [Seeded], &mut [Option<Figures>])) {
         let error = self.answers().err().map(|error| format!("{}: {error}", address(&self.access)));
         let otherwise = error.map_or(Seeded::Pending, |error| Seeded::Unreachable { error });
         self.made.tell(plan, store, &otherwise, into);
@@ -110,7 +119,7 @@ impl Store {
     pub(super) fn connection(&self) -> Option<&Connection> {
         match &self.link {
             Link::Up { connection, .. } => Some(connection),
-            Link::Down { .. } => None,
+            Link::Broken | Link::Down { .. } => None,
         }
     }
 
@@ -129,7 +138,7 @@ impl Store {
     pub(super) async fn reach(&mut self, at_once: bool) -> bool {
         let lost = timeout(LONGEST_WAIT, self.try_to_reach(at_once)).await;
         lost.unwrap_or_else(|_| {
-            self.lost(Failure::late());
+            self.is_down(Failure::late());
             false
         })
     }
@@ -151,6 +160,7 @@ impl Store {
                     Err(_) => self.connect().await,
                 }
             }
+            Link::Broken => self.connect().await,
             Link::Down { retry, .. } if *retry <= now => self.connect().await,
             Link::Up { .. } | Link::Down { .. } => false,
         }
@@ -160,7 +170,7 @@ impl Store {
         let (connection, database) = match self.open().await {
             Ok(opened) => opened,
             Err(error) => {
-                self.lost(error);
+                self.is_down(error);
                 return false;
             }
         };
@@ -189,10 +199,22 @@ impl Store {
         true
     }
 
+    /// A call failed.
     pub(super) fn lost(&mut self, error: Failure) {
+        // Once: where every connection breaks, the next is tried after a pause.
+        if error.is_of_the_connection() && self.failures == 0 {
+            tracing::debug!(address = address(&self.access), %error, "the connection to Redis broke");
+            self.failures = 1;
+            self.link = Link::Broken;
+        } else {
+            self.is_down(error);
+        }
+    }
+
+    fn is_down(&mut self, error: Failure) {
         let wait = LONGEST_BACKOFF.min(SHORTEST_BACKOFF * 2u32.saturating_pow(self.failures.min(10)));
         self.failures = self.failures.saturating_add(1);
-        tracing::warn!(address = address(&self.access), %error, "Redis does not answer, next attempt in {wait:?}");
+        tracing::warn!(address = address(&self.access), %error, "Redis cannot be used, next attempt in {wait:?}");
         self.link = Link::Down { error: Some(error), retry: Instant::now() + wait };
     }
 
@@ -214,7 +236,7 @@ impl Store {
             // Owners that turn out to be gone: the planner knows who lives.
             let dead: Vec<usize> = done
                 .iter()
-                .filter(|(_, takeover, seeded)| match seeded {
+                .filter(|(_, takeover, seeded, _)| match seeded {
                     Seeded::Conflict { owner } => !takeover && plan.may_take_over(owner),
                     _ => false,
                 })
@@ -237,9 +259,24 @@ impl Store {
         failure.map_or(Ok(()), Err)
     }
 
+    /// Makes again what it made of these objects' seeds: where all is as it should be, that tells only what is left.
+    /// Whether something is otherwise than it was told.
+    pub(super) async fn look(&mut self, plan: &Plan, objects: &[Range<usize>], deadline: Instant) -> bool {
+        let Link::Up { connection, .. } = &self.link else { return false };
+        let made: Vec<usize> = objects.iter().cloned().flat_map(|seeds| self.made.applied(plan, seeds)).collect();
+        let calls = made.into_iter().map(|index| (index, false));
+        let Calls { done, failure, complete: _ } = call_all(connection, &self.access, plan, calls, deadline).await;
+        let is_news = done.iter().any(|done| self.made.is_news(plan, done)) || failure.is_some();
+        self.made.record(plan, done, Instant::now());
+        if let Some(error) = failure {
+            self.lost(error);
+        }
+        is_news
+    }
+
     pub(super) fn answers(&self) -> Result<(), String> {
         match &self.link {
-            Link::Up { .. } => Ok(()),
+            Link::Up { .. } | Link::Broken => Ok(()),
             Link::Down { error, .. } => {
                 Err(error.as_ref().map_or_else(|| "not asked yet".to_owned(), ToString::to_string))
             }
@@ -248,6 +285,7 @@ impl Store {
 
     pub(super) fn again(&self) -> Instant {
         let check = match &self.link {
+            Link::Broken => return Instant::now(),
             Link::Up { .. } if self.unfinished => return Instant::now(),
             Link::Up { checked, .. } => *checked + CHECK_EVERY,
             // Nothing can be tried before that, however long it is due.
@@ -280,10 +318,25 @@ mod tests {
     async fn a_balance_that_could_not_be_made_is_not_tried_again_before_its_store_is_back() {
         let mut store = Store::new(access(1, Duration::from_secs(1)));
         let malformed = Seeded::Malformed { found: "text".to_owned() };
-        store.made.record(&super::super::made::tests::plan(1), vec![(0, false, malformed)], Instant::now());
+        store.made.record(&super::super::made::tests::plan(1), vec![(0, false, malformed, None)], Instant::now());
         tokio::time::advance(TRY_AGAIN * 2).await;
         let retry = Instant::now() + LONGEST_BACKOFF;
         store.link = Link::Down { error: None, retry };
         assert_eq!(store.again(), retry);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_breaks_says_nothing_before_another_was_tried() {
+        let mut store = Store::new(access(1, Duration::from_secs(1)));
+        let broken = || Failure::from(redis::RedisError::from(std::io::Error::from(std::io::ErrorKind::BrokenPipe)));
+        store.lost(broken());
+        assert_eq!((store.answers(), store.again()), (Ok(()), Instant::now()), "another is tried at once");
+        // Nobody listens on port 1.
+        store.reach(false).await;
+        let said = store.answers().unwrap_err();
+        assert!(said.contains("refused"), "{said}");
+        assert!(store.again() > Instant::now());
+        store.lost(broken());
+        assert!(store.answers().is_err(), "where every connection breaks, that is said");
     }
 }

@@ -42,8 +42,12 @@ impl<K: Kind> Draft<K> {
         };
         for Lost { by, target, winner, why } in lost {
             let winner = self.verdicts[self.policies[winner].verdict].key.clone();
+            let may_choose = world.settings.trusts(&self.verdicts[self.policies[by].verdict].key.namespace);
             self.refuse(by, target, |target| match why {
-                Why::Differs(field) => Reason::TargetConflicted { target, kind: K::KIND, winner, field },
+                Why::Differs(field) => {
+                    let derived = field == K::CHOICE.0.trim_start_matches("spec.") && !may_choose;
+                    Reason::TargetConflicted { target, kind: K::KIND, winner, field, derived }
+                }
                 Why::Under(slot) => {
                     Reason::Overridden { target, kind: K::KIND, winner, ceiling: slots[slot].what.target() }
                 }

@@ -27,7 +27,7 @@ impl<K: Kind> Draft<K> {
             }
             match understood(verdict, around) {
                 Ok(object) => self.take(index, &object, around),
-                Err(reason) => self.keep(index, &reason, around),
+                Err(reasons) => self.keep(index, reasons, around),
             }
         }
     }
@@ -69,15 +69,17 @@ impl<K: Kind> Draft<K> {
     }
 
     /// It cannot be taken at its word, and keeps its last rule: nothing becomes free by a typo.
-    fn keep(&mut self, index: usize, reason: &Reason, around: &Surroundings<'_, '_, K>) {
+    fn keep(&mut self, index: usize, reasons: Vec<Reason>, around: &Surroundings<'_, '_, K>) {
         let Surroundings { world, form: _, existing: _, stores, targets } = *around;
         let verdict = &mut self.verdicts[index];
         let name = verdict.key.to_string();
         let kept = kept::<K>(verdict, &name, around);
-        verdict.refused.push(reason.clone());
+        verdict.refused = reasons;
         verdict.targets = kept.targets;
         let Some(Last { settings, named, derived, refuses }) = kept.last else {
-            if let (Some(object), Reason::NotTrusted { .. }) = (K::of(&verdict.object), reason) {
+            if let (Some(object), Some(reason @ Reason::NotTrusted { .. })) =
+                (K::of(&verdict.object), verdict.refused.first())
+            {
                 let refused = |(at, target)| {
                     let matched = targets.matched(&verdict.key.namespace, at, target);
                     (target.clone(), Some(matched.err().unwrap_or_else(|| reason.clone())))
@@ -90,7 +92,7 @@ impl<K: Kind> Draft<K> {
         let refusing = refuses.as_ref().map(|reason| format!("{}: {}", reason.reason(), K::CHOICE.0));
         let unavailable = refusing.or_else(|| unavailable(K::store(&settings), stores));
         if let Some(refuses) = &refuses
-            && refuses != reason
+            && !verdict.refused.contains(refuses)
         {
             verdict.refused.push(refuses.clone());
         }
@@ -112,25 +114,37 @@ impl<K: Kind> Draft<K> {
     }
 }
 
-/// The object as it is to be enforced, or why it cannot be taken at its word.
-fn understood<K: Kind>(verdict: &Verdict, around: &Surroundings<'_, '_, K>) -> Result<Arc<K::Object>, Reason> {
+/// The object as it is to be enforced, or all that has to be mended before it can be taken at its word.
+fn understood<K: Kind>(verdict: &Verdict, around: &Surroundings<'_, '_, K>) -> Result<Arc<K::Object>, Vec<Reason>> {
     let Some(object) = K::of(&verdict.object) else {
         let error = verdict.object.error().unwrap_or_default();
-        return Err(Reason::Undecodable(error.to_owned()));
+        return Err(vec![Reason::Undecodable(error.to_owned())]);
     };
-    K::validate(object).map_err(Reason::Invalid)?;
-    let unsupported = around.form.unsupported(object);
+    let mut reasons: Vec<Reason> = K::validate(object).err().map(Reason::Invalid).into_iter().collect();
+    let readable = reasons.is_empty();
+    let unsupported = if readable { around.form.unsupported(object) } else { Vec::new() };
     if !unsupported.is_empty() {
-        return Err(Reason::NotSupportedByPlugin(unsupported));
+        reasons.push(Reason::NotSupportedByPlugin(unsupported));
     }
     if K::module(&around.world.settings).is_none() {
         return Err(Reason::NoModule);
     }
     let namespace = &verdict.key.namespace;
     if K::chosen(object) && !around.world.settings.trusts(namespace) {
-        return Err(Reason::choice_not_trusted::<K>(namespace));
+        reasons.push(Reason::choice_not_trusted::<K>(namespace));
     }
-    Ok(object.clone())
+    if reasons.is_empty() {
+        return Ok(object.clone());
+    }
+    let names_targets = |reason: &Reason| match reason {
+        Reason::Invalid(refusals) => refusals.iter().any(|refusal| refusal.field.starts_with("spec.targetRefs")),
+        _ => false,
+    };
+    if !reasons.iter().any(names_targets) {
+        let targets = K::targets(object).iter().enumerate();
+        reasons.extend(targets.filter_map(|(at, target)| around.targets.matched(namespace, at, target).err()));
+    }
+    Err(reasons)
 }
 
 /// It limits nothing any more: its rules are the first that go.

@@ -10,7 +10,7 @@ use enforcement::redis::{Balance, Grant};
 
 use super::{Draft, Former};
 use crate::{
-    Reason, Seed, World,
+    Reason, Seed, Warning, World,
     existing::Existing,
     gateway::Matcher,
     kind::{Kind as _, Quota},
@@ -63,6 +63,7 @@ impl Draft<Quota> {
         for holder in slots.iter().flat_map(|slot| &slot.holders) {
             in_force[holder.by] = true;
         }
+        self.warn(slots);
         let mut seeding = Vec::with_capacity(self.policies.len());
         let consumers = self.verdicts.iter().map(|verdict| verdict.object.consumers().len());
         let mut seeds = Vec::with_capacity(consumers.sum());
@@ -91,7 +92,7 @@ impl Draft<Quota> {
             seeding.push(by);
         }
         let lost = self.lost(&seeding, &seeds, stores);
-        if lost.is_empty() { seeds } else { self.without(&seeding, seeds, &lost) }
+        if lost.is_empty() { seeds } else { self.without(&seeding, seeds, &lost, (world, slots)) }
     }
 
     /// The seeds whose balance an older object has, and the policy of that.
@@ -110,7 +111,38 @@ impl Draft<Quota> {
         lost
     }
 
-    fn without(&mut self, seeding: &[usize], seeds: Vec<Seed>, lost: &HashMap<usize, usize>) -> Vec<Seed> {
+    /// Says so to those whose rules let nobody spend: neither they nor who shares a target with them list anybody.
+    fn warn(&mut self, slots: &[Slot<Matcher>]) {
+        let lists = |by: usize| !self.verdicts[self.policies[by].verdict].object.consumers().is_empty();
+        let is_closed = |by: &usize| {
+            let policy = &self.policies[*by];
+            let refuses = !policy.settings.ends.observes();
+            refuses && !policy.kept && policy.settings.default_quota.is_none() && !lists(*by)
+        };
+        let holders = |slot: &Slot<Matcher>| slot.holders.iter().map(|holder| holder.by).collect::<Vec<_>>();
+        let mut closed: BTreeSet<usize> = slots.iter().flat_map(holders).filter(is_closed).collect();
+        if closed.is_empty() {
+            return;
+        }
+        for together in slots.iter().map(holders).filter(|together| together.iter().any(|by| lists(*by))) {
+            closed.retain(|by| !together.contains(by));
+        }
+        for by in closed {
+            self.verdicts[self.policies[by].verdict].warnings.push(Warning::NobodyMaySpend);
+        }
+    }
+
+    fn without(
+        &mut self,
+        seeding: &[usize],
+        seeds: Vec<Seed>,
+        lost: &HashMap<usize, usize>,
+        (world, slots): (&World, &[Slot<Matcher>]),
+    ) -> Vec<Seed> {
+        let share = |one: usize, other: usize| {
+            let holds = |slot: &Slot<Matcher>, by| slot.holders.iter().any(|holder| holder.by == by);
+            slots.iter().any(|slot| holds(slot, one) && holds(slot, other))
+        };
         let mut kept = Vec::with_capacity(seeds.len());
         let mut all = seeds.into_iter().enumerate();
         for by in seeding {
@@ -125,10 +157,12 @@ impl Draft<Quota> {
             }
             self.verdicts[verdict].seeds = begin..kept.len();
             if let Some((winner, consumer)) = conflicts.first() {
+                let may_choose = world.settings.trusts(&self.verdicts[verdict].key.namespace);
+                let apart = may_choose && !conflicts.iter().any(|(winner, _)| share(*by, *winner));
                 let winner = self.verdicts[self.policies[*winner].verdict].key.clone();
                 let verdict = &mut self.verdicts[verdict];
                 let consumer = verdict.object.consumers()[*consumer].name.clone();
-                verdict.refused.push(Reason::ConsumerConflicted { consumer, winner, more: conflicts.len() - 1 });
+                verdict.refused.push(Reason::ConsumerConflicted { consumer, winner, apart, more: conflicts.len() - 1 });
             }
         }
         kept

@@ -11,8 +11,8 @@ use k8s_openapi::api::{core::v1::Secret, networking::v1::Ingress};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use plan::{
-    Access, Database, FailStrategy, Flavor, Guard, GuardModule, Key, LimitModule, Module, Object, ObjectKind, Phase,
-    PullPolicy, Seeded, Settings, StorePlan, Undecodable, Verdict, World, Write, Writes,
+    Access, Database, FailStrategy, Figures, Flavor, Guard, GuardModule, Key, LimitModule, Module, Object, ObjectKind,
+    Phase, PullPolicy, Seeded, Settings, StorePlan, Undecodable, Verdict, World, Write, Writes,
 };
 use serde::Deserialize;
 use serde_json::Value;
@@ -69,6 +69,9 @@ struct Step {
     /// How seeds are answered, by balance; `all` for the others. Applied unless said otherwise.
     #[serde(default)]
     redis: BTreeMap<String, String>,
+    /// What is left of balances that are applied; all of the grant unless said otherwise.
+    #[serde(default)]
+    left: BTreeMap<String, i64>,
     /// What Redis says which database it is, by host; null where it is not reached. The host unless said otherwise.
     #[serde(default)]
     databases: BTreeMap<String, Option<String>>,
@@ -92,6 +95,9 @@ struct Expect {
     conditions: BTreeMap<String, Vec<String>>,
     #[serde(default)]
     stores: BTreeMap<String, Vec<String>>,
+    /// By object, how many consumers are exhausted, then those that are shown, as in `user1 3 of 10, 7 used`.
+    #[serde(default)]
+    consumers: BTreeMap<String, Vec<Value>>,
     /// Values in the ai-quota WasmPlugin's `defaultConfig.aiquota` by JSON pointer.
     #[serde(default)]
     config: BTreeMap<String, Value>,
@@ -128,7 +134,7 @@ pub(crate) fn play(scenario: &Scenario, flavor: Flavor) {
         for object in &step.put {
             put(&mut world, object.clone(), &at);
         }
-        let answers = (&step.redis, &step.databases);
+        let answers = (&step.redis, &step.left, &step.databases);
         let written = run(&mut world, &mut index, answers, clock, &at);
         assert!(written <= 3, "{at}");
         check(&world, &index, step, scenario.of_limits, &at);
@@ -170,7 +176,7 @@ fn statuses(world: &World) -> Vec<Value> {
 fn run(
     world: &mut World,
     index: &mut Index,
-    (redis, databases): (&BTreeMap<String, String>, &BTreeMap<String, Option<String>>),
+    (redis, left, databases): (&BTreeMap<String, String>, &BTreeMap<String, i64>, &BTreeMap<String, Option<String>>),
     seconds: usize,
     at: &str,
 ) -> usize {
@@ -180,6 +186,8 @@ fn run(
     let plan = plan::build(world);
     index::finalize(world, &plan);
     let seeded: Vec<Seeded> = plan.seeds.iter().map(|seed| answer(redis, &seed.balance.to_string())).collect();
+    let figures: Vec<_> = plan.seeds.iter().zip(&seeded).map(|(seed, seeded)| figures(left, seed, seeded)).collect();
+    let answers = plan::Answers { seeded: &seeded, figures: &figures };
     index.record(&plan, &seeded);
     let up = |store: &StorePlan| {
         let found = store.database.as_ref().is_some_and(|database| database.is_there);
@@ -204,7 +212,7 @@ fn run(
     }
     let writes: Writes = program.plugins.iter().map(|plugin| (plugin.name, Write::Done)).collect();
     for index in 0..plan.verdicts.len() {
-        let status = plan::status(&plan, index, &seeded, &program, &writes, &deletions, now);
+        let status = plan::status(&plan, index, answers, &program, &writes, &deletions, now);
         let status: api::AiQuotaStatus = serde_json::from_value(serde_json::to_value(status).unwrap()).unwrap();
         let key = &plan.verdicts[index].key;
         match &plan.verdicts[index].object {
@@ -261,11 +269,22 @@ fn answer(redis: &BTreeMap<String, String>, balance: &str) -> Seeded {
     }
 }
 
+fn figures(left: &BTreeMap<String, i64>, seed: &plan::Seed, seeded: &Seeded) -> Option<Figures> {
+    let grant = match seed.grant {
+        Grant::Tokens(tokens) => Some(tokens),
+        Grant::Unlimited => None,
+    };
+    let balance = left.get(&seed.balance.to_string()).copied().or(grant);
+    let used = grant.zip(balance).map_or(0, |(grant, balance)| grant - balance);
+    (*seeded == Seeded::Applied).then_some(Figures { balance, used })
+}
+
 fn check(world: &World, index: &Index, step: &Step, of_limits: bool, at: &str) {
     let plugin = |name: &str| world.plugins.iter().find(|found| found.metadata.name.as_deref() == Some(name));
     let ours = if of_limits { plan::AI_TOKEN_RATELIMIT } else { plan::AI_QUOTA };
     let ai_quota = plugin(ours);
-    let Expect { rules, seeds, recorded, objects, conditions, stores, config, plugin: values, guard } = &step.expect;
+    let Expect { rules, seeds, recorded, objects, conditions, stores, consumers, config, plugin: values, guard } =
+        &step.expect;
     if let Some(recorded) = recorded {
         assert_eq!(&index.shown(), recorded, "{at}: recorded balances");
     }
@@ -306,6 +325,17 @@ fn check(world: &World, index: &Index, step: &Step, of_limits: bool, at: &str) {
     for (object, expected) in conditions {
         let status = statuses.get(object).unwrap_or_else(|| panic!("{at}: no object {object}"));
         conditions_are(status.as_ref().unwrap(), expected, &format!("{at}, {object}"));
+    }
+    for (object, expected) in consumers {
+        let status = statuses.get(object).and_then(|status| status.as_ref());
+        let status = status.unwrap_or_else(|| panic!("{at}: no status of {object}"));
+        let shown = status.consumers.iter().map(|one| {
+            let shown = |tokens: Option<i64>| tokens.map_or("unlimited".to_owned(), |tokens| tokens.to_string());
+            format!("{} {} of {}, {} used", one.name, shown(one.balance), shown(one.quota), one.used).into()
+        });
+        let exhausted = status.summary.as_ref().map_or(0, |summary| summary.exhausted);
+        let found: Vec<Value> = [exhausted.into()].into_iter().chain(shown).collect();
+        assert_eq!(&found, expected, "{at}, {object}");
     }
     for (object, expected) in stores {
         let found = world.stores.iter().find(|store| Key::of(&store.metadata).to_string() == *object);

@@ -159,6 +159,7 @@ impl System {
         let body = r#"{"model":"qwen-max","messages":[{"role":"user","content":"Hello"}]}"#;
         println!("  curl -H 'x-api-key: user2-key' {}{CHAT} -d '{body}'", self.gateway.url());
         println!("  redis-cli -u {} GET chat_quota:aliyun-user2", self.redis.url());
+        println!("  tail -f {}   # what the controller logs", self.controller.log_file().display());
         println!("\nCtrl-C ends it.");
     }
 }

@@ -127,7 +127,7 @@ fn understood<K: Kind>(verdict: &Verdict, around: &Surroundings<'_, '_, K>) -> R
         reasons.push(Reason::NotSupportedByPlugin(unsupported));
     }
     if K::module(&around.world.settings).is_none() {
-        return Err(Reason::NoModule);
+        return Err(vec![Reason::NoModule]);
     }
     let namespace = &verdict.key.namespace;
     if K::chosen(object) && !around.world.settings.trusts(namespace) {

@@ -327,7 +327,8 @@ fn check(world: &World, index: &Index, step: &Step, of_limits: bool, at: &str) {
         conditions_are(status.as_ref().unwrap(), expected, &format!("{at}, {object}"));
     }
     for (object, expected) in consumers {
-        let status = statuses.get(object).and_then(|status| status.as_ref());
+        let quota = world.quotas.iter().find(|quota| Key::of(&quota.metadata).to_string() == *object);
+        let status = quota.and_then(|quota| quota.status.as_ref());
         let status = status.unwrap_or_else(|| panic!("{at}: no status of {object}"));
         let shown = status.consumers.iter().map(|one| {
             let shown = |tokens: Option<i64>| tokens.map_or("unlimited".to_owned(), |tokens| tokens.to_string());

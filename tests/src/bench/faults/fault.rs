@@ -93,8 +93,9 @@ impl Fault {
 
     /// More lines for the configuration of Redis.
     pub(super) fn configuration(self, folder: &std::path::Path) -> Vec<String> {
-        // What was booked survives a kill.
-        let mut lines = vec!["appendonly yes".to_owned(), "auto-aof-rewrite-percentage 0".to_owned()];
+        // What was booked survives a kill: with `everysec` a write may be put off for two seconds after its reply.
+        let lines = ["appendonly yes", "appendfsync no", "auto-aof-rewrite-percentage 0"];
+        let mut lines = lines.map(str::to_owned).to_vec();
         match self {
             // Answers between any two keys, and takes longer than anybody waits.
             Self::Loading => lines.extend(

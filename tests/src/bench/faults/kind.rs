@@ -10,6 +10,8 @@ use serde_json::{Value, json};
 pub struct Kind {
     pub name: &'static str,
     enforces: Enforces,
+    /// What its objects say of a store that fails; nothing: what is usual.
+    on_store_failure: Option<&'static str>,
     /// What requests are answered while the store fails.
     failing: &'static str,
 }
@@ -30,10 +32,21 @@ const LIMITED: &str = "429 Too many requests";
 const QUOTA_UNAVAILABLE: &str = "503 Quota store unavailable";
 
 impl Kind {
-    pub const ALL: [Self; 2] = [
-        Self { name: "AIQuota", enforces: Enforces::Quota, failing: QUOTA_UNAVAILABLE },
-        Self { name: "AITokenRateLimit", enforces: Enforces::Limit, failing: ADMITTED },
+    pub const ALL: [Self; 3] = [
+        Self { name: "AIQuota", enforces: Enforces::Quota, on_store_failure: None, failing: QUOTA_UNAVAILABLE },
+        Self {
+            name: "AIQuota, onStoreFailure: Admit",
+            enforces: Enforces::Quota,
+            on_store_failure: Some("Admit"),
+            failing: ADMITTED,
+        },
+        Self { name: "AITokenRateLimit", enforces: Enforces::Limit, on_store_failure: None, failing: ADMITTED },
     ];
+
+    /// Whether its objects leave to the kind what becomes of requests while the store fails.
+    pub(super) const fn is_usual(&self) -> bool {
+        self.on_store_failure.is_none()
+    }
 
     /// What a request is answered that is let through.
     #[must_use]
@@ -83,7 +96,7 @@ impl Kind {
             store["password"] = json!(password);
         }
         let paths = ["/v1/chat/completions"];
-        let policy = match self.enforces {
+        let mut policy = match self.enforces {
             Enforces::Quota => {
                 json!({"store": "s", "keyPrefix": BALANCE, "owner": "c/n/q", "paths": paths, "defaultQuota": tokens})
             }
@@ -93,6 +106,9 @@ impl Kind {
                 json!({"store": "s", "ruleName": "faults", "paths": paths, "rules": rules})
             }
         };
+        if let Some(ends) = self.on_store_failure {
+            policy["ends"] = json!({"onStoreFailure": ends});
+        }
         json!({"version": 1, "stores": {"s": store}, "policies": {"n/q": policy}})
     }
 

@@ -17,7 +17,8 @@ use crate::wait::eventually;
 /// How to start the controller.
 #[derive(Clone, Debug, Default)]
 pub struct ControllerOptions {
-    /// Where the gateway is to load the module from; without it, the built module as a file with its checksum.
+    /// Where the gateway is to load the module from; without it, the built modules as files with their checksums, of
+    /// which `args` may name another for token rate limits.
     pub module_url: Option<String>,
     /// Whether it runs with `--flavor=upstream`. Upstream's module is played by ours, which its guard is anyway.
     pub upstream: bool,
@@ -48,11 +49,16 @@ impl Controller {
         let mut arguments = vec!["run".to_owned()];
         match options.module_url {
             Some(url) => arguments.push(format!("--module-url={url}")),
-            None => arguments.extend(built_module("module")?),
+            None => {
+                arguments.extend(built_module("module", "ai-quota")?);
+                if !options.args.iter().any(|argument| argument.starts_with("--limit-module-url")) {
+                    arguments.extend(built_module("limit-module", "ai-token-ratelimit")?);
+                }
+            }
         }
         if options.upstream {
             arguments.push("--flavor=upstream".to_owned());
-            arguments.extend(built_module("guard-module")?);
+            arguments.extend(built_module("guard-module", "ai-quota")?);
         }
         if !options.elected {
             arguments.push("--leader-election=off".to_owned());
@@ -159,9 +165,9 @@ impl Controller {
     }
 }
 
-/// The arguments that name the built module and pin what it is.
-fn built_module(flag: &str) -> Result<[String; 2]> {
-    let path = module("ai-quota")?;
+/// The arguments that name a built module and pin what it is.
+fn built_module(flag: &str, name: &str) -> Result<[String; 2]> {
+    let path = module(name)?;
     let sum = digest(&SHA256, &std::fs::read(&path)?);
     let sum: String = sum.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
     let path = path.to_str().with_context(|| format!("{} is no UTF-8", path.display()))?;

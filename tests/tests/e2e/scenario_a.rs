@@ -1,10 +1,10 @@
 //! Scenario A: token management for one AI route, declared as in examples/quickstart.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use serde_json::json;
 use testbed::{Call, Gateway, RedisOptions, get, post};
 
-use crate::stage::{PASSWORD, Stage, quota};
+use crate::stage::{NAMESPACE, PASSWORD, Stage, quota};
 
 /// All keys with their values, to see whether anything was written.
 pub(crate) async fn contents(stage: &Stage) -> Result<Vec<(String, String)>> {
@@ -99,6 +99,28 @@ async fn a_day_of_token_management_goes_as_declared() -> Result<()> {
     let answered = stage.model.received().len();
     is(completion(&gateway, "user1-key", false), 403, "Request denied by ai quota check, No quota left").await?;
 
+    // And with 5 tokens per window and key: what goes over it is answered, what comes then is not. A minute could be over
+    // on a slow machine.
+    stage.apply_example_with("limit.yaml", |text| text.replace("window: 1m", "window: 1h")).await?;
+    let limits = stage.api.objects("quota.higress.io/v1alpha1", "AITokenRateLimit", NAMESPACE).await?;
+    stage.condition(&limits, "chat", "Ready", "True").await?;
+    gateway.settled(|loaded| loaded.runs("aiquota-ai-token-ratelimit")).await?;
+    is(completion(&gateway, "user2-key", false), 200, r#""total_tokens":30"#).await?;
+    stage.balance("aliyun-user2", 49970).await?;
+    let counter = "higress-token-ratelimit:{default_rule}:limit_by_per_header:3600:x-api-key:user2-key";
+    stage
+        .eventually("the answer is counted", async || {
+            let counted = stage.redis.get(counter).await?;
+            ensure!(counted.as_deref() == Some("30"), "{counted:?}");
+            Ok(())
+        })
+        .await?;
+    let answered = answered + 1;
+    let too_fast = completion(&gateway, "user2-key", true).send().await?;
+    ensure!((too_fast.status, &*too_fast.text()) == (429, "Too many requests"), "{too_fast:?}");
+    let reset: u64 = too_fast.header("x-tokenratelimit-reset").context("when to come back")?.parse()?;
+    ensure!((1..=3600).contains(&reset), "{reset}");
+
     // 6. Who may not, cannot; and a client cannot say who it is.
     is(query("user1-key", "aliyun-user1"), 403, "Unauthorized admin consumer.").await?;
     let nobody = post(format!("{}{CHAT}", gateway.url())).json(&json!({}));
@@ -106,7 +128,7 @@ async fn a_day_of_token_management_goes_as_declared() -> Result<()> {
     let forged = completion(&gateway, "user1-key", false).header("x-mse-consumer", "aliyun-user2");
     is(forged, 403, "No quota left").await?;
     assert_eq!(stage.model.received().len(), answered, "what is refused reaches no model");
-    stage.balance("aliyun-user2", 50000).await?;
+    stage.balance("aliyun-user2", 49970).await?;
     assert_eq!(gateway.traps(), 0);
     Ok(())
 }

@@ -1,5 +1,5 @@
-//! `cargo xtask demo`: starts the whole system, applies examples/quickstart with kubectl and plays scenario A for
-//! quotas. Every answer and balance is compared with what must be; the exit code says whether all were so.
+//! `cargo xtask demo`: starts the whole system, applies examples/quickstart with kubectl and plays scenario A.
+//! Every answer and balance is compared with what must be; the exit code says whether all were so.
 
 mod story;
 
@@ -19,6 +19,7 @@ const NAMESPACE: &str = "higress-system";
 const CHAT: &str = "/v1/chat/completions";
 const ADMIN: (&str, &str) = ("aliyun-admin", "admin-key");
 const USER1: (&str, &str) = ("aliyun-user1", "user1-key");
+const USER2: (&str, &str) = ("aliyun-user2", "user2-key");
 
 #[derive(Parser)]
 #[command(about = "Plays a day of token management on real components")]
@@ -126,6 +127,30 @@ impl System {
         .await
     }
 
+    /// Applies the limit and waits until it is enforced.
+    async fn declare_limit(&self, story: &mut Story) -> Result<()> {
+        story.command("kubectl apply -f examples/quickstart/limit.yaml");
+        let file = workspace().join("examples/quickstart/limit.yaml");
+        story.printed(&kubectl(&self.api, &["apply".as_ref(), "-f".as_ref(), file.as_os_str()]).await?);
+        let ready = ["wait", "--for=condition=Ready", "--timeout=1s", "-n", NAMESPACE, "aitokenratelimit/chat"];
+        let is_ready = eventually("the AITokenRateLimit is ready", async || kubectl(&self.api, &ready).await);
+        is_ready.await.with_context(|| format!("the controller says:\n{}", self.controller.log()))?;
+        story.command("kubectl get aitokenratelimit -n higress-system");
+        story.printed(&kubectl(&self.api, &["get", "aitokenratelimit", "-n", NAMESPACE]).await?);
+        self.gateway.settled(|loaded| loaded.runs("aiquota-ai-token-ratelimit")).await
+    }
+
+    /// Waits until so many tokens of this API key are counted, which is a moment after an answer's last byte.
+    async fn counted(&self, key: &str, tokens: &str) -> Result<()> {
+        let counter = format!("higress-token-ratelimit:{{default_rule}}:limit_by_per_header:60:x-api-key:{key}");
+        eventually("the answer is counted", async || {
+            let counted = self.redis.get(&counter).await?;
+            ensure!(counted.as_deref() == Some(tokens), "{counter}: {counted:?}");
+            Ok(())
+        })
+        .await
+    }
+
     fn url(&self, path: &str) -> String {
         format!("{}{path}", self.gateway.url())
     }
@@ -224,6 +249,15 @@ async fn play(system: &System, story: &mut Story) -> Result<()> {
     balance(story, USER1.0, -10).await;
     let refused = with_key(system.completion(false), USER1);
     story.exchange("nothing is left", USER1.0, refused, 403, "No quota left").await?;
+    story.aside("and from now on, a limit of 5 tokens per minute and API key");
+    system.declare_limit(story).await?;
+    let first = with_key(system.completion(false), USER2);
+    story.exchange("user2 goes over 5 tokens", USER2.0, first, 200, r#""total_tokens":30"#).await?;
+    balance(story, USER2.0, 49_970).await;
+    system.counted(USER2.1, "30").await?;
+    let second = with_key(system.completion(false), USER2);
+    story.exchange("user2 is too fast", USER2.0, second, 429, "Too many requests").await?;
+    balance(story, USER2.0, 49_970).await;
 
     story.chapter("6. Who may not, cannot");
     let call = with_key(get(system.url(&format!("{CHAT}/quota?consumer=aliyun-user1"))), USER1);
@@ -233,7 +267,7 @@ async fn play(system: &System, story: &mut Story) -> Result<()> {
     story.aside("now with the header x-mse-consumer: aliyun-user2, which only auth plugins may write");
     let forged = with_key(system.completion(false), USER1).header("x-mse-consumer", "aliyun-user2");
     story.exchange("user1 says to be user2", USER1.0, forged, 403, "No quota left").await?;
-    balance(story, "aliyun-user2", 50_000).await;
+    balance(story, USER2.0, 49_970).await;
     Ok(())
 }
 

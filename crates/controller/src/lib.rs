@@ -98,7 +98,7 @@ async fn control(client: Client, settings: Settings, lease: &Lease) -> Result<()
             lease.leading().await;
             observer.take_over();
         }
-        rounds(client, &gateway, observer, &changes, lease).await
+        Box::pin(rounds(client, &gateway, observer, &changes, lease)).await
     };
     tokio::select! {
         ended = watches.join_next() => Err(ended_watch(ended)),

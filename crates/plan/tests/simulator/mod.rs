@@ -172,14 +172,11 @@ fn statuses(world: &World) -> Vec<Value> {
     quotas.chain(limits).chain(world.stores.iter().map(|store| serde_json::to_value(&store.status).unwrap())).collect()
 }
 
+/// What Redis says in a step: how seeds are answered, what is left of balances, and which database it is.
+type Said<'a> = (&'a BTreeMap<String, String>, &'a BTreeMap<String, i64>, &'a BTreeMap<String, Option<String>>);
+
 /// One turn of the controller's loop; returns how many WasmPlugins it wrote.
-fn run(
-    world: &mut World,
-    index: &mut Index,
-    (redis, left, databases): (&BTreeMap<String, String>, &BTreeMap<String, i64>, &BTreeMap<String, Option<String>>),
-    seconds: usize,
-    at: &str,
-) -> usize {
+fn run(world: &mut World, index: &mut Index, (redis, left, databases): Said<'_>, seconds: usize, at: &str) -> usize {
     let now = time(seconds);
     world.now = now;
     world.databases = plan::build(world).stores.iter().filter_map(|store| database(store, databases)).collect();

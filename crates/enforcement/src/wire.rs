@@ -123,6 +123,9 @@ pub struct Policy {
     /// What a consumer without a balance starts with. Absent: such a consumer is refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub default_quota: Option<i64>,
+    /// Another policy with this prefix decides on what requests made from the defaults of other objects.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub yields: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refresh: Option<Refresh>,
     #[serde(default, skip_serializing_if = "Ends::is_default")]

@@ -3,6 +3,7 @@
 
 mod decide;
 mod examine;
+mod heirs;
 mod kept;
 mod seed;
 
@@ -45,7 +46,8 @@ pub fn build(world: &World) -> Plan {
     let known = Known { now: world.now, own, found: &quotas.found.schedules };
     let (tables, former) = draft.schedule(&quotas.slots, &quotas.existing, &known);
     let seeds = draft.seed(world, &stores, &quotas.slots, &tables, &former);
-    let (quotas, mut verdicts) = draft.look(quotas, &around, &auth);
+    let (mut quotas, mut verdicts) = draft.look(quotas, &around, &auth);
+    heirs::decide(&mut quotas, &stores);
 
     let (limits, draft) = limits.decide(&around);
     let (mut limits, of_limits) = draft.look(limits, &around, &auth);

@@ -76,8 +76,9 @@ pub async fn run(redis: &mut MultiplexedConnection) -> Result<Vec<(&'static str,
     let period = Some(Period { schedule: "hourly", mode: RefreshMode::Reset, cap: 0, boundaries: &boundaries });
 
     let apply = |balance: &Balance| apply(balance, period);
-    let check =
-        |balance: &Balance| Check { balance, need: 1, hold: None, default: None, owner: OWNER, period }.invocation();
+    let check = |balance: &Balance| {
+        Check { balance, need: 1, hold: None, default: None, owner: OWNER, yields: false, period }.invocation()
+    };
     let charge =
         |balance: &Balance| Charge { balance, tokens: 25, hold: None, admitted_in: Some(2), period }.invocation();
 
@@ -113,7 +114,8 @@ fn apply(balance: &Balance, period: Option<Period<'_>>) -> Invocation {
 async fn tell(redis: &mut MultiplexedConnection) -> Result<()> {
     let balance = Balance::new("bench:", b"nobody");
     let check =
-        Check { balance: &balance, need: 1, hold: None, default: None, owner: OWNER, period: None }.invocation();
+        Check { balance: &balance, need: 1, hold: None, default: None, owner: OWNER, yields: false, period: None }
+            .invocation();
     encoded(&check.eval()).query_async::<redis::Value>(redis).await?;
     Ok(())
 }

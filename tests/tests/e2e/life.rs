@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
-use testbed::{Controller, ControllerOptions, eventually_within, kubectl};
+use testbed::{Controller, ControllerOptions, Loaded, eventually_within, kubectl};
 
+use crate::scenario_a::{self, completion};
 use crate::stage::{NAMESPACE, Stage, condition, quota};
 
 const USER: &str = "chat_quota:aliyun-user1";
@@ -289,6 +290,39 @@ async fn a_deleted_object_leaves_its_balances_to_whoever_lists_them_next() -> Re
     stage.api.apply(&quota("younger", &user)).await?;
     stage.ready("younger").await?;
     is(&stage, USER, Some("6000")).await
+}
+
+#[tokio::test]
+async fn who_lives_on_a_default_follows_the_next_object_when_the_first_is_gone() -> Result<()> {
+    let stage = Stage::set().await?;
+    stage.start_controller()?;
+    let gateway = stage.start_gateway().await?;
+    let with = |consumer: &str, default: i64| json!({"defaultQuota": default, "consumers": [{"name": consumer, "quota": 10_000}]});
+    spent(&stage, &with("aliyun-user1", 1000)).await?;
+    stage.api.apply(&quota("heir", &with("somebody", 1000))).await?;
+    stage.ready("heir").await?;
+    let says = |object: &str, default: i64| {
+        let pointer = format!("/aiquota/policies/higress-system~1{object}/defaultQuota");
+        move |loaded: &Loaded| {
+            let plugin = loaded.plugin("aiquota-ai-quota");
+            loaded.runs("aiquota-guard")
+                && plugin.and_then(|plugin| plugin.config.pointer(&pointer)) == Some(&json!(default))
+        }
+    };
+    gateway.settled(says("chat", 1000)).await?;
+    // 30 tokens each.
+    const DEFAULTED: &str = "chat_quota:aliyun-user2";
+    scenario_a::is(completion(&gateway, "user2-key", false), 200, "total_tokens").await?;
+    is(&stage, DEFAULTED, Some("970")).await?;
+    delete(&stage, "chat").await?;
+    is_gone(&stage, "chat").await?;
+    stage.api.apply(&quota("heir", &with("somebody", 500))).await?;
+    gateway.settled(says("heir", 500)).await?;
+    scenario_a::is(completion(&gateway, "user2-key", false), 200, "total_tokens").await?;
+    is(&stage, DEFAULTED, Some("440")).await?;
+    let owner: Option<String> = query(&stage, &["HGET", &format!("{{{DEFAULTED}}}:ledger"), "owner"]).await?;
+    ensure!(owner.as_deref().is_some_and(|owner| owner.ends_with("/heir")), "{owner:?}");
+    Ok(())
 }
 
 #[tokio::test]

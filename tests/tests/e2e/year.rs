@@ -368,7 +368,7 @@ impl Year {
         let period = period(&gateway, object, self.now);
         let balance = self.balances[object].clone();
         let owner = &gateway.policies.get(&policy(object)).context("no such policy")?.owner;
-        let check = Check { balance: &balance, need: 0, hold: None, default: None, owner, period };
+        let check = Check { balance: &balance, need: 0, hold: None, default: None, owner, yields: false, period };
         let outcome = self.call(&check.invocation(), CheckOutcome::of).await?;
         let expected = self.books[object].balance;
         let admitted = match outcome {

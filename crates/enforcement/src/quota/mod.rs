@@ -195,13 +195,14 @@ fn check(policy: &Arc<Policy>, consumer: &[u8], now: i64) -> Ask<Quotas> {
     let balance = policy.balance(consumer);
     let words = match &policy.flavor {
         Flavor::Upstream => Words::Command(Command::get(balance.as_bytes())),
-        Flavor::Native { owner, default_quota, refresh: _ } => {
+        Flavor::Native { owner, default_quota, yields, refresh: _ } => {
             let check = redis::Check {
                 balance: &balance,
                 need: 1,
                 hold: None,
                 default: *default_quota,
                 owner,
+                yields: *yields,
                 period: policy.period(now),
             };
             Words::Script(if policy.ends.observes() { check.observing() } else { check.invocation() })

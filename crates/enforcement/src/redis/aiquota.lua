@@ -26,7 +26,7 @@
 -- A ledger that is not lazy is away (no object lists the consumer) if it has parked, or neither grant nor unlimited.
 --
 -- ARGV, with "" for what is absent:
---   check   need, hold id, hold seconds, default grant, owner of what is made from it, PERIOD
+--   check   need, hold id, hold seconds, default grant, owner of what is made from it, yields 0 or 1, PERIOD
 --           -> unlimited, ordinal | admitted, available, ordinal, grant | refused, available, grant | malformed, value
 --   charge  tokens, hold id, ordinal at admission, PERIOD
 --           -> booked, balance | forgiven | absent | malformed, value
@@ -108,7 +108,7 @@ end
 -- The period: what the caller says, decided by Redis' clock. ----------------------------------------------------
 
 local first, fenced = nil, false
-if operation == 'check' then first = 7
+if operation == 'check' then first = 8
 elseif operation == 'charge' then first = 5
 elseif operation == 'query' then first = 2
 elseif operation == 'set' or operation == 'add' then first = 3
@@ -171,9 +171,12 @@ end
 local ours, value, token, refreshed, refresh = false, nil, nil, false, false
 local away = ledger and not lazy and (parked or not (grant or unlimited))
 if operation == 'check' then
-  -- No controller writes these ledgers: the policy that made them carries its edits to them, or who comes first.
-  ours = lazy and (not owner or owner == ARGV[6])
-  if ours and not owner then save('owner', ARGV[6]) end
+  -- No controller writes these ledgers: the policy that made them carries its edits to them, or who comes first, and of
+  -- all that have the prefix the one that yields to none takes them from the others, which may not be there any more.
+  -- What is another cluster's stays with that.
+  ours = lazy and (not owner or owner == ARGV[6]
+    or ARGV[7] == '0' and string.match(owner, '^[^/]*') == string.match(ARGV[6], '^[^/]*'))
+  if ours and owner ~= ARGV[6] then save('owner', ARGV[6]) end
   if ours and schedule ~= their then follow() end
   if stored[14] and not observes then
     forget('observed')

@@ -21,6 +21,9 @@ pub struct Check<'a> {
     pub default: Option<i64>,
     /// Who owns the balances that are made from the default, or were when there was one.
     pub owner: &'a str,
+    /// Whether another policy decides on what was made from a default under this prefix: then only what is this
+    /// owner's, or nobody's, follows this default and this schedule. Otherwise all follows that is of its cluster.
+    pub yields: bool,
     pub period: Option<Period<'a>>,
 }
 
@@ -68,13 +71,14 @@ impl Check<'_> {
     }
 
     fn operation(&self, name: &str) -> Invocation {
-        let Self { balance, need, hold, default, owner, period } = *self;
+        let Self { balance, need, hold, default, owner, yields, period } = *self;
         Invocation::new(name, balance)
             .number(need.max(1))
             .text(hold.map_or(b"", |hold| hold.id))
             .optional(hold.map(|hold| hold.expires_in.into()))
             .optional(default)
             .text(owner.as_bytes())
+            .number(yields.into())
             .period(period)
     }
 }

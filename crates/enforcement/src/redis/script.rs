@@ -130,17 +130,18 @@ mod tests {
     #[test]
     fn the_arguments_of_every_operation_are_in_the_documented_order() {
         let balance = &Balance::new("q:", b"u");
-        let check = Check { balance, need: 0, hold: None, default: None, owner: "c/n/o", period: None };
-        args(&check.invocation(), &["check", "1", "", "", "", "c/n/o"]);
+        let check = Check { balance, need: 0, hold: None, default: None, owner: "c/n/o", yields: false, period: None };
+        args(&check.invocation(), &["check", "1", "", "", "", "c/n/o", "0"]);
         let full = Check {
             need: 70,
             hold: Some(Hold { id: b"7-1", expires_in: 60 }),
             default: Some(1000),
+            yields: true,
             period: Some(PERIOD),
             ..check
         };
         let period = ["daily", "reset", "9", "4", "400", "5", "500"];
-        args(&full.invocation(), &[&["check", "70", "7-1", "60", "1000", "c/n/o"], &period[..]].concat());
+        args(&full.invocation(), &[&["check", "70", "7-1", "60", "1000", "c/n/o", "1"], &period[..]].concat());
 
         let charge = Charge { balance, tokens: 25, hold: None, admitted_in: None, period: None };
         args(&charge.invocation(), &["charge", "25", "", ""]);

@@ -22,6 +22,8 @@ use crate::{
 const RULE: usize = 56;
 /// Around a policy's name: `"":,`.
 const ENTRY: usize = 4;
+/// `"yields":true,`
+const YIELDS: usize = 14;
 
 /// A whole table: `{"first":,"at":[]}`, an ordinal, and 66 seconds of 10 digits with their commas.
 const SCHEDULE: usize = 18 + 10 + 66 * 11;
@@ -75,7 +77,7 @@ impl<K: Kind> Form<K> for Native {
 
     fn size(&self, policy: &Policy<K>, _: Stores<'_>) -> Size {
         let name = policy.name.len();
-        Size { once: text(&policy.settings).len() + name + ENTRY, rule: RULE + name, note: 0 }
+        Size { once: text(&policy.settings).len() + YIELDS + name + ENTRY, rule: RULE + name, note: 0 }
     }
 
     fn schedule_size(&self, name: &str) -> usize {

@@ -114,6 +114,7 @@ impl Kind for Quota {
                 path: admin.path.clone().unwrap_or_else(|| DEFAULT_ADMIN_PATH.to_owned()),
             }),
             default_quota: spec.default_quota,
+            yields: false,
             refresh: spec.refresh.as_ref().and_then(tables::refresh),
             ends: ends::ends(spec),
             unavailable: None,
@@ -170,9 +171,19 @@ impl Kind for Quota {
     }
 
     fn difference(a: &wire::Policy, b: &wire::Policy) -> Option<&'static str> {
-        // The owner is the object's own, and whether its store can be used is not for the object to say.
-        let wire::Policy { store, key_prefix, owner: _, paths, admin, default_quota, refresh, ends, unavailable: _ } =
-            a;
+        // The owner is the object's own; whom it yields to, and whether its store can be used, is not for it to say.
+        let wire::Policy {
+            store,
+            key_prefix,
+            owner: _,
+            paths,
+            admin,
+            default_quota,
+            yields: _,
+            refresh,
+            ends,
+            unavailable: _,
+        } = a;
         let Ends { on_store_failure, on_missing_usage, unlisted_paths, mode, rate_limit_headers, errors } = ends;
         [
             ("keyPrefix", *key_prefix != b.key_prefix),

@@ -7,10 +7,11 @@ use super::{
     stage::{Administered, Setup},
 };
 
-const LISTED: Setup = Setup { default_quota: None, refresh: None };
-const DEFAULT: Setup = Setup { default_quota: Some(1000), refresh: None };
-const RESET: Setup = Setup { default_quota: None, refresh: Some((RefreshMode::Reset, None)) };
-const DEFAULT_RESET: Setup = Setup { default_quota: Some(1000), refresh: Some((RefreshMode::Reset, None)) };
+const LISTED: Setup = Setup { default_quota: None, refresh: None, yields: false };
+const DEFAULT: Setup = Setup { default_quota: Some(1000), refresh: None, yields: false };
+const RESET: Setup = Setup { default_quota: None, refresh: Some((RefreshMode::Reset, None)), yields: false };
+const DEFAULT_RESET: Setup =
+    Setup { default_quota: Some(1000), refresh: Some((RefreshMode::Reset, None)), yields: false };
 
 pub(super) const SUITE: &[Behaviour] = &[
     behaviour("the administrator's question creates nothing", DEFAULT_RESET, |s| {

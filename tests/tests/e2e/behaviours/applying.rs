@@ -12,9 +12,9 @@ use super::{
     stage::{Asked, NOW, OWNER, Setup, Stage},
 };
 
-const PLAIN: Setup = Setup { default_quota: None, refresh: None };
-const DEFAULT: Setup = Setup { default_quota: Some(1000), refresh: None };
-const RESET: Setup = Setup { default_quota: None, refresh: Some((RefreshMode::Reset, None)) };
+const PLAIN: Setup = Setup { default_quota: None, refresh: None, yields: false };
+const DEFAULT: Setup = Setup { default_quota: Some(1000), refresh: None, yields: false };
+const RESET: Setup = Setup { default_quota: None, refresh: Some((RefreshMode::Reset, None)), yields: false };
 
 const OTHER: &str = "cluster/ns/other";
 

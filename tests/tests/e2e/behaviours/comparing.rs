@@ -21,7 +21,7 @@ const SEQUENCES: u64 = 300;
 const STEPS: usize = 60;
 
 const AMOUNTS: &[i64] = &[0, 1, 7, 40, 40, 100, 100, 100, 250, 1000, 9_007_199_254_740_990, 9_007_199_254_740_991];
-const OWNERS: &[&str] = &["c/n/a", "c/n/b"];
+const OWNERS: &[&str] = &["c/n/a", "c/n/b", "d/n/a"];
 const UIDS: &[&str] = &["uid-1", "uid-2"];
 const TOKENS: [Option<&str>; 8] = [None, None, None, Some("t-1"), Some("t-1"), Some("t-2"), Some("t-3"), Some("t-4")];
 const SCHEDULES: [&str; 2] = ["daily", "weekly"];
@@ -103,9 +103,10 @@ impl Played {
             0..=4 => {
                 let need = random.pick(AMOUNTS).max(1);
                 let (default, owner) = ((!random.one_in(3)).then(|| random.pick(&[100, 250])), random.pick(OWNERS));
+                let yields = random.one_in(2);
                 self.holds += 1;
                 let hold = random.one_in(2).then_some(self.holds);
-                story.push(format!("check {need} hold {hold:?} default {default:?} of {owner} {at:?}"));
+                story.push(format!("check {need} hold {hold:?} default {default:?} of {owner} yields {yields} {at:?}"));
                 let id = self.holds.to_string();
                 let call = Check {
                     balance,
@@ -113,9 +114,10 @@ impl Played {
                     hold: hold.map(|_| Hold { id: id.as_bytes(), expires_in: 86_400 }),
                     default,
                     owner,
+                    yields,
                     period,
                 };
-                let expected = account.check(need.into(), hold, default.map(Into::into), owner, now);
+                let expected = account.check(need.into(), hold, default.map(Into::into), (owner, yields), now);
                 let outcome = raw.call(&call.invocation(), CheckOutcome::of).await?;
                 if let CheckOutcome::Admitted { period, .. } = outcome {
                     self.admissions.push(period);

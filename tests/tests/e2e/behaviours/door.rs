@@ -87,7 +87,7 @@ async fn admitted(raw: &Mutex<Raw>, stage: &Stage, consumer: &str) -> Result<Opt
     let balance = &stage.key(consumer);
     let policy = &stage.setting.policy;
     let (default, owner, period) = (policy.default_quota, policy.owner.as_str(), stage.period());
-    let check = Check { balance, need: 1, hold: None, default, owner, period };
+    let check = Check { balance, need: 1, hold: None, default, owner, yields: policy.yields, period };
     Ok(match raw.lock().await.call(&check.invocation(), CheckOutcome::of).await? {
         CheckOutcome::Admitted { period, .. } => Some(period),
         CheckOutcome::Refused { .. } | CheckOutcome::Malformed { .. } => None,

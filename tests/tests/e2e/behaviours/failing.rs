@@ -8,7 +8,7 @@ use testbed::{Redis, RedisOptions};
 /// A check that writes: it creates the balance.
 fn creating(balance: &Balance) -> Invocation {
     let default = Some(10);
-    Check { balance, need: 1, hold: None, default, owner: "c/n/o", period: None }.invocation()
+    Check { balance, need: 1, hold: None, default, owner: "c/n/o", yields: false, period: None }.invocation()
 }
 
 async fn refused(redis: &Redis) -> Result<ReplyError> {
@@ -59,7 +59,8 @@ async fn a_redis_that_could_not_book_a_request_admits_none() -> Result<()> {
     redis.set("q:ann", 10).await?;
     let balance = Balance::new("q:", b"ann");
     let check =
-        Check { balance: &balance, need: 1, hold: None, default: None, owner: "c/n/o", period: None }.invocation();
+        Check { balance: &balance, need: 1, hold: None, default: None, owner: "c/n/o", yields: false, period: None }
+            .invocation();
     let mut raw = Raw::connect(&redis.addr()).await?;
     let admitted = CheckOutcome::Admitted { left: Left::Tokens(10), period: None };
     assert_eq!(raw.call(&check, CheckOutcome::of).await?, admitted);

@@ -13,9 +13,9 @@ use super::{
     stage::{NOW, OWNER, Setup, Stage},
 };
 
-const PLAIN: Setup = Setup { default_quota: None, refresh: None };
-const RESET: Setup = Setup { default_quota: None, refresh: Some((RefreshMode::Reset, None)) };
-const ADD: Setup = Setup { default_quota: None, refresh: Some((RefreshMode::Add, None)) };
+const PLAIN: Setup = Setup { default_quota: None, refresh: None, yields: false };
+const RESET: Setup = Setup { default_quota: None, refresh: Some((RefreshMode::Reset, None)), yields: false };
+const ADD: Setup = Setup { default_quota: None, refresh: Some((RefreshMode::Add, None)), yields: false };
 
 pub(super) const SUITE: &[Behaviour] = &[
     behaviour("what is held cannot be held again", PLAIN, |s| {
@@ -210,7 +210,7 @@ const fn admitted_in(available: i64, ordinal: i64) -> CheckOutcome {
 }
 
 const fn plain(balance: &Balance) -> Check<'_> {
-    Check { balance, need: 1, hold: None, default: None, owner: OWNER, period: None }
+    Check { balance, need: 1, hold: None, default: None, owner: OWNER, yields: false, period: None }
 }
 
 pub(super) async fn hold(s: &Stage, id: &str, need: i64) -> Result<CheckOutcome> {

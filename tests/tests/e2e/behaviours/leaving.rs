@@ -12,10 +12,12 @@ use super::{
     stage::{Administered, Asked, OWNER, Setup, Stage},
 };
 
-const PLAIN: Setup = Setup { default_quota: None, refresh: None };
-const DEFAULT: Setup = Setup { default_quota: Some(1000), refresh: None };
-const RESET: Setup = Setup { default_quota: None, refresh: Some((RefreshMode::Reset, None)) };
-const DEFAULT_RESET: Setup = Setup { default_quota: Some(1000), refresh: Some((RefreshMode::Reset, None)) };
+const PLAIN: Setup = Setup { default_quota: None, refresh: None, yields: false };
+const YIELDING: Setup = Setup { default_quota: None, refresh: None, yields: true };
+const DEFAULT: Setup = Setup { default_quota: Some(1000), refresh: None, yields: false };
+const RESET: Setup = Setup { default_quota: None, refresh: Some((RefreshMode::Reset, None)), yields: false };
+const DEFAULT_RESET: Setup =
+    Setup { default_quota: Some(1000), refresh: Some((RefreshMode::Reset, None)), yields: false };
 
 const OTHER: &str = "cluster/ns/other";
 pub(super) const DONE: LeaveOutcome = LeaveOutcome::Done { changed: true };
@@ -194,11 +196,21 @@ pub(super) const SUITE: &[Behaviour] = &[
             s.balance_is("ann", 10_000).await
         })
     }),
-    behaviour("who lives on another policy's default is obeyed where there is none", PLAIN, |s| {
+    behaviour("who lives on another policy's default is obeyed where there is none", YIELDING, |s| {
         Box::pin(async move {
             with_default(&s, "ann", "cluster/ns/other", 1000).await?;
             assert_eq!(s.ask("ann", 30).await?, Asked::Served);
             s.balance_is("ann", 970).await
+        })
+    }),
+    behaviour("who lived on the default of an object that is gone is refused where none has one", PLAIN, |s| {
+        Box::pin(async move {
+            with_default(&s, "ann", OTHER, 1000).await?;
+            s.add("ann", -300).await?;
+            assert_eq!(s.ask("ann", 1).await?, Asked::NoQuota);
+            s.balance_is("ann", None).await?;
+            assert_eq!(s.field("ann", "parked").await?, "700");
+            Ok(())
         })
     }),
     behaviour("a released balance is obeyed, and rolls with its policy", RESET, |s| {
@@ -256,7 +268,8 @@ pub(super) fn delete(consumer: &'static str, by: Fenced) -> impl FnOnce(&Stage) 
 /// A request under a policy of `owner` with a default.
 async fn with_default(s: &Stage, consumer: &str, owner: &str, default: i64) -> Result<()> {
     let (balance, period) = (&s.key(consumer), s.period());
-    let outcome = s.check(Check { balance, need: 1, hold: None, default: Some(default), owner, period }).await?;
+    let outcome =
+        s.check(Check { balance, need: 1, hold: None, default: Some(default), owner, yields: false, period }).await?;
     anyhow::ensure!(matches!(outcome, CheckOutcome::Admitted { .. }), "{outcome:?}");
     Ok(())
 }

@@ -12,11 +12,11 @@ use super::{
     stage::{Asked, NOW, OWNER, Setup, Stage},
 };
 
-const PLAIN: Setup = Setup { default_quota: None, refresh: None };
-const DEFAULT: Setup = Setup { default_quota: Some(1000), refresh: None };
-const RESET: Setup = Setup { default_quota: None, refresh: Some((RefreshMode::Reset, None)) };
-const ADD: Setup = Setup { default_quota: None, refresh: Some((RefreshMode::Add, None)) };
-const CARRY: Setup = Setup { default_quota: None, refresh: Some((RefreshMode::CarryOver, Some(250))) };
+const PLAIN: Setup = Setup { default_quota: None, refresh: None, yields: false };
+const DEFAULT: Setup = Setup { default_quota: Some(1000), refresh: None, yields: false };
+const RESET: Setup = Setup { default_quota: None, refresh: Some((RefreshMode::Reset, None)), yields: false };
+const ADD: Setup = Setup { default_quota: None, refresh: Some((RefreshMode::Add, None)), yields: false };
+const CARRY: Setup = Setup { default_quota: None, refresh: Some((RefreshMode::CarryOver, Some(250))), yields: false };
 
 pub(super) const SUITE: &[Behaviour] = &[
     behaviour("what is used is noted, and missing only from what is available", PLAIN, |s| {
@@ -194,7 +194,7 @@ const fn in_period(available: i64) -> CheckOutcome {
 
 async fn observe(s: &Stage) -> Result<CheckOutcome> {
     let (default, period) = (s.setting.policy.default_quota, s.period());
-    let check = Check { balance: &s.key("ann"), need: 1, hold: None, default, owner: OWNER, period };
+    let check = Check { balance: &s.key("ann"), need: 1, hold: None, default, owner: OWNER, yields: false, period };
     s.call(&check.observing(), CheckOutcome::of).await
 }
 

@@ -74,6 +74,10 @@ fn bounded(amount: i128) -> i128 {
     amount.clamp(-MOST, MOST)
 }
 
+fn cluster(owner: &str) -> Option<&str> {
+    owner.split('/').next()
+}
+
 fn same_schedule(followed: Option<(&str, i128)>, asked: Option<(&str, i128)>) -> bool {
     followed.map(|(name, _)| name) == asked.map(|(name, _)| name)
 }
@@ -119,14 +123,14 @@ impl Account {
         need: i128,
         hold: Option<u32>,
         default: Option<i128>,
-        owner: &'static str,
+        (owner, yields): (&'static str, bool),
         now: Option<Now>,
     ) -> Said {
         let here = now.map(|now| (now.schedule, now.ordinal));
         let mut edited = false;
         if let Some(book) = &mut self.book
             && book.place == Place::OnDefault
-            && book.owner.is_none_or(|of| of == owner)
+            && book.owner.is_none_or(|of| of == owner || !yields && cluster(of) == cluster(owner))
         {
             edited = true;
             book.owner = Some(owner);

@@ -14,11 +14,12 @@ use super::{
     stage::{NOW, OWNER, Setup, Stage},
 };
 
-const PLAIN: Setup = Setup { default_quota: None, refresh: None };
-const DEFAULT: Setup = Setup { default_quota: Some(1000), refresh: None };
-const RESET: Setup = Setup { default_quota: None, refresh: Some((RefreshMode::Reset, None)) };
-const ADD: Setup = Setup { default_quota: None, refresh: Some((RefreshMode::Add, None)) };
-const DEFAULT_RESET: Setup = Setup { default_quota: Some(1000), refresh: Some((RefreshMode::Reset, None)) };
+const PLAIN: Setup = Setup { default_quota: None, refresh: None, yields: false };
+const DEFAULT: Setup = Setup { default_quota: Some(1000), refresh: None, yields: false };
+const RESET: Setup = Setup { default_quota: None, refresh: Some((RefreshMode::Reset, None)), yields: false };
+const ADD: Setup = Setup { default_quota: None, refresh: Some((RefreshMode::Add, None)), yields: false };
+const DEFAULT_RESET: Setup =
+    Setup { default_quota: Some(1000), refresh: Some((RefreshMode::Reset, None)), yields: false };
 
 const OTHER: &str = "cluster/ns/other";
 
@@ -165,8 +166,15 @@ pub(super) const SUITE: &[Behaviour] = &[
                 s.declare(consumer, Grant::Tokens(100)).await?;
                 let held = Some(Hold { id: b"1", expires_in: 600 });
                 let balance_key = &s.key(consumer);
-                let check =
-                    Check { balance: balance_key, need: 60, hold: held, default: None, owner: OWNER, period: None };
+                let check = Check {
+                    balance: balance_key,
+                    need: 60,
+                    hold: held,
+                    default: None,
+                    owner: OWNER,
+                    yields: false,
+                    period: None,
+                };
                 s.check(check).await?;
                 if let Some(balance) = balance {
                     s.store(consumer, balance).await?;

@@ -8,10 +8,12 @@ use super::{
     stage::{Administered, Asked, OWNER, Setup, Stage},
 };
 
-const LISTED: Setup = Setup { default_quota: None, refresh: None };
-const DEFAULT: Setup = Setup { default_quota: Some(1000), refresh: None };
-const RESET: Setup = Setup { default_quota: None, refresh: Some((RefreshMode::Reset, None)) };
-const DEFAULT_RESET: Setup = Setup { default_quota: Some(1000), refresh: Some((RefreshMode::Reset, None)) };
+const LISTED: Setup = Setup { default_quota: None, refresh: None, yields: false };
+const DEFAULT: Setup = Setup { default_quota: Some(1000), refresh: None, yields: false };
+const YIELDING: Setup = Setup { default_quota: Some(1000), refresh: None, yields: true };
+const RESET: Setup = Setup { default_quota: None, refresh: Some((RefreshMode::Reset, None)), yields: false };
+const DEFAULT_RESET: Setup =
+    Setup { default_quota: Some(1000), refresh: Some((RefreshMode::Reset, None)), yields: false };
 
 pub(super) const SUITE: &[Behaviour] = &[
     behaviour("a declared quota is spent by what answers use", LISTED, |s| {
@@ -81,14 +83,57 @@ pub(super) const SUITE: &[Behaviour] = &[
             s.balance_is("ann", 1000 - 200 - 50).await
         })
     }),
-    behaviour("another policy's default does not change a balance", DEFAULT, |s| {
+    behaviour(
+        "who lives on another object's default follows the one that decides, which has it from then on",
+        DEFAULT,
+        |s| {
+            Box::pin(async move {
+                lazily(&s, "ann", 300, 100).await?;
+                s.edit("ann", "owner", "cluster/ns/other").await?;
+                assert_eq!(s.ask("ann", 50).await?, Asked::Served);
+                assert_eq!(s.field("ann", "owner").await?, OWNER);
+                s.balance_is("ann", 1000 - 200 - 50).await
+            })
+        },
+    ),
+    behaviour("a default that yields changes no other object's balance, and its own still", YIELDING, |s| {
+        Box::pin(async move {
+            for (consumer, owner, left) in [("ann", "cluster/ns/other", 50), ("bob", OWNER, 1000 - 200 - 50)] {
+                lazily(&s, consumer, 300, 100).await?;
+                s.edit(consumer, "owner", owner).await?;
+                assert_eq!(s.ask(consumer, 50).await?, Asked::Served);
+                assert_eq!(s.field(consumer, "owner").await?, owner);
+                s.balance_is(consumer, left).await?;
+            }
+            Ok(())
+        })
+    }),
+    behaviour("another cluster's balance is left to it", DEFAULT, |s| {
         Box::pin(async move {
             lazily(&s, "ann", 300, 100).await?;
-            s.edit("ann", "owner", "cluster/ns/other").await?;
+            s.edit("ann", "owner", "cluster2/ns/chat").await?;
             assert_eq!(s.ask("ann", 50).await?, Asked::Served);
+            assert_eq!(s.field("ann", "owner").await?, "cluster2/ns/chat");
             s.balance_is("ann", 50).await
         })
     }),
+    behaviour(
+        "who lived on another object's default follows the schedule of the one that decides",
+        DEFAULT_RESET,
+        |s| {
+            Box::pin(async move {
+                lazily(&s, "ann", 1000, 100).await?;
+                s.edit("ann", "owner", "cluster/ns/other").await?;
+                s.edit("ann", "schedule", "former").await?;
+                s.rewind("ann", 3).await?;
+                assert_eq!(s.ask("ann", 30).await?, Asked::Served);
+                s.balance_is("ann", 70).await?;
+                s.rewind("ann", 1).await?;
+                assert_eq!(s.ask("ann", 30).await?, Asked::Served);
+                s.balance_is("ann", 970).await
+            })
+        },
+    ),
     behaviour("who lives on a default follows an edited schedule, and is granted nothing for it", DEFAULT_RESET, |s| {
         Box::pin(async move {
             lazily(&s, "ann", 1000, 100).await?;

@@ -9,10 +9,10 @@ use super::{
     stage::{Asked, NOW, Setup, Stage},
 };
 
-const LISTED: Setup = Setup { default_quota: None, refresh: None };
-const RESET: Setup = Setup { default_quota: None, refresh: Some((RefreshMode::Reset, None)) };
-const ADD: Setup = Setup { default_quota: None, refresh: Some((RefreshMode::Add, None)) };
-const CARRY: Setup = Setup { default_quota: None, refresh: Some((RefreshMode::CarryOver, Some(250))) };
+const LISTED: Setup = Setup { default_quota: None, refresh: None, yields: false };
+const RESET: Setup = Setup { default_quota: None, refresh: Some((RefreshMode::Reset, None)), yields: false };
+const ADD: Setup = Setup { default_quota: None, refresh: Some((RefreshMode::Add, None)), yields: false };
+const CARRY: Setup = Setup { default_quota: None, refresh: Some((RefreshMode::CarryOver, Some(250))), yields: false };
 
 pub(super) const SUITE: &[Behaviour] = &[
     behaviour("a Reset makes the balance the grant, however many were missed", RESET, |s| {

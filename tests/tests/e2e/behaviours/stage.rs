@@ -27,6 +27,8 @@ pub(super) const NOW: i64 = 100;
 pub(super) struct Setup {
     pub(super) default_quota: Option<i64>,
     pub(super) refresh: Option<(RefreshMode, Option<i64>)>,
+    /// Whether another policy decides on what other objects' defaults made.
+    pub(super) yields: bool,
 }
 
 /// What a behaviour is played under.
@@ -66,7 +68,7 @@ pub(super) enum Administered {
 impl Setting {
     /// A policy as the controller would write it, with a table around Redis' clock.
     pub(super) fn new(number: usize, setup: Setup, now: i64) -> Self {
-        let Setup { default_quota, refresh } = setup;
+        let Setup { default_quota, refresh, yields } = setup;
         let schedule = refresh
             .map(|_| Schedule { first: NOW - 8, at: (-8..8).map(|period| now - 1800 + period * 3600).collect() });
         let boundaries = schedule.as_ref().and_then(Schedule::boundaries).unwrap_or_default();
@@ -79,6 +81,7 @@ impl Setting {
             paths: vec!["/v1/chat/completions".into()],
             admin: Some(Admin { consumer: "admin".into(), path: "/quota".into() }),
             default_quota,
+            yields,
             refresh,
             ends: Ends::default(),
             unavailable: None,

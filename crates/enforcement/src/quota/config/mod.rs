@@ -36,6 +36,8 @@ pub enum Flavor {
         /// Who owns a ledger that a request creates.
         owner: String,
         default_quota: Option<i64>,
+        /// Whether another policy decides on what other objects' defaults made.
+        yields: bool,
         refresh: Option<(wire::Refresh, Table)>,
     },
 }

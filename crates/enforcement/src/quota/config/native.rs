@@ -33,7 +33,8 @@ pub(super) fn policy(
     tables: &Tables,
     stores: NamedStores<'_>,
 ) -> Result<Compiled<Policy>, Invalid> {
-    let wire::Policy { store, key_prefix, owner, paths, admin, default_quota, refresh, ends, unavailable } = wire;
+    let wire::Policy { store, key_prefix, owner, paths, admin, default_quota, yields, refresh, ends, unavailable } =
+        wire;
     if !values::is_key_prefix(key_prefix.as_bytes()) {
         return Err(Invalid::new("keyPrefix", "is not a key prefix"));
     }
@@ -60,7 +61,7 @@ pub(super) fn policy(
     }
     let refresh = refresh.map(|refresh| scheduled(refresh, tables)).transpose()?;
     let store = stores.named(store.as_deref())?;
-    let flavor = Flavor::Native { owner, default_quota, refresh };
+    let flavor = Flavor::Native { owner, default_quota, yields, refresh };
     let admin = admin.map(|admin| admin.consumer);
     Ok(Compiled::Policy(Policy { store, key_prefix, paths, admin, flavor, ends }))
 }

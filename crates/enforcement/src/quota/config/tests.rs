@@ -61,7 +61,7 @@ fn native(pointer: &str, value: Option<Value>) -> Value {
                 "ns/chat": {
                     "store": "default", "keyPrefix": "chat_quota:", "owner": "uid/ns/chat",
                     "paths": ["/v1/chat/completions", ":generateContent"],
-                    "admin": {"consumer": "admin", "path": "/quota"}, "defaultQuota": 1000,
+                    "admin": {"consumer": "admin", "path": "/quota"}, "defaultQuota": 1000, "yields": true,
                     "refresh": {"schedule": "daily", "mode": "Reset"}
                 },
                 "ns/other": {"store": "default", "keyPrefix": "o:", "owner": "uid/ns/other", "paths": ["/v1/messages"]}
@@ -216,14 +216,15 @@ fn the_native_form_is_read_whole() {
     assert_eq!(chat.store.password, "hunter2");
     assert_eq!((chat.key_prefix.as_str(), chat.admin.as_deref()), ("chat_quota:", Some("admin")));
     assert_eq!(chat.paths.mode(b"/v1beta/models/g:generateContent"), Mode::Metered);
-    let Flavor::Native { owner, default_quota, refresh: Some((refresh, schedule)) } = &chat.flavor else {
+    let Flavor::Native { owner, default_quota, yields: true, refresh: Some((refresh, schedule)) } = &chat.flavor else {
         panic!("{chat:?}")
     };
     assert_eq!((owner.as_str(), *default_quota), ("uid/ns/chat", Some(1000)));
     assert_eq!((refresh.mode, &**schedule), (wire::RefreshMode::Reset, [(7, 1000), (8, 2000)].as_slice()));
     let other = policy(on_route(&quota, "o"));
     assert_eq!((&other.admin, quota.stores().len()), (&None, 1));
-    assert_eq!(other.flavor, Flavor::Native { owner: "uid/ns/other".into(), default_quota: None, refresh: None });
+    let owner = "uid/ns/other".into();
+    assert_eq!(other.flavor, Flavor::Native { owner, default_quota: None, yields: false, refresh: None });
     assert!(matches!(on_route(&quota, "o"), Some(Target::Enforce { open: true, .. })));
     assert!(matches!(on_route(&quota, "r"), Some(Target::Enforce { open: false, .. })));
     assert!(on_route(&quota, "x").is_none(), "aiquota in the default enforces nothing");
@@ -256,6 +257,7 @@ fn what_the_controller_writes_is_what_the_module_reads() {
                 paths: vec!["/v1/messages".into()],
                 admin: None,
                 default_quota: None,
+                yields: false,
                 refresh: None,
                 ends: wire::Ends::default(),
                 unavailable: None,

@@ -10,7 +10,7 @@ use std::{
 
 use enforcement::redis::{Balance, Delete, Fence, Invocation, Park, Period, Release};
 
-use crate::{Key, Life, Object, ObjectKind, Owner, Plan, Reason, Verdict};
+use crate::{Key, Life, Object, ObjectKind, Owner, Plan, Reason, Verdict, gateway::Part, plan::Declared};
 
 /// What becomes of a recorded balance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -204,7 +204,7 @@ pub struct Departure {
     /// The index of its verdict.
     pub verdict: usize,
     pub owner: Arc<Owner>,
-    /// The store and the prefix of balances that requests may have made from its default.
+    /// The store and the prefix of balances that requests may have made from its default, and that nobody inherits.
     pub lazy: Option<(usize, String)>,
     /// The store it names, and why that cannot be used.
     pub withheld: Option<(String, Reason)>,
@@ -248,12 +248,30 @@ impl Plan {
     pub fn departures(&self) -> impl Iterator<Item = Departure> {
         let drained =
             |(_, verdict): &(usize, &Verdict)| matches!(verdict.life, Life::Leaves(leaving) if leaving.drained);
-        self.verdicts.iter().enumerate().filter(drained).map(|(index, verdict)| Departure {
+        let heirs = self.heirs();
+        let lazy = move |verdict: &Verdict| {
+            let Declared { store, key_prefix } = verdict.declared.as_ref()?;
+            let store = (*store)?;
+            let is_inherited = heirs.contains(&(self.databases.number(store), key_prefix.as_str()));
+            (!is_inherited).then(|| (store, key_prefix.clone()))
+        };
+        self.verdicts.iter().enumerate().filter(drained).map(move |(index, verdict)| Departure {
             verdict: index,
             owner: verdict.owner.clone(),
-            lazy: verdict.declared.as_ref().and_then(|declared| Some((declared.store?, declared.key_prefix.clone()))),
+            lazy: lazy(verdict),
             withheld: verdict.withheld.clone().map(|reason| (store_name(verdict), reason)),
         })
+    }
+
+    /// The databases and prefixes where a policy in force has a default: what others' defaults made there follows it.
+    fn heirs(&self) -> HashSet<(usize, &str)> {
+        let Part { policies, slots, .. } = &self.quotas;
+        let in_force = slots.iter().flat_map(|slot| &slot.holders).map(|holder| &policies[holder.by]);
+        let with_default = in_force.filter(|policy| policy.settings.default_quota.is_some());
+        let declared = with_default.filter_map(|policy| self.verdicts[policy.verdict].declared.as_ref());
+        declared
+            .filter_map(|declared| Some((self.databases.number(declared.store?), declared.key_prefix.as_str())))
+            .collect()
     }
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
-use testbed::{Controller, ControllerOptions, Loaded, eventually_within, kubectl};
+use testbed::{Controller, ControllerOptions, Gateway, eventually_within, kubectl};
 
 use crate::scenario_a::{self, completion};
 use crate::stage::{NAMESPACE, Stage, condition, quota};
@@ -292,37 +292,74 @@ async fn a_deleted_object_leaves_its_balances_to_whoever_lists_them_next() -> Re
     is(&stage, USER, Some("6000")).await
 }
 
+/// Waits until the gateway has this object's default.
+async fn enforces(gateway: &Gateway, object: &str, default: i64) -> Result<()> {
+    let pointer = format!("/aiquota/policies/{NAMESPACE}~1{object}/defaultQuota");
+    let says = |config: &Value| config.pointer(&pointer) == Some(&json!(default));
+    let settled = gateway.settled(|loaded| {
+        let plugin = loaded.plugin("aiquota-ai-quota");
+        loaded.runs("aiquota-guard") && plugin.is_some_and(|plugin| plugin.failure.is_none() && says(&plugin.config))
+    });
+    settled.await
+}
+
 #[tokio::test]
 async fn who_lives_on_a_default_follows_the_next_object_when_the_first_is_gone() -> Result<()> {
-    let stage = Stage::set().await?;
-    stage.start_controller()?;
-    let gateway = stage.start_gateway().await?;
-    let with = |consumer: &str, default: i64| json!({"defaultQuota": default, "consumers": [{"name": consumer, "quota": 10_000}]});
-    spent(&stage, &with("aliyun-user1", 1000)).await?;
-    stage.api.apply(&quota("heir", &with("somebody", 1000))).await?;
-    stage.ready("heir").await?;
-    let says = |object: &str, default: i64| {
-        let pointer = format!("/aiquota/policies/higress-system~1{object}/defaultQuota");
-        move |loaded: &Loaded| {
-            let plugin = loaded.plugin("aiquota-ai-quota");
-            loaded.runs("aiquota-guard")
-                && plugin.and_then(|plugin| plugin.config.pointer(&pointer)) == Some(&json!(default))
-        }
-    };
-    gateway.settled(says("chat", 1000)).await?;
-    // 30 tokens each.
     const DEFAULTED: &str = "chat_quota:aliyun-user2";
+    let stage = Stage::set().await?;
+    stage.start_controller_with(&["--drain=0s"])?;
+    let gateway = stage.start_gateway().await?;
+    let with = |consumer: &str, default: i64, policy: &str| {
+        let consumers = json!([{"name": consumer, "quota": 10_000}]);
+        json!({"defaultQuota": default, "consumers": consumers, "deletionPolicy": policy})
+    };
+    spent(&stage, &with("aliyun-user1", 1000, "Retain")).await?;
+    // The next in the order of their age, which counts whole seconds, or their names.
+    for (name, policy) in [("heir-a", "Delete"), ("heir-b", "Retain")] {
+        stage.api.apply(&quota(name, &with(name, 1000, policy))).await?;
+        stage.ready(name).await?;
+    }
+    enforces(&gateway, "chat", 1000).await?;
+    // 30 tokens each.
     scenario_a::is(completion(&gateway, "user2-key", false), 200, "total_tokens").await?;
     is(&stage, DEFAULTED, Some("970")).await?;
     delete(&stage, "chat").await?;
     is_gone(&stage, "chat").await?;
-    stage.api.apply(&quota("heir", &with("somebody", 500))).await?;
-    gateway.settled(says("heir", 500)).await?;
+    enforces(&gateway, "heir-a", 1000).await?;
     scenario_a::is(completion(&gateway, "user2-key", false), 200, "total_tokens").await?;
-    is(&stage, DEFAULTED, Some("440")).await?;
+    is(&stage, DEFAULTED, Some("940")).await?;
+    // With balances that were to go: not this one, which the other object's default decides on.
+    delete(&stage, "heir-a").await?;
+    is_gone(&stage, "heir-a").await?;
+    is(&stage, DEFAULTED, Some("940")).await?;
+    stage.api.apply(&quota("heir-b", &with("heir-b", 500, "Retain"))).await?;
+    enforces(&gateway, "heir-b", 500).await?;
+    scenario_a::is(completion(&gateway, "user2-key", false), 200, "total_tokens").await?;
+    is(&stage, DEFAULTED, Some("410")).await?;
     let owner: Option<String> = query(&stage, &["HGET", &format!("{{{DEFAULTED}}}:ledger"), "owner"]).await?;
-    ensure!(owner.as_deref().is_some_and(|owner| owner.ends_with("/heir")), "{owner:?}");
+    ensure!(owner.as_deref().is_some_and(|owner| owner.ends_with("/heir-b")), "{owner:?}");
     Ok(())
+}
+
+#[tokio::test]
+async fn what_a_default_made_and_another_object_lists_is_not_deleted_with_the_first() -> Result<()> {
+    let stage = Stage::set().await?;
+    stage.start_controller_with(&["--drain=0s"])?;
+    let user = json!([{"name": "aliyun-user1", "quota": 10_000}]);
+    spent(&stage, &json!({"deletionPolicy": "Delete", "consumers": user})).await?;
+    // One that the other cannot take over, so that it is the first object's to the end.
+    let owner = ledger(&stage, "owner").await?.context("the balance has an owner")?;
+    for name in ["listed", "not-listed"] {
+        let lazy = format!("{{chat_quota:{name}}}:ledger");
+        query::<i64>(&stage, &["HSET", &lazy, "layout", "1", "owner", &owner, "grant", "5", "lazy", "1"]).await?;
+        query::<()>(&stage, &["SET", &format!("chat_quota:{name}"), "text"]).await?;
+    }
+    stage.api.apply(&quota("other", &json!({"consumers": [{"name": "listed", "quota": 1}]}))).await?;
+    stage.condition(&stage.quotas().await?, "other", "Seeded", "False").await?;
+    delete(&stage, "chat").await?;
+    is_gone(&stage, "chat").await?;
+    is(&stage, "chat_quota:not-listed", None).await?;
+    is(&stage, "chat_quota:listed", Some("text")).await
 }
 
 #[tokio::test]

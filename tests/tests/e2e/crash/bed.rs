@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use e2e::raw::Raw;
-use enforcement::redis::{Balance, Charge, ChargeOutcome};
+use enforcement::redis::{Balance, Charge, ChargeOutcome, Check, CheckOutcome};
 use kube::api::{Api, DeleteParams, DynamicObject, ListParams, Patch, PatchParams};
 use serde_json::{Value, json};
 use testbed::{
@@ -233,6 +233,19 @@ impl Bed {
             ChargeOutcome::Absent => Ok(false),
             other => bail!("{tokens} of {consumer} became {other:?}"),
         }
+    }
+
+    /// Makes a balance of the default of the object that has `like`, as a request does.
+    pub(super) async fn start(&self, consumer: &str, like: &str, default: i64) -> Result<()> {
+        let mut redis = self.redis.connect().await?;
+        let owner: String =
+            redis::cmd("HGET").arg(self.balance(like).ledger()).arg("owner").query_async(&mut redis).await?;
+        let balance = &self.balance(consumer);
+        let check =
+            Check { balance, need: 1, hold: None, default: Some(default), owner: &owner, yields: false, period: None };
+        let outcome = Raw::connect(&self.redis.addr()).await?.call(&check.invocation(), CheckOutcome::of).await?;
+        ensure!(matches!(outcome, CheckOutcome::Admitted { .. }), "{consumer}: {outcome:?}");
+        Ok(())
     }
 
     pub(super) async fn patiently<T>(&self, what: &str, awaited: impl Future<Output = T>) -> Result<T> {

@@ -52,6 +52,31 @@ async fn a_deletion_that_deletes_survives_broken_connections_after_each_operatio
     play(Story { interruption: Interruption::Break, ..delete() }).await
 }
 
+/// What a request made from the default of the object that goes follows that of the object that stays: it is not among
+/// what is deleted.
+#[tokio::test]
+async fn a_deletion_that_leaves_a_default_to_another_object_survives_a_kill_after_each_operation() -> Result<()> {
+    let before = || {
+        let mut objects = all();
+        objects[0][1]["spec"]["deletionPolicy"] = json!("Delete");
+        for object in &mut objects[0][1..] {
+            object["spec"]["defaultQuota"] = json!(1000);
+        }
+        objects
+    };
+    let ended = |state: &State| {
+        let kept = ledger(state, "zoe").and_then(|ledger| ledger["owner"].as_str()?.rsplit('/').next());
+        is_ruled_by_more(state) && ledger(state, "ann").is_none() && kept == Some("chat")
+    };
+    let heir = story("delete, leave a default", |bed| {
+        Box::pin(async {
+            bed.start("zoe", "ann", 1000).await?;
+            bed.delete("chat").await
+        })
+    });
+    play(Story { before, ended, spent_meanwhile: &[("zoe", 8), ("eve", 6)], ..heir }).await
+}
+
 fn ledger<'a>(state: &'a State, consumer: &str) -> Option<&'a Value> {
     state.get(&format!("redis {{chat:{consumer}}}:ledger"))
 }

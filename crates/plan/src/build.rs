@@ -61,7 +61,13 @@ pub fn build(world: &World) -> Plan {
         Life::Leaves(leaving) => leaving.until.filter(|until| *until > world.now),
         Life::Stays | Life::Gone => None,
     });
-    let unread = verdicts.iter().filter(|verdict| verdict.keeps_balances());
+    // Where it is not known yet which database a store is, its objects may list what others seem to have alone.
+    let elsewhere = |store: usize| !stores.databases.possible(store).is_empty();
+    let unclear = |verdict: &Verdict| {
+        let declared = verdict.declared.as_ref().filter(|_| verdict.life == Life::Stays);
+        declared.is_some_and(|declared| declared.store.is_none_or(elsewhere))
+    };
+    let unread = verdicts.iter().filter(|verdict| verdict.keeps_balances() || unclear(verdict));
     let unread = unread.map(|verdict| verdict.owner.name.clone()).collect();
     let next = refreshes.chain(tables.next()).chain(departures).chain(settles).min();
     verdicts.extend(of_limits);

@@ -103,8 +103,8 @@ pub struct Owner {
 
 impl Plan {
     /// Whether a seed that was answered with another owner may take the balance from it: the plan has given it to the
-    /// seed's object, so the other one, if it lives, no longer lists it; but what another cluster, or an object that
-    /// cannot be understood, may still want is theirs.
+    /// seed's object, so the other one, if it lives, no longer lists it; but what another cluster, an object that
+    /// cannot be understood, or one whose store has not said which database it is, may still want is theirs.
     #[must_use]
     pub fn may_take_over(&self, owner: &str) -> bool {
         let cluster = owner.split_once('/').map(|(cluster, _)| cluster);

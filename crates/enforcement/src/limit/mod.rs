@@ -23,6 +23,7 @@ use crate::redis::Reply;
 use crate::redis::limits::{self, Counter, Limit};
 use crate::response::Response;
 use crate::steps::{Ask, Failure, Kind, Next, Question, Request, Step, Words, wants_websocket};
+use crate::values;
 use crate::wire::limit::Dialect;
 
 /// Tokens in a window, per value of something in the request or for all requests together.
@@ -82,7 +83,9 @@ impl Kind for Limits {
             return Step::Refuse(answers::websocket());
         }
         let question = Question::new(Arc::clone(&policy.store), Words::Script(limits::check(&limits)));
-        let consumer = identity.first().map(|consumer| consumer.to_vec());
+        // It becomes part of a metric's name, which the gateway keeps.
+        let consumer =
+            identity.first().filter(|consumer| values::is_consumer(consumer)).map(|consumer| consumer.to_vec());
         Step::Ask(Ask::new(question, Check { policy: Arc::clone(policy), limits, consumer }))
     }
 

@@ -68,7 +68,7 @@ impl<K: Kind> Form<K> for Native {
                 }
                 policies.insert(policy.name.clone(), settings);
             }
-            let rule_of_ours = Rule { policy: policy.name.clone(), open: open && K::ASKS_IDENTITY };
+            let rule_of_ours = Rule { policy: policy.name.clone(), open: open || !K::ASKS_IDENTITY };
             MatchRule { config: Some(value(&rule_of_ours)), ..rule }
         });
         let match_rules = rules.collect();

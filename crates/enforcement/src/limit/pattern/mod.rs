@@ -10,8 +10,8 @@ mod translate;
 
 use regex_lite::{Regex, RegexBuilder};
 
-/// What a compiled pattern may take, in bytes.
-const MAX_SIZE: usize = 1 << 20;
+/// What a compiled pattern may take, in bytes: a gateway holds those of all objects, once per worker thread.
+const MAX_SIZE: usize = 1 << 15;
 
 /// A compiled regular expression.
 #[derive(Clone, Debug)]

@@ -112,6 +112,27 @@ fn nobody_takes_a_balance_from_an_object_that_cannot_be_understood() {
     assert!(plan.may_take_over(&format!("{}/team-0/quota-00001", world.cluster)));
 }
 
+#[test]
+fn nobody_takes_a_balance_from_an_object_whose_store_has_not_said_which_database_it_is() {
+    let mut world = world::world(2, 1, 2);
+    let mut alias = world.stores[0].as_ref().clone();
+    alias.metadata.name = Some("alias".to_owned());
+    alias.spec.service.name = "alias.static".to_owned();
+    let registries = &mut std::sync::Arc::make_mut(&mut world.bridges[0]).spec.registries;
+    let address = "10.0.0.9:6379".to_owned();
+    registries.push(api::Registry { name: "alias".to_owned(), domain: address, ..registries[0].clone() });
+    world.stores.push(std::sync::Arc::new(alias));
+    std::sync::Arc::make_mut(&mut world.quotas[0]).spec.store_ref = Some(api::StoreRef { name: "alias".to_owned() });
+    let owner = format!("{}/team-0/quota-00000", world.cluster);
+    let plan = plan::build(&world);
+    assert!(!plan.may_take_over(&owner), "it may be the database of the other store");
+    let said = (0..).zip(&plan.stores).map(|(id, store)| {
+        (store.access.clone().expect("it can be reached"), plan::Database { id: format!("{id}"), is_there: true })
+    });
+    world.databases = said.collect();
+    assert!(plan::build(&world).may_take_over(&owner));
+}
+
 fn size(world: &plan::World) -> (plan::Plan, usize) {
     let plan = plan::build(world);
     let program = plan::program(&plan, &vec![Seeded::Applied; plan.seeds.len()]);

@@ -6,6 +6,7 @@ use std::fmt;
 use super::error::ReplyError;
 use super::resp::{Reply, decimal};
 use super::script::{Invocation, Library};
+use crate::identity;
 use crate::values::MAX_AMOUNT;
 use crate::wire::limit::{Dialect, Rate};
 
@@ -17,28 +18,40 @@ const PREFIX: &str = "higress-token-ratelimit";
 
 /// The key of a counter: an integer that expires with its window.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Counter(Vec<u8>);
+pub struct Counter {
+    key: Vec<u8>,
+    /// How much of the key may be shown: the value after it may be a client's credential.
+    shown: usize,
+}
 
 impl Counter {
     /// Counts all requests under a rule name.
     #[must_use]
     pub fn global(dialect: Dialect, rule: &str, rate: Rate) -> Self {
         let name = name(dialect, rule);
-        Self(format!("{PREFIX}:{name}:global_threshold:{}", rate.window_seconds).into_bytes())
+        Self::shown(format!("{PREFIX}:{name}:global_threshold:{}", rate.window_seconds))
     }
 
     /// Counts the requests with one value: `limiter` is upstream's name of what is looked at, `key` whose value.
     #[must_use]
     pub fn item(dialect: Dialect, rule: &str, limiter: &str, rate: Rate, key: &str, value: &[u8]) -> Self {
         let name = name(dialect, rule);
-        let mut bytes = format!("{PREFIX}:{name}:{limiter}:{}:{key}:", rate.window_seconds).into_bytes();
-        bytes.extend_from_slice(value);
-        Self(bytes)
+        let mut counter = Self::shown(format!("{PREFIX}:{name}:{limiter}:{}:{key}:", rate.window_seconds));
+        counter.key.extend_from_slice(value);
+        // The names of consumers are no secrets.
+        if key.eq_ignore_ascii_case(identity::HEADER) {
+            counter.shown = counter.key.len();
+        }
+        counter
+    }
+
+    fn shown(key: String) -> Self {
+        Self { shown: key.len(), key: key.into_bytes() }
     }
 
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
-        &self.0
+        &self.key
     }
 }
 
@@ -52,13 +65,15 @@ fn name(dialect: Dialect, rule: &str) -> String {
 
 impl fmt::Debug for Counter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Counter({})", self.0.escape_ascii())
+        write!(f, "Counter({self})")
     }
 }
 
 impl fmt::Display for Counter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.escape_ascii().fmt(f)
+        let (shown, value) = self.key.split_at(self.shown);
+        let hidden = if value.is_empty() { "" } else { "<hidden>" };
+        write!(f, "{}{hidden}", shown.escape_ascii())
     }
 }
 
@@ -139,11 +154,11 @@ mod tests {
 
     #[test]
     fn keys_are_upstreams_byte_for_byte() {
-        let global = |dialect| Counter::global(dialect, "default_rule", RATE).0;
+        let global = |dialect| Counter::global(dialect, "default_rule", RATE).key;
         assert_eq!(global(Dialect::V1), b"higress-token-ratelimit:default_rule:global_threshold:60");
         assert_eq!(global(Dialect::V2), b"higress-token-ratelimit:{default_rule}:global_threshold:60");
         let day = Rate { tokens: 5, window_seconds: 86_400 };
-        let item = |dialect, limiter, key, value: &[u8]| Counter::item(dialect, "r", limiter, day, key, value).0;
+        let item = |dialect, limiter, key, value: &[u8]| Counter::item(dialect, "r", limiter, day, key, value).key;
         assert_eq!(
             item(Dialect::V1, "limit_by_per_header", "x-api-key", b"a:b\xff"),
             b"higress-token-ratelimit:r:limit_by_per_header:86400:x-api-key:a:b\xff"
@@ -160,7 +175,8 @@ mod tests {
 
     #[test]
     fn one_call_names_all_counters_and_their_rates() {
-        let limit = |name: &str, tokens| Limit { counter: Counter(name.into()), rate: Rate { tokens, ..RATE } };
+        let limit =
+            |name: &str, tokens| Limit { counter: Counter::shown(name.to_owned()), rate: Rate { tokens, ..RATE } };
         let limits = [limit("a", 1), limit("b", 2)];
         let words = |call: Invocation| -> Vec<String> {
             call.evalsha().words().map(|word| String::from_utf8_lossy(word).into_owned()).collect()
@@ -172,6 +188,15 @@ mod tests {
         );
         assert_eq!(charge(&limits, 0).args()[1], b"1");
         assert_eq!(check(&limits).eval().words().nth(1), Some(LIMITS.source.as_bytes()));
+    }
+
+    #[test]
+    fn the_value_of_a_counter_is_not_shown_for_it_may_be_a_credential() {
+        let counter = Counter::item(Dialect::V2, "r", "limit_by_per_header", RATE, "x-api-key", b"sk-1:2");
+        let shown =
+            format!("higress-token-ratelimit:{{r}}:limit_by_per_header:{}:x-api-key:<hidden>", RATE.window_seconds);
+        assert_eq!((counter.to_string(), format!("{counter:?}")), (shown.clone(), format!("Counter({shown})")));
+        assert!(counter.as_bytes().ends_with(b":sk-1:2"));
     }
 
     #[test]

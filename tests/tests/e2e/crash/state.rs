@@ -29,7 +29,7 @@ pub(super) async fn read(redis: &Redis, kinds: [&Api<DynamicObject>; 3], left_ou
             let leaves = json!({
                 "labels": object.metadata.labels, "annotations": object.metadata.annotations,
                 "finalizers": object.metadata.finalizers, "deleting": object.metadata.deletion_timestamp.is_some(),
-                "spec": object.data["spec"], "status": without_times(object.data["status"].clone()),
+                "spec": object.data["spec"], "status": lasting(object.data["status"].clone()),
             });
             state.insert(name, leaves);
         }
@@ -89,6 +89,18 @@ fn text(bytes: &[u8]) -> String {
 
 fn redis_name(key: &[u8]) -> String {
     format!("redis {}", text(key))
+}
+
+/// A status without what depends on when it was written: times, and figures of balances, which are as old as the last
+/// look at them.
+fn lasting(mut status: Value) -> Value {
+    if let Some(fields) = status.as_object_mut() {
+        fields.remove("consumers");
+        if let Some(summary) = fields.get_mut("summary").and_then(Value::as_object_mut) {
+            summary.remove("exhausted");
+        }
+    }
+    without_times(status)
 }
 
 fn without_times(mut value: Value) -> Value {

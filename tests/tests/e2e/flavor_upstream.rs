@@ -102,7 +102,11 @@ async fn a_day_of_token_management_goes_as_declared_with_upstreams_configuration
     is(query("user1-key", "aliyun-user1"), 403, "Unauthorized admin consumer.").await?;
     stage.balance("aliyun-user2", 50000).await?;
 
-    // Started again with nothing changed, it knows what is in force and writes nothing.
+    // Started again with nothing changed, it knows what is in force and writes nothing: an edit has brought the figures
+    // in the status up to what was spent.
+    let consumers = json!([{"name": "aliyun-user1", "quota": 10010}, {"name": "aliyun-user2", "quota": 50001}]);
+    stage.apply_consumers(&consumers).await?;
+    stage.balance("aliyun-user2", 50001).await?;
     stage.ready("chat").await?;
     rounds(&controller).await?;
     let before = (versions(&stage).await?, contents(&stage).await?);

@@ -38,9 +38,9 @@ pub(super) async fn audit(bed: &Bed, fault: Fault, asked: &[Asked]) -> Result<Bo
     });
     let settled = settled.await;
     // The module's calls are answered in order: when both workers have had an answer again, those before it are done.
-    for _ in 0..2 {
+    for last in ["last-1", "last-2"] {
         let call = testbed::post(format!("{}/v1/chat/completions", bed.gateway.url()));
-        let call = call.header("x-mse-consumer", "last").json(&serde_json::json!({"model": "m", "messages": []}));
+        let call = call.header("x-mse-consumer", last).json(&serde_json::json!({"model": "m", "messages": []}));
         let reply = call.send().await?;
         ensure!(reply.status == 200, "the last requests were answered {} {}", reply.status, reply.text());
     }

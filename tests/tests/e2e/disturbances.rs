@@ -59,9 +59,7 @@ impl Bed {
         stage.apply_example("quota.yaml").await?;
         stage.apply_consumers(&consumers(GRANT)).await?;
         stage.ready("chat").await?;
-        let loaded =
-            |loaded: &testbed::gateway::Loaded| loaded.runs("aiquota-guard") && loaded.runs("aiquota-ai-quota");
-        gateway.settled(loaded).await?;
+        stage.in_force(&gateway).await?;
         let mut bed = Self { stage, gateway, writes, _to_api: to_api, version: None };
         // Rules are in force, and what followed the last write is written as well.
         bed.stage.rounds(1).await?;

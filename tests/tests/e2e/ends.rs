@@ -26,16 +26,16 @@ impl Bed {
         stage.apply_example("quota.yaml").await?;
         let bed = Self { stage, gateway };
         bed.declare(&json!({})).await?;
-        bed.gateway.settled(|loaded| loaded.runs("aiquota-guard") && loaded.runs("aiquota-ai-quota")).await?;
         Ok(bed)
     }
 
-    /// The AIQuota of the quickstart, 100 tokens for its first consumer, with these fields.
+    /// The AIQuota of the quickstart, 100 tokens for its first consumer, with these fields; the gateway runs it then.
     async fn declare(&self, fields: &Value) -> Result<()> {
         let mut fields = fields.clone();
         fields["consumers"] = json!([{"name": "aliyun-user1", "quota": 100}]);
         self.stage.api.apply(&quota("chat", &fields)).await?;
-        self.stage.ready("chat").await
+        self.stage.ready("chat").await?;
+        self.stage.in_force(&self.gateway).await
     }
 
     fn ask(&self, tokens: i64) -> Call {

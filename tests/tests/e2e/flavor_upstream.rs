@@ -29,15 +29,16 @@ async fn rounds(controller: &Controller) -> Result<()> {
     .await
 }
 
-/// Waits until the gateway runs a rule for quotas in this form.
-async fn runs(gateway: &Gateway, upstream: bool) -> Result<()> {
+/// Waits until the gateway's rules for quotas have this form and are those that were written last.
+async fn runs(stage: &Stage, gateway: &Gateway, upstream: bool) -> Result<()> {
     gateway
         .settled(|loaded| {
             let rule = loaded.plugin(PLUGIN).and_then(|plugin| plugin.config.pointer("/_rules_/0").cloned());
             let upstreams = rule.map(|rule| rule.get("redis_key_prefix").is_some());
-            upstreams == Some(upstream) && loaded.runs(PLUGIN) && loaded.runs("aiquota-guard")
+            upstreams == Some(upstream)
         })
-        .await
+        .await?;
+    stage.in_force(gateway).await
 }
 
 /// The gateway's objects and the quota of the quickstart.
@@ -53,7 +54,7 @@ async fn a_day_of_token_management_goes_as_declared_with_upstreams_configuration
     let controller = start(&stage, true)?;
     let gateway = stage.start_gateway().await?;
     prepare(&stage).await?;
-    runs(&gateway, true).await?;
+    runs(&stage, &gateway, true).await?;
 
     let plugin = stage.plugins().await?.get(PLUGIN).await?;
     ensure!(plugin.data["spec"].get("defaultConfig").is_none(), "{}", plugin.data["spec"]);
@@ -194,7 +195,7 @@ async fn switching_the_flavor_loses_no_balance_in_either_direction() -> Result<(
     let gateway = stage.start_gateway().await?;
     let native = start(&stage, false)?;
     prepare(&stage).await?;
-    runs(&gateway, false).await?;
+    runs(&stage, &gateway, false).await?;
     is(completion(&gateway, "user1-key", false), 200, r#""total_tokens":30"#).await?;
     stage.balance("aliyun-user1", 9970).await?;
     rounds(&native).await?;
@@ -209,7 +210,7 @@ async fn switching_the_flavor_loses_no_balance_in_either_direction() -> Result<(
     native.terminate().await?;
 
     let upstream = start(&stage, true)?;
-    runs(&gateway, true).await?;
+    runs(&stage, &gateway, true).await?;
     stage.balance("aliyun-user1", 9970).await?;
     is(completion(&gateway, "user1-key", true), 200, "data: [DONE]").await?;
     stage.balance("aliyun-user1", 9940).await?;
@@ -219,7 +220,7 @@ async fn switching_the_flavor_loses_no_balance_in_either_direction() -> Result<(
     upstream.terminate().await?;
 
     let native = start(&stage, false)?;
-    runs(&gateway, false).await?;
+    runs(&stage, &gateway, false).await?;
     let plugin = stage.plugins().await?.get(PLUGIN).await?;
     ensure!(plugin.metadata.annotations.unwrap_or_default().is_empty(), "our annotation is upstream's form's alone");
     is(completion(&gateway, "user1-key", false), 200, r#""total_tokens":30"#).await?;
@@ -254,8 +255,9 @@ async fn traffic_that_no_quota_is_about_is_not_refused_after_a_switch_to_upstrea
     stage.api.apply(&open).await?;
     let whole = json!({"targetRefs": [{"kind": "Gateway"}], "keyPrefix": "whole:", "consumers": []});
     stage.api.apply(&quota("whole", &whole)).await?;
+    stage.ready("chat").await?;
     stage.ready("whole").await?;
-    runs(&gateway, false).await?;
+    runs(&stage, &gateway, false).await?;
     let stranger = |path: &str| get(format!("{}{path}", gateway.url())).header("host", "open.example.com");
     let elsewhere = stranger("/anything").send().await?.status;
     ensure!(elsewhere != 401, "{elsewhere}");
@@ -263,7 +265,7 @@ async fn traffic_that_no_quota_is_about_is_not_refused_after_a_switch_to_upstrea
     native.terminate().await?;
 
     let _upstream = start(&stage, true)?;
-    runs(&gateway, true).await?;
+    runs(&stage, &gateway, true).await?;
     assert_eq!(stranger("/anything").send().await?.status, elsewhere);
     eventually("the target is said to be unmetered", async || {
         let whole = stage.quotas().await?.get("whole").await?;

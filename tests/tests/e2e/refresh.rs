@@ -27,7 +27,7 @@ async fn a_period_begins_without_a_controller_and_a_refresh_by_hand_is_done_once
     let refresh = json!({"schedule": "* * * * *"});
     stage.api.apply(&quota("chat", &json!({"consumers": consumers, "refresh": refresh}))).await?;
     stage.ready("chat").await?;
-    gateway.settled(|loaded| loaded.runs("aiquota-guard") && loaded.runs("aiquota-ai-quota")).await?;
+    stage.in_force(&gateway).await?;
 
     let quotas = stage.quotas().await?;
     let next = quotas.get("chat").await?.data["status"]["nextRefresh"].as_str().unwrap_or_default().to_owned();

@@ -57,7 +57,7 @@ async fn a_day_of_token_management_goes_as_declared() -> Result<()> {
     stage.apply_example_with("gateway.yaml", with_user3).await?;
     stage.apply_example("quota.yaml").await?;
     stage.ready("chat").await?;
-    gateway.settled(|loaded| loaded.runs("aiquota-guard") && loaded.runs("aiquota-ai-quota")).await?;
+    stage.in_force(&gateway).await?;
 
     // 1. The admin looks up the declared balance.
     let query = |key: &str, consumer: &str| {
@@ -104,7 +104,7 @@ async fn a_day_of_token_management_goes_as_declared() -> Result<()> {
     stage.apply_example_with("limit.yaml", |text| text.replace("window: 1m", "window: 1h")).await?;
     let limits = stage.api.objects("quota.higress.io/v1alpha1", "AITokenRateLimit", NAMESPACE).await?;
     stage.condition(&limits, "chat", "Ready", "True").await?;
-    gateway.settled(|loaded| loaded.runs("aiquota-ai-token-ratelimit")).await?;
+    stage.in_force(&gateway).await?;
     is(completion(&gateway, "user2-key", false), 200, r#""total_tokens":30"#).await?;
     stage.balance("aliyun-user2", 49970).await?;
     let counter = "higress-token-ratelimit:{default_rule}:limit_by_per_header:3600:x-api-key:user2-key";
@@ -146,7 +146,7 @@ async fn a_redis_user_who_may_touch_only_balances_and_index_is_enough_for_contro
     let named = |text: &str| text.replace("secretName: redis-auth,", "secretName: redis-auth, usernameKey: username,");
     stage.apply_example_with("quota.yaml", named).await?;
     stage.ready("chat").await?;
-    gateway.settled(|loaded| loaded.runs("aiquota-guard") && loaded.runs("aiquota-ai-quota")).await?;
+    stage.in_force(&gateway).await?;
     is(completion(&gateway, "user1-key", true), 200, "data: [DONE]").await?;
     stage.balance("aliyun-user1", 9970).await
 }

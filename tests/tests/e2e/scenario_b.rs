@@ -258,14 +258,7 @@ async fn a_refusal_with_fallback_for_4xx_opens_no_unmetered_route() -> Result<()
         .await?;
     stage.ready("console").await?;
     stage.ready("chat").await?;
-    gateway
-        .settled(|loaded| {
-            let covered = |plugin: &testbed::gateway::LoadedPlugin| {
-                plugin.failure.is_none() && plugin.config.to_string().contains("ai-route-chat.fallback.internal")
-            };
-            loaded.runs("aiquota-guard") && loaded.plugin("aiquota-ai-quota").is_some_and(covered)
-        })
-        .await?;
+    stage.in_force(&gateway).await?;
 
     let ask = |key: &str| {
         let call =

@@ -1,6 +1,7 @@
 //! What the scenarios are played on: an API server with Higress' definitions and ours, a Redis with a password, a
 //! model server, and the objects of examples/quickstart with their addresses.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
@@ -130,6 +131,39 @@ impl Stage {
     /// Waits until the AIQuota is ready.
     pub(crate) async fn ready(&self, quota: &str) -> Result<()> {
         self.condition(&self.quotas().await?, quota, "Ready", "True").await.map(drop)
+    }
+
+    /// Waits until both of the gateway's workers run what the API server holds now. An object that is ready has its rule
+    /// written; the gateway takes it a moment later.
+    pub(crate) async fn in_force(&self, gateway: &Gateway) -> Result<()> {
+        const READ: [(&str, &str); 4] = [
+            (WASM_PLUGIN, "WasmPlugin"),
+            ("networking.higress.io/v1", "McpBridge"),
+            ("networking.k8s.io/v1", "Ingress"),
+            ("v1", "Secret"),
+        ];
+        let mut kinds = Vec::new();
+        for (version, kind) in READ {
+            kinds.push((kind, self.api.objects(version, kind, NAMESPACE).await?));
+        }
+        self.eventually("the gateway runs what the API server holds", async || {
+            let mut held = BTreeMap::new();
+            for (kind, objects) in &kinds {
+                for object in objects.list(&ListParams::default()).await?.items {
+                    let name = object.metadata.name.unwrap_or_default();
+                    let version = object.metadata.resource_version.unwrap_or_default();
+                    held.insert(((*kind).to_owned(), NAMESPACE.to_owned(), name), version);
+                }
+            }
+            let mut loaded = gateway.loaded();
+            let read = |kind: &str| READ.iter().any(|(_, read)| *read == kind);
+            loaded.versions.retain(|(kind, namespace, _), _| namespace == NAMESPACE && read(kind));
+            ensure!(loaded.versions == held, "it runs {:#?}, and there are {held:#?}", loaded.versions);
+            let failed: Vec<_> = loaded.plugins.iter().filter(|plugin| plugin.failure.is_some()).collect();
+            ensure!(failed.is_empty() && loaded.runs("aiquota-guard"), "{:#?}", loaded.plugins);
+            Ok(())
+        })
+        .await
     }
 
     /// The AIQuota of the quickstart with these consumers.

@@ -23,7 +23,12 @@ pub(super) struct Snapshot {
     pub(super) routes: Arc<Routes>,
     pub(super) clusters: Clusters,
     pub(super) problems: Vec<String>,
+    /// The resource versions of the objects it was made of.
+    pub(super) versions: Versions,
 }
+
+/// Resource versions by kind, namespace and name.
+pub type Versions = BTreeMap<(String, String, String), String>;
 
 /// A plugin with the code it runs.
 pub(super) struct Loaded {
@@ -75,7 +80,8 @@ impl Loader {
         if self.only_route_clusters {
             clusters.0.retain(|name, _| routes.uses(name));
         }
-        Snapshot { generation: self.generation, plugins, routes: Arc::new(routes), clusters, problems }
+        let (routes, versions) = (Arc::new(routes), versions(world));
+        Snapshot { generation: self.generation, plugins, routes, clusters, problems, versions }
     }
 
     fn load(&mut self, spec: PluginSpec) -> Loaded {
@@ -110,6 +116,16 @@ impl Loader {
         self.pulled.insert(key, Arc::clone(&prepared));
         Ok(prepared)
     }
+}
+
+fn versions(world: &World) -> Versions {
+    let versions = world.iter().flat_map(|(kind, objects)| {
+        objects.iter().map(move |object| {
+            let of = |field: &str| object["metadata"][field].as_str().unwrap_or_default().to_owned();
+            ((kind.clone(), of("namespace"), of("name")), of("resourceVersion"))
+        })
+    });
+    versions.collect()
 }
 
 impl PluginSpec {

@@ -42,6 +42,7 @@ use tokio::task::JoinSet;
 
 pub use abi::{BodyAction, HeaderAction, Headers, Way};
 pub use board::{Exchange, LogLine};
+pub use config::Versions;
 pub use harness::{RedisCall, RedisInit, StartFailure, Trapped, Vm, VmModule};
 pub use host::{Effect, LocalReply};
 pub use plugins::Phase;
@@ -94,6 +95,8 @@ pub struct Loaded {
     pub routes: Vec<String>,
     /// Objects that were rejected or served without their templates, with the reason.
     pub problems: Vec<String>,
+    /// Of all the objects it was made of.
+    pub versions: Versions,
 }
 
 #[derive(Clone, Debug)]
@@ -240,6 +243,7 @@ impl Gateway {
             plugins: plugins.collect(),
             routes: snapshot.routes.names(),
             problems: snapshot.problems.clone(),
+            versions: snapshot.versions.clone(),
         }
     }
 

@@ -5,6 +5,7 @@ mod crds;
 mod log;
 mod module_url;
 mod run;
+mod settings;
 
 use std::io::Write;
 use std::process::ExitCode;

@@ -3,113 +3,18 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
-use clap::builder::{PossibleValuesParser, TypedValueParser};
+use anyhow::Result;
 use clap::{ArgAction, Args};
 use controller::Election;
-use plan::{FailStrategy, Flavor, Guard, GuardModule, LimitModule, Module, Phase, PullPolicy, Settings};
+use plan::Settings;
 
-use crate::module_url::{ModuleUrl, is_sha256};
+use crate::settings::{Flags, one_of};
 
 /// Run the controller: it turns AIQuota objects into WasmPlugins and Redis balances
 #[derive(Args, Debug)]
 pub(crate) struct Run {
-    /// The gateway's namespace, where its WasmPlugins, McpBridge, secrets and stores are
-    #[arg(long, env = "AIQUOTA_GATEWAY_NAMESPACE", value_name = "NAMESPACE", default_value = "higress-system")]
-    #[arg(value_parser = namespace)]
-    gateway_namespace: String,
-
-    /// A namespace whose objects may target Gateways, Domains and Services and choose key prefixes, as those of the
-    /// gateway's namespace always may; repeatable, in the environment separated by commas
-    #[arg(long = "trusted-namespace", env = "AIQUOTA_TRUSTED_NAMESPACES", value_name = "NAMESPACE")]
-    #[arg(value_delimiter = ',', value_parser = namespace)]
-    trusted_namespaces: Vec<String>,
-
-    /// What objects of one namespace that is not trusted may take together of a generated WasmPlugin, which has room for
-    /// 1 MiB of rules, in percent: no namespace can take the room of all others
-    #[arg(long, env = "AIQUOTA_NAMESPACE_SHARE", value_name = "PERCENT", default_value_t = 50)]
-    #[arg(value_parser = clap::value_parser!(u8).range(1..=100))]
-    namespace_share: u8,
-
-    /// Whose ai-quota module the gateway runs: native is this project's, upstream the one that comes with Higress
-    #[arg(long, env = "AIQUOTA_FLAVOR", value_name = "FLAVOR", default_value = "native")]
-    #[arg(value_parser = one_of(&[("native", Flavor::Native), ("upstream", Flavor::Upstream)]))]
-    flavor: Flavor,
-
-    /// Where the gateway loads the ai-quota module of that flavor from: oci://, http(s):// or file://, with a version
-    /// or digest
-    #[arg(long, env = "AIQUOTA_MODULE_URL", value_name = "URL")]
-    module_url: ModuleUrl,
-
-    /// The SHA-256 of the module, which the gateway compares after loading it
-    #[arg(long, env = "AIQUOTA_MODULE_SHA256", value_name = "HEX", value_parser = sha256)]
-    module_sha256: Option<String>,
-
-    /// Where the gateway loads the module for token rate limits of that flavor from: oci://, http(s):// or file://, with a
-    /// version or digest; without it AITokenRateLimits are not accepted, and what is programmed stays as it is
-    #[arg(long, env = "AIQUOTA_LIMIT_MODULE_URL", value_name = "URL")]
-    limit_module_url: Option<ModuleUrl>,
-
-    /// The SHA-256 of that module, which the gateway compares after loading it
-    #[arg(long, env = "AIQUOTA_LIMIT_MODULE_SHA256", value_name = "HEX", value_parser = sha256)]
-    #[arg(requires = "limit_module_url")]
-    limit_module_sha256: Option<String>,
-
-    /// When the gateway pulls the module's image
-    #[arg(long, env = "AIQUOTA_IMAGE_PULL_POLICY", value_name = "POLICY", default_value = "IfNotPresent")]
-    #[arg(value_parser = one_of(&[("IfNotPresent", PullPolicy::IfNotPresent), ("Always", PullPolicy::Always)]))]
-    image_pull_policy: PullPolicy,
-
-    /// The Secret in the gateway's namespace with which the gateway pulls the module's image
-    #[arg(long, env = "AIQUOTA_IMAGE_PULL_SECRET", value_name = "SECRET", value_parser = object_name)]
-    image_pull_secret: Option<String>,
-
-    /// What the gateway does with requests when the module cannot be loaded
-    #[arg(long, env = "AIQUOTA_FAIL_STRATEGY", value_name = "STRATEGY", default_value = "FAIL_CLOSE")]
-    #[arg(value_parser = one_of(&[("FAIL_CLOSE", FailStrategy::Close), ("FAIL_OPEN", FailStrategy::Open)]))]
-    fail_strategy: FailStrategy,
-
-    /// The phase of the WasmPlugins that enforce quotas and token rate limits
-    #[arg(long, env = "AIQUOTA_PHASE", value_name = "PHASE", default_value = "UNSPECIFIED_PHASE")]
-    #[arg(value_parser = one_of(&[
-        ("AUTHN", Phase::Authn),
-        ("AUTHZ", Phase::Authz),
-        ("STATS", Phase::Stats),
-        ("UNSPECIFIED_PHASE", Phase::Unspecified),
-    ]))]
-    phase: Phase,
-
-    /// The priority of the ai-quota WasmPlugin in its phase: the highest runs first
-    #[arg(long, env = "AIQUOTA_PRIORITY", value_name = "NUMBER", default_value_t = 750)]
-    #[arg(value_parser = clap::value_parser!(i32).range(1..=1000))]
-    priority: i32,
-
-    /// The priority of the ai-token-ratelimit WasmPlugin in its phase
-    #[arg(long, env = "AIQUOTA_LIMIT_PRIORITY", value_name = "NUMBER", default_value_t = 600)]
-    #[arg(value_parser = clap::value_parser!(i32).range(1..=1000))]
-    limit_priority: i32,
-
-    /// Whether the identity header of clients is removed at the door; off only where nothing reaches the gateway
-    /// that could forge it
-    #[arg(long, env = "AIQUOTA_GUARD", value_name = "ON|OFF", default_value = "on")]
-    #[arg(value_parser = one_of(&[("on", Guard::On), ("off", Guard::Off)]))]
-    guard: Guard,
-
-    /// Where the gateway loads the guard from, which is this project's ai-quota module whatever the flavor; with
-    /// --flavor=native that of --module-url unless given
-    #[arg(long, env = "AIQUOTA_GUARD_MODULE_URL", value_name = "URL")]
-    guard_module_url: Option<ModuleUrl>,
-
-    /// The SHA-256 of the guard's module; only with --guard-module-url
-    #[arg(long, env = "AIQUOTA_GUARD_MODULE_SHA256", value_name = "HEX", value_parser = sha256)]
-    #[arg(requires = "guard_module_url")]
-    guard_module_sha256: Option<String>,
-
-    /// A WasmPlugin that authenticates consumers, besides those known by name; repeatable, in the environment
-    /// separated by commas
-    #[arg(long = "auth-plugin", env = "AIQUOTA_AUTH_PLUGINS", value_name = "NAME")]
-    #[arg(value_delimiter = ',', value_parser = object_name)]
-    auth_plugins: Vec<String>,
+    #[command(flatten)]
+    flags: Flags,
 
     /// Whether several controllers may run, of which the holder of the Lease `aiquota` in the gateway's namespace acts
     /// and the others stand by; off only where there is never a second one
@@ -139,86 +44,7 @@ impl Run {
 
     /// What the controller is told.
     pub(crate) fn settings(self) -> Result<Settings> {
-        pinned("module", &self.module_url, self.module_sha256.as_ref())?;
-        let guard_module = match self.guard_module_url {
-            Some(url) => {
-                pinned("guard-module", &url, self.guard_module_sha256.as_ref())?;
-                GuardModule { url: url.to_string(), sha256: self.guard_module_sha256 }
-            }
-            None => {
-                ensure!(
-                    self.flavor == Flavor::Native || self.guard == Guard::Off,
-                    "--guard-module-url: with --flavor=upstream the guard needs this project's ai-quota module beside \
-                     upstream's: say where it is, or switch the guard off with --guard=off"
-                );
-                GuardModule { url: self.module_url.to_string(), sha256: self.module_sha256.clone() }
-            }
-        };
-        let limit_module = match self.limit_module_url {
-            Some(url) => {
-                pinned("limit-module", &url, self.limit_module_sha256.as_ref())?;
-                let (phase, priority) = (self.phase, self.limit_priority);
-                Some(LimitModule { url: url.to_string(), sha256: self.limit_module_sha256, phase, priority })
-            }
-            None => None,
-        };
-        Ok(Settings {
-            gateway_namespace: self.gateway_namespace,
-            trusted_namespaces: self.trusted_namespaces.into_iter().collect(),
-            flavor: self.flavor,
-            module: Module {
-                url: self.module_url.to_string(),
-                sha256: self.module_sha256,
-                image_pull_policy: self.image_pull_policy,
-                image_pull_secret: self.image_pull_secret,
-                fail_strategy: self.fail_strategy,
-                phase: self.phase,
-                priority: self.priority,
-            },
-            limit_module,
-            guard: self.guard,
-            guard_module,
-            auth_plugins: self.auth_plugins,
-            namespace_share: self.namespace_share,
-            drain: self.drain,
-        })
-    }
-}
-
-/// What the gateway loads today must be what it loads tomorrow.
-fn pinned(flag: &str, url: &ModuleUrl, sha256: Option<&String>) -> Result<()> {
-    ensure!(
-        url.is_pinned() || sha256.is_some(),
-        "--{flag}-url: {url} names no version, and the gateway may run another module tomorrow: name a version, as in \
-         oci://registry/ai-quota:1.0.0, a digest @sha256:..., or give --{flag}-sha256"
-    );
-    Ok(())
-}
-
-/// Exactly one of some words, which the help text lists.
-fn one_of<T: Copy + Send + Sync + 'static>(words: &'static [(&'static str, T)]) -> impl TypedValueParser<Value = T> {
-    PossibleValuesParser::new(words.iter().map(|(word, _)| *word)).try_map(move |text| {
-        let found = words.iter().find(|(word, _)| *word == text);
-        found.map(|(_, value)| *value).ok_or("is none of the words above")
-    })
-}
-
-fn namespace(text: &str) -> Result<String, &'static str> {
-    let label = |text: &str| text.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-'));
-    let fits = (1..=63).contains(&text.len()) && label(text) && !text.starts_with('-') && !text.ends_with('-');
-    if fits {
-        Ok(text.to_owned())
-    } else {
-        Err("a namespace is 1 to 63 of a-z, 0-9 and -, and begins and ends with a letter or digit")
-    }
-}
-
-fn object_name(text: &str) -> Result<String, &'static str> {
-    let fits = text.len() <= 253 && text.split('.').all(|part| namespace(part).is_ok());
-    if fits {
-        Ok(text.to_owned())
-    } else {
-        Err("a name is 1 to 253 of a-z, 0-9, - and ., and each part begins and ends with a letter or digit")
+        self.flags.settings(self.drain)
     }
 }
 
@@ -237,13 +63,10 @@ fn duration(text: &str) -> Result<Duration, &'static str> {
     written.map(Duration::from_secs).ok_or("a time is a whole number of seconds or minutes, as 300s or 10m")
 }
 
-fn sha256(text: &str) -> Result<String, &'static str> {
-    if is_sha256(text) { Ok(text.to_ascii_lowercase()) } else { Err("a SHA-256 is 64 hexadecimal digits") }
-}
-
 #[cfg(test)]
 mod tests {
     use clap::Parser;
+    use plan::{FailStrategy, Flavor, Guard, GuardModule, LimitModule, Module, Phase, PullPolicy};
 
     use super::*;
 

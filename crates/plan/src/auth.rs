@@ -38,8 +38,6 @@ struct AuthPlugin<'a> {
     name: &'a str,
     phase: Phase,
     priority: i64,
-    /// Whether it runs before ai-quota.
-    ahead: bool,
     /// Whether it enforces where none of its rules does.
     everywhere: bool,
     rules: Rules<'a>,
@@ -50,7 +48,14 @@ struct AuthPlugin<'a> {
     consumers: Option<HashSet<&'a str>>,
 }
 
-/// The auth plugins in front of ai-quota on one target.
+/// A plugin of ours that believes who a request says it is of, in the gateway's chain.
+#[derive(Clone, Copy)]
+pub(crate) struct Believer {
+    pub(crate) phase: Phase,
+    pub(crate) priority: i64,
+}
+
+/// The auth plugins in front of a believer on one target.
 pub(crate) struct Covering<'a, 'b>(Vec<(&'b AuthPlugin<'a>, Option<usize>)>);
 
 /// What becomes of a consumer.
@@ -76,14 +81,19 @@ impl<'a> AuthPlugins<'a> {
         highest.max().map_or(GUARD_PRIORITY, |highest| GUARD_PRIORITY.max(highest.saturating_add(1)))
     }
 
-    /// Those that run before ai-quota on what is matched. `hosts` are a route's, none if they are not known.
-    pub(crate) fn covering(&self, matcher: &Matcher, hosts: impl Fn() -> Vec<&'a str>) -> Covering<'a, '_> {
-        let ahead = self.plugins.iter().filter(|plugin| plugin.ahead);
+    /// Those that run before it on what is matched. `hosts` are a route's, none if they are not known.
+    pub(crate) fn covering(
+        &self,
+        believer: Believer,
+        matcher: &Matcher,
+        hosts: impl Fn() -> Vec<&'a str>,
+    ) -> Covering<'a, '_> {
+        let ahead = self.plugins.iter().filter(|plugin| plugin.is_ahead_of(believer));
         Covering(ahead.filter_map(|plugin| Some((plugin, plugin.covers(matcher, &hosts)?))).collect())
     }
 
-    /// What was seen, for the author of a quota whose target is not covered.
-    pub(crate) fn seen(&self) -> String {
+    /// What was seen, for the author of an object whose target is not covered.
+    pub(crate) fn seen(&self, believer: Believer) -> String {
         const SHOWN: usize = 5;
         if self.plugins.is_empty() {
             return "no auth plugin was seen: install one such as key-auth, or name yours with --auth-plugin"
@@ -91,8 +101,8 @@ impl<'a> AuthPlugins<'a> {
         }
         let mut text = "seen: ".to_owned();
         for (index, plugin) in self.plugins.iter().take(SHOWN).enumerate() {
-            let AuthPlugin { name, phase, priority, ahead, .. } = plugin;
-            let how = if *ahead { "does not cover it" } else { "runs too late" };
+            let AuthPlugin { name, phase, priority, .. } = plugin;
+            let how = if plugin.is_ahead_of(believer) { "does not cover it" } else { "runs too late" };
             let comma = if index == 0 { "" } else { ", " };
             // Writing to a String cannot fail.
             let _ = write!(text, "{comma}{name} ({} {priority}, {how})", phase.as_str());
@@ -110,7 +120,6 @@ impl<'a> AuthPlugin<'a> {
         if is_ours(plugin) || !known {
             return None;
         }
-        let module = &world.settings.module;
         let (phase, priority) = (Phase::of(spec.phase.as_deref()), spec.priority.unwrap_or(0));
         let rules = Rules::of(spec);
         let listing = LISTING.iter().any(|known| is(known));
@@ -123,13 +132,16 @@ impl<'a> AuthPlugin<'a> {
             name,
             phase,
             priority,
-            ahead: phase < module.phase || (phase == module.phase && priority > i64::from(module.priority)),
             everywhere: rules.default.is_some() && (!listing || global.unwrap_or(rules.configs.is_empty())),
             allowed: rules.configs.iter().map(allowed).collect(),
             rules,
             listing,
             consumers: listed.map(|consumers| consumers.iter().filter_map(name_of).collect()),
         })
+    }
+
+    fn is_ahead_of(&self, Believer { phase, priority }: Believer) -> bool {
+        self.phase < phase || (self.phase == phase && self.priority > priority)
     }
 
     /// The rule by which it enforces, none where it does so everywhere; nothing where it does not.

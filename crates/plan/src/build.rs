@@ -15,7 +15,7 @@ use std::{
 use api::WasmPlugin;
 
 use crate::{
-    AI_QUOTA, GUARD, Key, Life, Object, Owner, Plan, Verdict, World,
+    AI_QUOTA, GUARD, Key, Life, Object, Owner, Plan, Reason, Verdict, World,
     age::by_age,
     auth::AuthPlugins,
     existing::Existing,
@@ -128,11 +128,17 @@ impl<K: Kind> Before<K> {
     fn decide(self, around: &Around<'_, '_>) -> (Deciding<K>, Draft<K>) {
         let Self { form, plugin, found, existing } = self;
         let existing = existing.with_names_of(&around.stores.wire);
-        let mut draft = Draft::new(around.world, &found);
         let Around { world, stores, targets } = *around;
         let surroundings = Surroundings { world, form, existing: &existing, stores, targets };
-        draft.examine(&surroundings);
-        let slots = draft.decide(&surroundings);
+        let mut held = Held::new();
+        let (draft, slots) = loop {
+            let mut draft = Draft::new(world, &found);
+            draft.examine(&surroundings, &held);
+            match draft.decide(&surroundings) {
+                Ok(slots) => break (draft, slots),
+                Err(more) => held.extend(more),
+            }
+        };
         (Deciding { form, plugin, found, existing, slots }, draft)
     }
 }
@@ -165,6 +171,9 @@ struct Surroundings<'a, 'w, K: Kind> {
     stores: &'a Stores,
     targets: &'a Targets<'w>,
 }
+
+/// By verdict, why an object's edit is not taken though nothing is wrong with it.
+type Held = HashMap<usize, Reason>;
 
 /// By policy.
 type Former = HashMap<usize, Arc<Refreshing>>;

@@ -18,6 +18,8 @@ pub(crate) struct Existing<K: Kind> {
     /// Whether its rules over Domains and the gateway let requests without consumer pass where nothing is metered.
     pub(crate) open: bool,
     pub(crate) policies: HashMap<String, K::Settings>,
+    /// Policies that the form cannot say so that they do what they did.
+    pub(crate) unsayable: HashSet<String>,
     pub(crate) stores: BTreeMap<String, wire::Store>,
     pub(crate) schedules: BTreeMap<String, wire::Schedule>,
     /// By policy.
@@ -32,13 +34,18 @@ pub(crate) struct Existing<K: Kind> {
 impl<K: Kind> Existing<K> {
     pub(crate) fn of(plugin: Option<&WasmPlugin>, form: &'static dyn Form<K>) -> Self {
         let Read { open, mut policies, stores, schedules, rules } = plugin.map(K::read).unwrap_or_default();
-        for settings in policies.values_mut() {
+        let mut unsayable = HashSet::new();
+        for (name, settings) in &mut policies {
+            if !form.can_say(settings) {
+                unsayable.insert(name.clone());
+            }
             *settings = form.said(settings).into_owned();
         }
         let mut existing = Self {
             form,
             open,
             policies,
+            unsayable,
             stores,
             schedules,
             matchers: HashMap::new(),
@@ -95,20 +102,30 @@ impl<K: Kind> Existing<K> {
     }
 
     /// The policy something is under: of several rules the first counts.
-    pub(crate) fn over(&self, matcher: &Matcher) -> Option<&K::Settings> {
-        self.over.get(matcher).and_then(|policy| self.policies.get(policy))
+    pub(crate) fn over(&self, matcher: &Matcher) -> Option<(&str, &K::Settings)> {
+        let policy = self.over.get(matcher)?;
+        Some((policy, self.policies.get(policy)?))
     }
 
     /// Whether something is held to these settings already, whoever they were written for.
     pub(crate) fn holds(&self, matcher: &Matcher, settings: &K::Settings) -> bool {
-        let Some(over) = self.over(matcher) else { return false };
-        let gone = K::unavailable(over).is_some();
-        let same_store = || match (K::store(over), K::store(settings)) {
-            (Some(over), Some(wanted)) => self.same_stores.contains(&(over.to_owned(), wanted.to_owned())),
+        self.over(matcher).is_some_and(|(_, over)| self.means(over, settings))
+    }
+
+    /// The settings of a policy, where they mean something else than these.
+    pub(crate) fn before(&self, policy: &str, settings: &K::Settings) -> Option<&K::Settings> {
+        self.policies.get(policy).filter(|found| !self.means(found, settings))
+    }
+
+    /// Whether settings that were found say the same as these; what refuses says less.
+    fn means(&self, found: &K::Settings, settings: &K::Settings) -> bool {
+        let gone = K::unavailable(found).is_some();
+        let same_store = || match (K::store(found), K::store(settings)) {
+            (Some(found), Some(wanted)) => self.same_stores.contains(&(found.to_owned(), wanted.to_owned())),
             _ => false,
         };
-        let field = K::difference(&self.form.said(settings), over);
-        K::is_nameless(over) || field.is_none_or(|field| field == "storeRef" && (gone || same_store()))
+        let field = K::difference(&self.form.said(settings), found);
+        K::is_nameless(found) || field.is_none_or(|field| field == "storeRef" && (gone || same_store()))
     }
 
     /// Whether a policy stands there just so.

@@ -100,6 +100,11 @@ impl<K: Kind> Policy<K> {
             None => self.settings.clone(),
         }
     }
+
+    /// The same with other settings.
+    pub(crate) fn with(&self, settings: K::Settings) -> Self {
+        Self { name: self.name.clone(), unavailable: self.unavailable.clone(), settings, ..*self }
+    }
 }
 
 impl<K: Kind> merge::Settings for Policy<K> {

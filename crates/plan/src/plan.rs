@@ -314,17 +314,17 @@ impl Object {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Warning {
     #[error(
-        "no auth plugin runs before ai-quota on {targets}, so that requests come there without identity and are refused with 401; {seen}"
+        "no auth plugin runs before {before} on {targets}, so that requests come there without identity and {nobody}; {seen}"
     )]
-    NoAuthentication { targets: String, seen: String },
+    NoAuthentication { targets: String, seen: String, before: &'static str, nobody: &'static str },
     #[error(
-        "{plugins} before ai-quota on {target} knows no consumer {consumers}, and lets only those it lists come through; add them to the consumers of the plugin, or correct the names"
+        "{plugins} before {before} on {target} knows no consumer {consumers}, and lets only those it lists come through; add them to the consumers of the plugin, or correct the names"
     )]
-    ConsumerUnknown { consumers: String, target: String, plugins: String },
+    ConsumerUnknown { consumers: String, target: String, plugins: String, before: &'static str },
     #[error(
-        "{plugins} before ai-quota does not allow consumer {consumers} on {target}, so that its requests are refused there with 403; add it to `allow` of the plugin's rule"
+        "{plugins} before {before} does not allow consumer {consumers} on {target}, so that its requests are refused there with 403; add it to `allow` of the plugin's rule"
     )]
-    ConsumerNotAllowed { consumers: String, target: String, plugins: String },
+    ConsumerNotAllowed { consumers: String, target: String, plugins: String, before: &'static str },
     #[error(
         "WasmPlugin {plugin} is {known} too and has a rule over {target}: tokens are charged twice; remove that rule"
     )]

@@ -32,6 +32,13 @@ pub enum Reason {
     )]
     NotKept { target: TargetRef, known: &'static str, stricter: &'static str },
 
+    #[error(
+        "{} is unmetered now: upstream's {known} module (--flavor=upstream) has no means for what was in force before; \
+         correct the object, or let the administrator go back to --flavor=native",
+        Target(.target)
+    )]
+    NotSayable { target: TargetRef, known: &'static str },
+
     /// What was reported before of a target that it has not had since.
     #[error("{message}")]
     AsBefore { reason: &'static str, message: String },
@@ -67,13 +74,13 @@ pub enum Reason {
     },
 
     #[error(
-        "the rules of all quotas would take more than {limit} bytes in one WasmPlugin; use fewer targets or let objects share settings"
+        "the rules of all objects of this kind would take more than {limit} bytes in one WasmPlugin; use fewer targets or shorter settings, or let objects share settings"
     )]
     GatewayFull { limit: usize },
 
     #[error(
         "the rules of namespace {namespace} would take more than {percent} % of the {limit} bytes of one WasmPlugin \
-         (--namespace-share); use fewer targets, let objects share settings, or let the administrator raise the share \
+         (--namespace-share); use fewer targets or shorter settings, let objects share settings, or let the administrator raise the share \
          or trust the namespace"
     )]
     ShareFull { namespace: String, percent: u8, limit: usize },
@@ -161,7 +168,7 @@ impl Reason {
         match self {
             Self::Invalid(_) => "Invalid",
             Self::Undecodable(_) => "Undecodable",
-            Self::NotSupportedByPlugin(_) | Self::NotKept { .. } => "NotSupportedByPlugin",
+            Self::NotSupportedByPlugin(_) | Self::NotKept { .. } | Self::NotSayable { .. } => "NotSupportedByPlugin",
             Self::AsBefore { reason, .. } => reason,
             Self::NotTrusted { .. } => "NotTrusted",
             Self::TargetNotFound { .. } => "TargetNotFound",
@@ -214,6 +221,8 @@ impl Reason {
                 | Self::NotSupportedByPlugin(_)
                 | Self::NotTrusted { .. }
                 | Self::NoModule
+                | Self::GatewayFull { .. }
+                | Self::ShareFull { .. }
         )
     }
 
@@ -224,6 +233,7 @@ impl Reason {
             | Self::Undecodable(_)
             | Self::NotSupportedByPlugin(_)
             | Self::NotKept { .. }
+            | Self::NotSayable { .. }
             | Self::AsBefore { .. }
             | Self::NotTrusted { .. }
             | Self::NotInGatewayNamespace(_) => WaitsFor::Spec,

@@ -1,4 +1,4 @@
-//! What fits into one WasmPlugin. Policies and what they match in, slots that have no room out. Pure.
+//! What fits into one WasmPlugin. Policies and what they match in; slots, and edits, that have no room out. Pure.
 
 use std::collections::{HashMap, HashSet};
 
@@ -31,35 +31,48 @@ struct Need {
     notes: usize,
 }
 
-/// A slot that has no room, and the limit it would exceed.
+/// What does not fit, and the limit it would exceed.
+pub(crate) struct Lacking {
+    pub(crate) slots: Vec<NoRoom>,
+    /// Policies whose settings, as the gateway has them, were edited to what takes more.
+    pub(crate) grown: Vec<(usize, Reason)>,
+}
+
+/// A slot that has no room.
 pub(crate) struct NoRoom {
     pub(crate) slot: usize,
     pub(crate) why: Reason,
 }
+
+/// The parts of what a policy takes: what the gateway has under rules already, by the settings it has there; what those
+/// take in addition as they are now; and what it has not under any rule.
+const COVERED: usize = 0;
+const GROWTH: usize = 1;
+const MORE: usize = 2;
 
 impl<'a, K: Kind> Room<'a, K> {
     pub(crate) const fn new(settings: &'a Settings, form: &'static dyn Form<K>) -> Self {
         Self { settings, form }
     }
 
-    /// The slots that do not fit. What is programmed goes first, also before what older objects want in addition, then
-    /// the oldest. No namespace that is not trusted takes more than its share, also while there is room: what is
-    /// programmed is not taken out to make some for others.
+    /// What is programmed goes first, also before what older objects want in addition, be that targets or larger
+    /// settings; of what is new the administrator's, then what the oldest want. No namespace that is not trusted adds
+    /// anything beyond its share, also while there is room: what is programmed is not taken out to make some for others.
     pub(crate) fn lacks(
         &self,
         policies: &[Policy<K>],
         stores: Stores<'_>,
         existing: &Existing<K>,
         slots: &[Slot<Matcher>],
-    ) -> Vec<NoRoom> {
-        let part = |slot: &Slot<Matcher>| usize::from(!existing.covers(&slot.what));
+    ) -> Lacking {
+        let part = |slot: &Slot<Matcher>| if existing.covers(&slot.what) { COVERED } else { MORE };
         let held = || slots.iter().enumerate().filter_map(|(at, slot)| Some((at, slot, slot.holders.first()?.by)));
-        let sizes: Vec<Size> = policies.iter().map(|policy| self.form.size(policy, stores)).collect();
-        // Of each policy, what it has of the gateway already, and what it wants in addition.
-        let mut needs = vec![[Need::default(); 2]; policies.len()];
+        let sizes: Vec<[Size; 2]> = policies.iter().map(|policy| self.sizes(policy, stores, existing)).collect();
+        let mut needs = vec![[Need::default(); 3]; policies.len()];
         // Whether it has a rule for all of its routes, and one for all of its services.
         let mut shared = vec![[false; 2]; policies.len()];
         for (_, slot, by) in held() {
+            let [before, growth] = sizes[by];
             let need = &mut needs[by][part(slot)];
             let (new_rule, name) = match &slot.what {
                 Matcher::Route(name) => (!std::mem::replace(&mut shared[by][0], true), name.as_str()),
@@ -69,23 +82,27 @@ impl<'a, K: Kind> Room<'a, K> {
             };
             need.add(ENTRY + name.len(), 0);
             if new_rule {
-                need.add(sizes[by].rule, sizes[by].note);
+                need.add(before.rule, before.note);
+                needs[by][GROWTH].add(growth.rule, growth.note);
             }
         }
-        for (needs, size) in needs.iter_mut().zip(&sizes) {
-            if let Some(first) = needs.iter_mut().find(|need| **need != Need::default()) {
-                first.add(size.once, 0);
+        for (needs, [before, growth]) in needs.iter_mut().zip(&sizes) {
+            if let Some(first) = [COVERED, MORE].into_iter().find(|part| needs[*part] != Need::default()) {
+                needs[first].add(before.once, 0);
+                needs[GROWTH].add(growth.once, 0);
             }
         }
 
         // What several policies share is paid for by the first.
         let schedule = |policy: usize| K::refresh(&policies[policy].settings).map(|refresh| refresh.schedule.as_str());
         let mut order: Vec<(usize, usize)> =
-            (0..policies.len()).flat_map(|policy| [(policy, 0), (policy, 1)]).collect();
+            (0..policies.len()).flat_map(|policy| [COVERED, GROWTH, MORE].map(|part| (policy, part))).collect();
         order.retain(|(policy, part)| needs[*policy][*part] != Need::default());
+        let stays = |policy: usize| policies[policy].programmed || policies[policy].in_force;
         order.sort_by_key(|(policy, part)| {
-            let programmed = policies[*policy].programmed || policies[*policy].in_force;
-            (!programmed, *part, *policy)
+            let is_new = !stays(*policy) || *part != COVERED;
+            let whose = is_new.then(|| !self.settings.trusts(policies[*policy].namespace()));
+            (whose, !stays(*policy), *part, *policy)
         });
         let mut left = Need { spec: LIMIT, notes: NOTES_LIMIT };
         let share = self.share();
@@ -98,7 +115,12 @@ impl<'a, K: Kind> Room<'a, K> {
             let mut need = needs[policy][part];
             need.add(schedule.map_or(0, |name| self.form.schedule_size(name)), 0);
             let own = (!self.settings.trusts(namespace)).then(|| shares.entry(namespace).or_insert(share));
-            match (left.without(need), own.as_ref().map_or(Ok(left), |own| own.without(need))) {
+            let is_new = !stays(policy) || part != COVERED;
+            let of_share = own.as_ref().map(|own| match own.without(need) {
+                Err(_) if !is_new => Ok(Need::default()),
+                rest => rest,
+            });
+            match (left.without(need), of_share.unwrap_or(Ok(left))) {
                 (Ok(rest), Ok(rest_of_share)) => {
                     left = rest;
                     own.into_iter().for_each(|own| *own = rest_of_share);
@@ -115,7 +137,20 @@ impl<'a, K: Kind> Room<'a, K> {
         let lost = |(slot, what, by): (usize, &Slot<Matcher>, usize)| {
             out.get(&(by, part(what))).map(|why| NoRoom { slot, why: why.clone() })
         };
-        held().filter_map(lost).collect()
+        let grown = |policy| Some((policy, out.get(&(policy, GROWTH))?.clone()));
+        Lacking { slots: held().filter_map(lost).collect(), grown: (0..policies.len()).filter_map(grown).collect() }
+    }
+
+    /// By the settings that the gateway has of it, and what it takes in addition as it is now.
+    fn sizes(&self, policy: &Policy<K>, stores: Stores<'_>, existing: &Existing<K>) -> [Size; 2] {
+        let now = self.form.size(policy, stores);
+        let edited = (policy.programmed && !policy.kept).then(|| existing.before(&policy.name, &policy.settings));
+        let Some(before) = edited.flatten() else { return [now, Size::default()] };
+        let before = self.form.size(&policy.with(before.clone()), stores);
+        let before =
+            Size { once: before.once.min(now.once), rule: before.rule.min(now.rule), note: before.note.min(now.note) };
+        let growth = Size { once: now.once - before.once, rule: now.rule - before.rule, note: now.note - before.note };
+        [before, growth]
     }
 
     /// What one namespace may take.

@@ -5,13 +5,14 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use crate::{
     Guard, ObjectKind, Reason, Verdict, Warning, World,
-    auth::{AuthPlugins, Covering, Passes},
+    auth::{AuthPlugins, Believer, Covering, Passes},
     existing::Existing,
     foreign::Twins,
     gateway::{Matcher, Policy},
     kind::Kind,
     manual,
     merge::Slot,
+    program::Place,
     reason::Target,
     targets::Targets,
 };
@@ -53,6 +54,8 @@ impl<'a, K: Kind> Beside<'a, '_, K> {
         verdicts: &mut [Verdict],
     ) -> HashSet<(usize, usize)> {
         let mut waiting = HashSet::new();
+        let Some(Place { phase, priority, .. }) = K::module(&self.world.settings) else { return waiting };
+        let believer = Believer { phase, priority };
         let mut all: Vec<Found<'_>> = Vec::new();
         all.resize_with(policies.len(), Found::default);
         let hosts = |route: &str| self.targets.hosts(route).unwrap_or_default();
@@ -74,11 +77,11 @@ impl<'a, K: Kind> Beside<'a, '_, K> {
                 let (covering, twin) = known.get_or_insert_with(|| {
                     let over = |twins: &Twins<'a>| twins.over(&slot.what, &hosts);
                     let twin = Some(self.twins).filter(|twins| !twins.is_empty()).and_then(over);
-                    (self.auth.covering(&slot.what, of_this), twin)
+                    (self.auth.covering(believer, &slot.what, of_this), twin)
                 });
                 let found = &mut all[by];
-                if !K::ASKS_IDENTITY {
-                    // Nobody is refused for having none.
+                if !K::believes(&policy.settings) {
+                    // It does not depend on who calls.
                 } else if covering.is_empty() {
                     found.uncovered.insert(at);
                 } else if covering.can_tell() && self.world.settings.trusts(&verdict.key.namespace) {
@@ -102,8 +105,11 @@ impl<'a, K: Kind> Beside<'a, '_, K> {
                 }
             }
         }
-        let said: Vec<_> =
-            all.iter().enumerate().map(|(by, found)| self.say(by, found, policies, verdicts, &waiting)).collect();
+        let said: Vec<_> = all
+            .iter()
+            .enumerate()
+            .map(|(by, found)| self.say(by, found, believer, policies, verdicts, &waiting))
+            .collect();
         for (policy, (warnings, waits)) in policies.iter().zip(said) {
             let verdict = &mut verdicts[policy.verdict];
             verdict.warnings.extend(warnings);
@@ -116,6 +122,7 @@ impl<'a, K: Kind> Beside<'a, '_, K> {
         &self,
         by: usize,
         found: &Found<'_>,
+        believer: Believer,
         policies: &[Policy<K>],
         verdicts: &[Verdict],
         waiting: &HashSet<(usize, usize)>,
@@ -126,15 +133,16 @@ impl<'a, K: Kind> Beside<'a, '_, K> {
         let mut warnings = Vec::new();
         if !uncovered.is_empty() {
             let targets = uncovered.iter().map(named).collect::<Vec<_>>().join(", ");
-            warnings.push(Warning::NoAuthentication { targets, seen: self.auth.seen() });
+            let seen = self.auth.seen(believer);
+            warnings.push(Warning::NoAuthentication { targets, seen, before: K::PLUGIN, nobody: K::NOBODY });
         }
         if let Some((at, Stopped { names, plugins })) = unknown.first_key_value() {
             let (consumers, plugins) = (listed(names), plugins.clone());
-            warnings.push(Warning::ConsumerUnknown { consumers, target: named(at), plugins });
+            warnings.push(Warning::ConsumerUnknown { consumers, target: named(at), plugins, before: K::PLUGIN });
         }
         if let Some((at, Stopped { names, plugins })) = not_allowed.first_key_value() {
             let (consumers, plugins) = (listed(names), plugins.clone());
-            warnings.push(Warning::ConsumerNotAllowed { consumers, target: named(at), plugins });
+            warnings.push(Warning::ConsumerNotAllowed { consumers, target: named(at), plugins, before: K::PLUGIN });
         }
         if let Some((at, plugin)) = foreign.iter().find(|(at, _)| !waiting.contains(&(by, **at))) {
             warnings.push(Warning::ForeignRule { target: named(at), plugin: (*plugin).to_owned(), known: K::PLUGIN });
@@ -164,9 +172,7 @@ fn stopped<'v, K: Kind>(
     verdict: &'v Verdict,
 ) -> (Vec<&'v str>, Vec<&'v str>) {
     let (mut unknown, mut not_allowed) = (Vec::new(), Vec::new());
-    let admin = K::admin(&policy.settings);
-    let listed = verdict.object.consumers().iter().map(|consumer| consumer.name.as_str());
-    for name in admin.into_iter().chain(listed.filter(|name| Some(*name) != admin)) {
+    for name in K::consumers(&policy.settings, &verdict.object) {
         match covering.passes(name) {
             Passes::Yes => {}
             Passes::Unknown => unknown.push(name),

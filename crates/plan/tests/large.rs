@@ -202,7 +202,7 @@ fn a_namespace_that_is_not_trusted_leaves_room_to_others_and_is_told_its_share()
 #[test]
 fn a_ceiling_that_has_no_room_is_none() {
     let mut world = world::world(8_000, 1, 8_000);
-    world.settings.trusted_namespaces.insert("team-0".to_owned());
+    world.settings.trusted_namespaces.extend(["team-0".to_owned(), "team-1".to_owned()]);
     std::sync::Arc::make_mut(&mut world.quotas[0]).metadata.namespace = Some("team-1".to_owned());
     std::sync::Arc::make_mut(&mut world.ingresses[0]).metadata.namespace = Some("team-1".to_owned());
     let domain = api::TargetRef { kind: api::TargetKind::Domain, name: Some("0.example.com".to_owned()) };
@@ -231,6 +231,121 @@ fn what_an_older_object_wants_in_addition_takes_no_room_from_what_is_programmed(
     assert!(plan.verdicts[..first].iter().all(accepted));
     let reason = plan.verdicts[0].targets[15].1.as_ref().map(plan::Reason::reason);
     assert_eq!(reason, Some("GatewayFull"));
+}
+
+/// What fits of 8,000 objects is written. Returns the first that had no room.
+fn written(world: &mut plan::World) -> usize {
+    let plan = plan::build(world);
+    let full = plan.verdicts.iter().position(|verdict| verdict.targets[0].1.is_some()).expect("they do not all fit");
+    write(world);
+    full
+}
+
+fn write(world: &mut plan::World) {
+    let plan = plan::build(world);
+    let program = plan::program(&plan, &vec![Seeded::Applied; plan.seeds.len()]);
+    world.plugins.retain(|plugin| plugin.metadata.name.as_deref() == Some("key-auth"));
+    world.plugins.extend(program.plugins.into_iter().filter_map(|plugin| plugin.wanted).map(std::sync::Arc::new));
+}
+
+fn is_quiet(world: &plan::World) -> bool {
+    let plan = plan::build(world);
+    plan::program(&plan, &[]).plugins.iter().all(|plugin| !plugin.differs())
+}
+
+/// Paths that take some 3 KB more than the usual ones.
+fn many_paths(world: &mut plan::World, quota: usize) {
+    let paths = (0..32).map(|n| format!("/{n:02}/{}", "p".repeat(100))).collect();
+    std::sync::Arc::make_mut(&mut world.quotas[quota]).spec.paths = Some(paths);
+}
+
+fn conditions(plan: &plan::Plan, verdict: usize) -> Vec<(String, String)> {
+    let seeded = vec![Seeded::Applied; plan.seeds.len()];
+    let program = plan::program(plan, &seeded);
+    let answers = plan::Answers { seeded: &seeded, figures: &[] };
+    let now = k8s_openapi::jiff::Timestamp::UNIX_EPOCH;
+    let status = plan::status(plan, verdict, answers, &program, &Writes::new(), &Deletions::new(), now);
+    status.conditions.into_iter().map(|condition| (condition.type_, condition.reason)).collect()
+}
+
+#[test]
+fn an_edit_that_takes_more_room_than_there_is_leaves_its_object_and_all_others_as_they_were() {
+    for mut world in [world::world(8_000, 1, 8_000), for_upstream(4_500, str::to_owned)] {
+        let first = written(&mut world);
+        many_paths(&mut world, 0);
+        let plan = plan::build(&world);
+        assert!(plan.verdicts[..first].iter().all(|verdict| verdict.targets[0].1.is_none()), "nobody lost a target");
+        assert!(plan.verdicts[1..first].iter().all(|verdict| verdict.refused.is_empty()));
+        assert!(is_quiet(&world), "no rule goes out, its own neither");
+        let reason = |of: &str, is: &str| conditions(&plan, 0).contains(&(of.to_owned(), is.to_owned()));
+        assert!(reason("Accepted", "GatewayFull") && reason("Programmed", "GatewayFull"), "{:?}", conditions(&plan, 0));
+
+        // With room it is as it says.
+        world.quotas.drain(1..100);
+        let plan = plan::build(&world);
+        assert!(plan.verdicts[0].refused.is_empty());
+        assert!(!is_quiet(&world));
+    }
+}
+
+#[test]
+fn what_is_new_is_the_administrators_first() {
+    let mut world = world::world(8_000, 1, 8_000);
+    let mut domain = world.quotas[7_999].as_ref().clone();
+    domain.metadata.namespace = Some("higress-system".to_owned());
+    domain.spec.target_refs =
+        vec![api::TargetRef { kind: api::TargetKind::Domain, name: Some("none.example.org".to_owned()) }];
+    written(&mut world);
+    // Room for one of the two: some 3 KB.
+    world.quotas.drain(20..35);
+    world.quotas.push(std::sync::Arc::new(domain));
+    let administrators = world.quotas.len() - 1;
+    many_paths(&mut world, 0);
+    many_paths(&mut world, administrators);
+    let plan = plan::build(&world);
+    let of = |name: &str| {
+        let verdict = plan.verdicts.iter().find(|verdict| verdict.key.to_string() == name).expect("it is there");
+        verdict.refused.first().or(verdict.targets[0].1.as_ref()).map(plan::Reason::reason)
+    };
+    assert_eq!((of("team-0/quota-00000"), of("higress-system/quota-07999")), (Some("GatewayFull"), None));
+    world.quotas.pop();
+    let plan = plan::build(&world);
+    assert!(plan.verdicts[0].refused.is_empty(), "without it there is room");
+}
+
+#[test]
+fn what_is_programmed_stays_though_its_namespace_has_more_than_its_share_now() {
+    let mut world = world::world(2_000, 1, 2_000);
+    write(&mut world);
+    assert!(is_quiet(&world));
+    world.settings.namespace_share = 1;
+    assert!(is_quiet(&world), "nothing becomes unmetered by that");
+    let mut more = world.quotas[0].as_ref().clone();
+    more.metadata.name = Some("more".to_owned());
+    more.metadata.creation_timestamp = None;
+    more.spec.target_refs[0].name = Some("route-more".to_owned());
+    let mut route = world.ingresses[0].as_ref().clone();
+    route.metadata.name = Some("route-more".to_owned());
+    world.ingresses.push(std::sync::Arc::new(route));
+    world.quotas.push(std::sync::Arc::new(more));
+    let plan = plan::build(&world);
+    let new = plan.verdicts.iter().find(|verdict| verdict.key.name == "more").expect("it is there");
+    assert_eq!(new.targets[0].1.as_ref().map(plan::Reason::reason), Some("GatewayFull"));
+}
+
+#[test]
+fn an_older_object_without_room_takes_no_target_from_whom_the_gateway_has_it_for() {
+    let mut world = world::world(8_000, 1, 8_000);
+    let route = world.quotas[5].spec.target_refs.clone();
+    // It is the oldest, and wants nothing that is there.
+    std::sync::Arc::make_mut(&mut world.quotas[0]).spec.target_refs[0].name = Some("nothing".to_owned());
+    written(&mut world);
+    std::sync::Arc::make_mut(&mut world.quotas[0]).spec.target_refs = route;
+    many_paths(&mut world, 0);
+    let plan = plan::build(&world);
+    let problem = |verdict: usize| plan.verdicts[verdict].targets[0].1.as_ref().map(plan::Reason::reason);
+    assert_eq!((problem(0), problem(5)), (Some("GatewayFull"), None));
+    assert!(is_quiet(&world));
 }
 
 /// Objects with a route each, for upstream's module.

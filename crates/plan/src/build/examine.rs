@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::{
-    Draft, Surroundings,
+    Draft, Held, Surroundings,
     kept::{Last, kept},
     owner_name,
 };
@@ -18,14 +18,16 @@ use crate::{
 };
 
 impl<K: Kind> Draft<K> {
-    pub(super) fn examine(&mut self, around: &Surroundings<'_, '_, K>) {
+    /// `held`: what was found to have no room.
+    pub(super) fn examine(&mut self, around: &Surroundings<'_, '_, K>, held: &Held) {
         for index in 0..self.verdicts.len() {
             let verdict = &mut self.verdicts[index];
             if verdict.life != Life::Stays {
                 leave::<K>(verdict, around.world, around.stores);
                 continue;
             }
-            match understood(verdict, around) {
+            let understood = understood(verdict, around);
+            match held.get(&index).map_or(understood, |why| Err(vec![why.clone()])) {
                 Ok(object) => self.take(index, &object, around),
                 Err(reasons) => self.keep(index, reasons, around),
             }

@@ -57,12 +57,13 @@ pub(super) fn kept<K: Kind>(verdict: &Verdict, name: &str, around: &Surroundings
         had.push(Had { target, matched, is_own: true, lost: None });
     }
 
-    let settings = existing.policies.get(name).filter(|_| had.iter().any(|had| had.is_own)).or_else(|| {
+    let own = existing.policies.get(name).map(|settings| (name, settings));
+    let standing = own.filter(|_| had.iter().any(|had| had.is_own)).or_else(|| {
         let shared = had.iter().filter(|had| had.lost.is_none());
         shared.into_iter().find_map(|had| existing.over(&had.matched.named))
     });
     let mut all = Kept { targets: Vec::new(), last: None };
-    let Some(settings) = settings else {
+    let Some((policy, settings)) = standing else {
         all.targets = had.into_iter().filter_map(|had| Some((had.target, Some(had.lost?)))).collect();
         return all;
     };
@@ -72,11 +73,15 @@ pub(super) fn kept<K: Kind>(verdict: &Verdict, name: &str, around: &Surroundings
         let in_force = is_own || (lost.is_none() && existing.holds(&matched.named, settings));
         let problem = if in_force {
             let permitted = targets.permitted(namespace, &target, || crate::reason::Target(&target).to_string());
-            let kept = permitted.and_then(|()| match form.keeps(&matched.named, existing.open) {
-                true => Ok(()),
-                false => Err(Reason::NotKept { target: target.clone(), known: K::PLUGIN, stricter: K::STRICTER }),
-            });
-            kept.err()
+            let not_kept = || {
+                let (target, known) = (target.clone(), K::PLUGIN);
+                if existing.unsayable.contains(policy) {
+                    return Some(Reason::NotSayable { target, known });
+                }
+                let stricter = !form.keeps(&matched.named, existing.open);
+                stricter.then_some(Reason::NotKept { target, known, stricter: K::STRICTER })
+            };
+            permitted.err().or_else(not_kept)
         } else if let Some(lost) = lost {
             Some(lost)
         } else {

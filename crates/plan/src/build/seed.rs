@@ -31,7 +31,9 @@ impl Draft<Quota> {
         let mut tables = Tables::default();
         let mut former = Former::new();
         for slot in slots {
-            let Some(before) = existing.over(&slot.what).and_then(|policy| policy.refresh.as_ref()) else { continue };
+            let Some(before) = existing.over(&slot.what).and_then(|(_, policy)| policy.refresh.as_ref()) else {
+                continue;
+            };
             let edited = |by: &usize| self.policies[*by].settings.refresh.as_ref() != Some(before);
             for by in slot.holders.iter().map(|holder| holder.by).filter(edited) {
                 if let Some(table) = tables.table(&before.schedule, known) {

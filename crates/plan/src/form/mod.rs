@@ -48,6 +48,10 @@ pub(crate) trait Form<K: Kind>: Sync {
     /// stricter for requests that nobody meant. `open`: whether it lets requests without consumer pass now.
     fn keeps(&self, what: &Matcher, open: bool) -> bool;
 
+    /// Whether settings that are in force, in whichever form, do in this one what they did: what it cannot say is not
+    /// kept as something else.
+    fn can_say(&self, settings: &K::Settings) -> bool;
+
     fn write(&self, gateway: &Gateway, part: &Part<K>, rules: Vec<Ruled>) -> Body;
 
     fn size(&self, policy: &Policy<K>, stores: Stores<'_>) -> Size;

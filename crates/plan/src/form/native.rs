@@ -51,6 +51,10 @@ impl<K: Kind> Form<K> for Native {
         true
     }
 
+    fn can_say(&self, _: &K::Settings) -> bool {
+        true
+    }
+
     fn write(&self, gateway: &Gateway, part: &Part<K>, rules: Vec<Ruled>) -> Body {
         let mut policies = BTreeMap::new();
         let mut stores = BTreeMap::new();

@@ -150,6 +150,11 @@ impl Form<Quota> for Upstream {
         }
     }
 
+    /// What it leaves out makes nothing free and refuses whom nothing is owed; but it cannot only observe.
+    fn can_say(&self, settings: &wire::Policy) -> bool {
+        !settings.ends.observes()
+    }
+
     fn write(&self, gateway: &Gateway, part: &Part<Quota>, rules: Vec<Ruled>) -> Body {
         let stores = Stores { usable: &gateway.stores, known: &part.existing.stores };
         let mut written: HashMap<usize, serde_json::Value> = HashMap::new();

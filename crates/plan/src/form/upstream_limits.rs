@@ -64,17 +64,12 @@ impl Form<Limit> for UpstreamLimits {
                 refuse(format!("{field}[{unknown}].window"), WINDOWS.to_owned());
             }
             let groups = groups(&rule.limits, |limit| &limit.matches);
-            let is_exact = |group: &[&api::Limit]| group[0].matches.exact.is_some();
-            let narrower = groups.iter().enumerate().find(|(later, group)| {
-                let before = groups[..*later].iter().filter(|earlier| !(is_exact(earlier) && is_exact(group)));
-                before.into_iter().any(|earlier| earlier.len() < group.len())
-            });
-            if narrower.is_some() {
+            if is_widened(&groups, |limit| limit.matches.exact.is_some()) {
                 let message = "a match has more limits than one before it that may match the same value: in the module \
                                that value would be under the rest of them";
                 refuse(field, message.to_owned());
             }
-            count += groups.iter().map(Vec::len).max().unwrap_or(0);
+            count += longest(&groups);
         }
         if count > RULES_MAX {
             let message = format!(
@@ -102,6 +97,23 @@ impl Form<Limit> for UpstreamLimits {
             Matcher::Route(_) | Matcher::Service(_) => true,
             Matcher::Domain(_) | Matcher::Gateway => !open,
         }
+    }
+
+    /// As it refuses objects for, but for their paths: a rule that it cannot read would keep it from starting at all.
+    fn can_say(&self, settings: &Settings) -> bool {
+        let is_known = |seconds: u32| Rate::new(1, seconds).is_some();
+        let mut count = 0;
+        let can_say = |rule: &WireRule| {
+            let groups = groups(&rule.limits, |limit| &limit.matches);
+            count += longest(&groups);
+            let is_exact = |limit: &WireLimit| matches!(limit.matches, Match::Exact(_));
+            rule.limits.iter().all(|limit| is_known(limit.window_seconds)) && !is_widened(&groups, is_exact)
+        };
+        settings.rules.iter().all(can_say)
+            && count <= RULES_MAX
+            && settings.global.len() <= 1
+            && count + settings.global.len() > 0
+            && settings.global.iter().all(|rate| is_known(rate.window_seconds))
     }
 
     fn write(&self, gateway: &Gateway, part: &Part<Limit>, rules: Vec<Ruled>) -> Body {
@@ -143,6 +155,21 @@ fn groups<T, M: PartialEq>(limits: &[T], of: impl Fn(&T) -> &M) -> Vec<Vec<&T>> 
     groups
 }
 
+/// How many items they make: one for each limit that the same value has.
+fn longest<T>(groups: &[Vec<&T>]) -> usize {
+    groups.iter().map(Vec::len).max().unwrap_or(0)
+}
+
+/// Whether a match has more limits than one before it that may match the same value: in later items that value would
+/// fall to the later match.
+fn is_widened<T>(groups: &[Vec<&T>], is_exact: impl Fn(&T) -> bool) -> bool {
+    let is_exact = |group: &[&T]| group.first().is_some_and(|first| is_exact(first));
+    groups.iter().enumerate().any(|(later, group)| {
+        let mut before = groups[..later].iter().filter(|earlier| !(is_exact(earlier) && is_exact(group)));
+        before.any(|earlier| earlier.len() < group.len())
+    })
+}
+
 /// Where the store cannot be used there is none to ask: the module lets requests pass then.
 fn configuration(settings: &Settings, stores: Stores<'_>) -> Rule {
     let Settings { store, rule_name, paths: _, global, rules, rejection, unavailable } = settings;
@@ -162,12 +189,11 @@ fn items(rule: &WireRule) -> Vec<Item> {
     let groups = groups(&rule.limits, |limit| &limit.matches);
     let values = rule.limits.iter().all(|limit| matches!(limit.matches, Match::Exact(_)));
     let limiter = limiter(&rule.by, values);
-    let most = groups.iter().map(Vec::len).max().unwrap_or(0);
     let item = |nth: usize| {
         let keys = groups.iter().filter_map(|group| key(group.get(nth)?, values));
         Item { limiter: limiter.clone(), limit_keys: keys.collect() }
     };
-    (0..most).map(item).filter(|item| !item.limit_keys.is_empty()).collect()
+    (0..longest(&groups)).map(item).filter(|item| !item.limit_keys.is_empty()).collect()
 }
 
 fn limiter(by: &By, values: bool) -> Limiter {

@@ -1,11 +1,18 @@
 //! AITokenRateLimit: tokens in a window. Pure.
 
-use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use api::{AiTokenRateLimit, ByIp, TargetRef, WasmPlugin};
-use enforcement::wire::{
-    self,
-    limit::{By, Consumer, Dialect, Ip, Limit as WireLimit, Match, Native, Policy, Rate, Rejection, Rule},
+use enforcement::{
+    identity,
+    wire::{
+        self,
+        limit::{By, Consumer, Dialect, Ip, Limit as WireLimit, Match, Native, Policy, Rate, Rejection, Rule},
+    },
 };
 use serde_json::Value;
 
@@ -20,9 +27,6 @@ use crate::{
 
 pub(crate) struct Limit;
 
-/// The header that a consumer is in, by which limits may be as well.
-const IDENTITY: &str = "x-mse-consumer";
-
 impl Kind for Limit {
     type Object = AiTokenRateLimit;
     type Settings = Policy;
@@ -31,6 +35,7 @@ impl Kind for Limit {
     const OURS: &'static str = AI_TOKEN_RATELIMIT;
     const PLUGIN: &'static str = "ai-token-ratelimit";
     const ASKS_IDENTITY: bool = false;
+    const NOBODY: &'static str = "are under none of the limits by consumer";
     const STRICTER: &'static str = "limit every path there";
     const CHOICE: (&'static str, &'static str) = ("spec.ruleName", "the choice of a rule name");
 
@@ -40,11 +45,7 @@ impl Kind for Limit {
     }
 
     fn believes(settings: &Policy) -> bool {
-        settings.rules.iter().any(|rule| match &rule.by {
-            By::Consumer(Consumer {}) => true,
-            By::Header(name) => name.eq_ignore_ascii_case(IDENTITY),
-            By::Param(_) | By::Cookie(_) | By::Ip(_) => false,
-        })
+        settings.rules.iter().any(by_consumer)
     }
 
     fn form(world: &World) -> &'static dyn Form<Self> {
@@ -167,8 +168,13 @@ impl Kind for Limit {
         !settings.rule_name.is_empty() && !own
     }
 
-    fn admin(_: &Policy) -> Option<&str> {
-        None
+    fn consumers<'a>(settings: &'a Policy, _: &'a Object) -> Vec<&'a str> {
+        let limits = settings.rules.iter().filter(|rule| by_consumer(rule)).flat_map(|rule| &rule.limits);
+        let exact = limits.filter_map(|limit| match &limit.matches {
+            Match::Exact(name) => Some(name.as_str()),
+            Match::Pattern(_) | Match::Any | Match::Cidr(_) => None,
+        });
+        exact.collect::<BTreeSet<_>>().into_iter().collect()
     }
 
     fn refresh(_: &Policy) -> Option<&wire::Refresh> {
@@ -188,6 +194,14 @@ impl Kind for Limit {
         ]
         .into_iter()
         .find_map(|(field, differs)| differs.then_some(field))
+    }
+}
+
+fn by_consumer(rule: &Rule) -> bool {
+    match &rule.by {
+        By::Consumer(Consumer {}) => true,
+        By::Header(name) => name.eq_ignore_ascii_case(identity::HEADER),
+        By::Param(_) | By::Cookie(_) | By::Ip(_) => false,
     }
 }
 

@@ -33,6 +33,8 @@ pub(crate) trait Kind: Sized + 'static {
     const PLUGIN: &'static str;
     /// Whether its module asks requests for a consumer.
     const ASKS_IDENTITY: bool;
+    /// What becomes of requests without consumer where it asks for one.
+    const NOBODY: &'static str;
     /// What upstream's module does with requests that our own lets pass.
     const STRICTER: &'static str;
 
@@ -101,8 +103,8 @@ pub(crate) trait Kind: Sized + 'static {
     /// Whether what they keep in Redis has a name that objects of this namespace do not get without choosing one.
     fn is_chosen(settings: &Self::Settings, namespace: &str) -> bool;
 
-    /// The consumer who may administrate, if there is one.
-    fn admin(settings: &Self::Settings) -> Option<&str>;
+    /// The consumers that it names, who therefore should come through.
+    fn consumers<'a>(settings: &'a Self::Settings, object: &'a Object) -> Vec<&'a str>;
 
     /// The schedule they follow, and whose tables the module is given.
     fn refresh(settings: &Self::Settings) -> Option<&wire::Refresh>;

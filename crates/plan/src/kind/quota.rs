@@ -31,6 +31,7 @@ impl Kind for Quota {
     const OURS: &'static str = AI_QUOTA;
     const PLUGIN: &'static str = "ai-quota";
     const ASKS_IDENTITY: bool = true;
+    const NOBODY: &'static str = "are refused with 401";
     const STRICTER: &'static str = "ask every request there for a consumer";
     const CHOICE: (&'static str, &'static str) = ("spec.keyPrefix", "the choice of a key prefix");
 
@@ -162,8 +163,10 @@ impl Kind for Quota {
         !settings.key_prefix.is_empty() && !own.is_some_and(|rest| rest.starts_with('/'))
     }
 
-    fn admin(settings: &wire::Policy) -> Option<&str> {
-        settings.admin.as_ref().map(|admin| admin.consumer.as_str())
+    fn consumers<'a>(settings: &'a wire::Policy, object: &'a Object) -> Vec<&'a str> {
+        let admin = settings.admin.as_ref().map(|admin| admin.consumer.as_str());
+        let listed = object.consumers().iter().map(|consumer| consumer.name.as_str());
+        admin.into_iter().chain(listed.filter(|name| Some(*name) != admin)).collect()
     }
 
     fn refresh(settings: &wire::Policy) -> Option<&wire::Refresh> {

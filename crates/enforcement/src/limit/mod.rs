@@ -162,7 +162,7 @@ impl Policy {
     }
 
     fn looks_at_consumers(&self) -> bool {
-        self.rules.iter().any(|rule| rule.source == rule::Source::Consumer)
+        self.rules.iter().any(|rule| rule.source.is_identity())
     }
 }
 

@@ -147,6 +147,15 @@ impl Source {
             Self::Consumer | Self::Connection => None,
         }
     }
+
+    /// Whether it is who calls, under whichever name.
+    pub(super) fn is_identity(&self) -> bool {
+        match self {
+            Self::Consumer => true,
+            Self::Header(name) => name.eq_ignore_ascii_case(identity::HEADER),
+            Self::Param(_) | Self::Cookie(_) | Self::Connection | Self::AddressIn(_) => false,
+        }
+    }
 }
 
 impl Choices {

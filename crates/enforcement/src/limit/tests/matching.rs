@@ -163,6 +163,9 @@ fn identity_must_agree_where_a_rule_looks_at_it() {
     let text = "Request denied by ai token ratelimit check. Unauthorized consumer.";
     assert_eq!(seen, (403, text, "ai-token-ratelimit.unauthorized"));
     assert_eq!(counters(&by("limit_by_per_header"), &forged).len(), 1);
+    let limits = json!([{"match": "any", "tokens": 5, "windowSeconds": 60}]);
+    let config = native(json!({"rules": [{"by": {"header": "X-MSE-Consumer"}, "limits": limits}]}));
+    assert!(matches!(start(&config, &forged), Step::Refuse(response) if response.status == 403), "by its other name");
 }
 
 #[test]

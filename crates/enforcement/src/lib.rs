@@ -10,6 +10,7 @@ mod errors;
 pub mod guard;
 pub mod identity;
 pub mod limit;
+pub mod models;
 pub mod paths;
 pub mod quota;
 #[cfg(test)]

@@ -107,7 +107,7 @@ impl Paths {
 
 /// A path as the most forgiving of servers read it: escapes resolved where they are whole, backslashes as slashes,
 /// parameters behind a semicolon cut off, empty segments and dots gone.
-fn plain(path: &[u8]) -> Vec<u8> {
+pub(crate) fn plain(path: &[u8]) -> Vec<u8> {
     let mut text = Vec::with_capacity(path.len());
     let mut rest = path;
     while let [byte, after @ ..] = rest {

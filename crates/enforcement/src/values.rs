@@ -42,8 +42,16 @@ pub const REJECTION_CODE_MAX: u16 = 599;
 pub const DEFAULT_REJECTION_CODE: u16 = 429;
 pub const DEFAULT_REJECTION_MESSAGE: &str = "Too many requests";
 
+/// Models of one object: names, or beginnings of names with `*` behind them.
+pub const MODELS_MAX: usize = 32;
+pub const MODEL_MAX_LENGTH: usize = 128;
+/// Visible ASCII without braces, and `*` nowhere but at the end.
+pub const MODEL_PATTERN: &str = r"^([!-)+-z|~]{1,128}|[!-)+-z|~]{0,127}\*)$";
+/// How much one token counts at most.
+pub const WEIGHT_MAX: u16 = 1_000;
+
 /// Whether every byte may stand in a consumer name or key prefix.
-fn is_plain(text: &[u8]) -> bool {
+pub(crate) fn is_plain(text: &[u8]) -> bool {
     text.iter().all(|byte| matches!(byte, b'!'..=b'z' | b'|' | b'~'))
 }
 

@@ -3,12 +3,14 @@
 
 mod ends;
 pub mod limit;
+mod models;
 pub mod upstream;
 pub mod upstream_limit;
 
 use std::collections::BTreeMap;
 
 pub use ends::{Ends, Errors, OnMissingUsage, OnStoreFailure, PolicyMode, UnlistedPaths};
+pub use models::{LimitedModel, Model, Own};
 use serde::{Deserialize, Serialize};
 
 use crate::values::MAX_AMOUNT;
@@ -130,6 +132,9 @@ pub struct Policy {
     pub refresh: Option<Refresh>,
     #[serde(default, skip_serializing_if = "Ends::is_default")]
     pub ends: Ends,
+    /// By name. Absent: requests are not asked which model they are for.
+    #[serde(default = "Vec::new", skip_serializing_if = "Vec::is_empty")]
+    pub models: Vec<Model>,
     /// Everything that is matched is answered with 503 and this reason: the store or its secret vanished.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unavailable: Option<String>,

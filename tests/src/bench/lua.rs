@@ -7,7 +7,7 @@ use anyhow::Result;
 use enforcement::{
     redis::{
         Apply, Balance, Charge, Check, Command, Fence, Grant, Invocation, Period,
-        limits::{self, Counter, Limit},
+        limits::{self, Counter, Limit, Name},
     },
     wire::{
         RefreshMode,
@@ -48,7 +48,13 @@ pub async fn limits(redis: &mut MultiplexedConnection) -> Result<Vec<(&'static s
     let limits = |n: usize, counters: usize| -> Vec<Limit> {
         let counter = |rule: usize| {
             let key = format!("x-tenant-{rule}");
-            Counter::item(Dialect::V2, "bench", "limit_by_header", rate, &key, n.to_string().as_bytes())
+            Counter::item(
+                Name { dialect: Dialect::V2, rule: "bench", model: None },
+                "limit_by_header",
+                rate,
+                &key,
+                n.to_string().as_bytes(),
+            )
         };
         (0..counters).map(|rule| Limit { counter: counter(rule), rate }).collect()
     };

@@ -28,6 +28,12 @@ pub(super) const fn websocket() -> Response {
     Response::text(403, "ai-token-ratelimit.websocket", body)
 }
 
+/// The native form's, where models are declared and a request names two.
+pub(super) const fn contradiction() -> Response {
+    let body = "Request denied by ai token ratelimit check. The request names different models.";
+    Response::text(403, "ai-token-ratelimit.model_mismatch", body)
+}
+
 /// What a rule matches that cannot be enforced, with the reason.
 pub(super) fn unenforceable(reason: &str) -> Response {
     let body = Cow::Owned(format!("Request denied by ai token ratelimit check. {reason}"));

@@ -18,9 +18,10 @@ use config::{Flavor, Policy};
 
 use crate::config::Target;
 use crate::identity;
+use crate::models::{Contradiction, Weights};
 use crate::paths::{self, Mode};
 use crate::redis::Reply;
-use crate::redis::limits::{self, Counter, Limit};
+use crate::redis::limits::{self, Counter, Limit, Name};
 use crate::response::Response;
 use crate::steps::{Ask, Failure, Kind, Next, Question, Request, Step, Words, wants_websocket};
 use crate::values;
@@ -35,6 +36,8 @@ pub enum Limits {}
 pub struct Check {
     policy: Arc<Policy>,
     limits: Vec<Limit>,
+    /// The declared model that it is for.
+    model: Option<usize>,
     /// Who is refused, for the metric.
     consumer: Option<Vec<u8>>,
 }
@@ -44,6 +47,7 @@ pub struct Check {
 pub struct Admission {
     policy: Arc<Policy>,
     limits: Vec<Limit>,
+    model: Option<usize>,
 }
 
 /// A charge on its way: its counters.
@@ -74,19 +78,7 @@ impl Kind for Limits {
         if policy.looks_at_consumers() && identity.iter().any(|value| Some(value) != identity.first()) {
             return Step::Refuse(answers::unauthorized_consumer());
         }
-        let limits = policy.limits(request);
-        if limits.is_empty() {
-            return Step::Pass;
-        }
-        // Nothing of what passes in it could be counted.
-        if matches!(policy.flavor, Flavor::Native { .. }) && wants_websocket(request) {
-            return Step::Refuse(answers::websocket());
-        }
-        let question = Question::new(Arc::clone(&policy.store), Words::Script(limits::check(&limits)));
-        // It becomes part of a metric's name, which the gateway keeps.
-        let consumer =
-            identity.first().filter(|consumer| values::is_consumer(consumer)).map(|consumer| consumer.to_vec());
-        Step::Ask(Ask::new(question, Check { policy: Arc::clone(policy), limits, consumer }))
+        check(policy, request, None)
     }
 
     fn body(awaiting: Infallible, _: &[u8], _: i64) -> Step<Self> {
@@ -98,9 +90,9 @@ impl Kind for Limits {
     }
 
     /// A store that does not say where the counters stand refuses nobody.
-    fn decide(Check { policy, limits, consumer }: Check, reply: Result<Reply<'_>, Failure>) -> Next<Self> {
+    fn decide(Check { policy, limits, model, consumer }: Check, reply: Result<Reply<'_>, Failure>) -> Next<Self> {
         let count = limits.len();
-        let admission = |policy, limits| Admission { policy, limits };
+        let admission = |policy, limits| Admission { policy, limits, model };
         let states = match reply.map(|reply| limits::states(&reply, count)) {
             Err(failure) => return Next::admit_unchecked(admission(policy, limits), &failure),
             Ok(Err(error)) => return Next::admit_unchecked(admission(policy, limits), &error),
@@ -122,7 +114,11 @@ impl Kind for Limits {
         matches!(admission.policy.flavor, Flavor::Native { .. })
     }
 
-    fn charge(Admission { policy, limits }: Admission, tokens: i64, _: i64) -> (Question, Ticket) {
+    fn weights(admission: &Admission) -> Weights {
+        admission.policy.models.weights(admission.model)
+    }
+
+    fn charge(Admission { policy, limits, model: _ }: Admission, tokens: i64, _: i64) -> (Question, Ticket) {
         let words = Words::Script(limits::charge(&limits, tokens));
         let counters = limits.into_iter().map(|limit| limit.counter).collect();
         (Question::new(Arc::clone(&policy.store), words), Ticket(counters))
@@ -141,24 +137,60 @@ impl Kind for Limits {
     }
 }
 
+/// Asks for the counters of all that a request is under. `body`: the model that its body names.
+fn check(policy: &Arc<Policy>, request: &dyn Request, body: Option<&[u8]>) -> Step<Limits> {
+    let model = match policy.models.of(request, body) {
+        Ok(model) => model,
+        Err(Contradiction) => return Step::Refuse(answers::contradiction()),
+    };
+    let limits = policy.limits(request, model);
+    if limits.is_empty() {
+        return Step::Pass;
+    }
+    // Nothing of what passes in it could be counted.
+    if matches!(policy.flavor, Flavor::Native { .. }) && wants_websocket(request) {
+        return Step::Refuse(answers::websocket());
+    }
+    let question = Question::new(Arc::clone(&policy.store), Words::Script(limits::check(&limits)));
+    // It becomes part of a metric's name, which the gateway keeps.
+    let consumer = request.header(identity::HEADER).first().copied();
+    let consumer = consumer.filter(|consumer| values::is_consumer(consumer)).map(<[u8]>::to_vec);
+    Step::Ask(Ask::new(question, Check { policy: Arc::clone(policy), limits, model, consumer }))
+}
+
 impl Policy {
-    /// What a request is under, global limits first.
-    fn limits(&self, request: &dyn Request) -> Vec<Limit> {
-        let (dialect, name) = (self.dialect(), self.rule_name.as_str());
-        let global = |rate| Limit { counter: Counter::global(dialect, name, rate), rate };
-        let mut limits: Vec<Limit> = self.global.iter().copied().map(global).collect();
+    /// What a request is under, global limits first; those for its model last.
+    fn limits(&self, request: &dyn Request, model: Option<usize>) -> Vec<Limit> {
+        let name = |model| Name { dialect: self.dialect(), rule: &self.rule_name, model };
+        let only_first = self.flavor == Flavor::Upstream(Dialect::V1);
+        let mut limits = Vec::new();
+        self.limits.collect(request, name(None), only_first, &mut limits);
+        if let Some(model) = self.models.get(model) {
+            model.held_to.collect(request, name(Some(&model.name)), only_first, &mut limits);
+        }
+        if matches!(self.flavor, Flavor::Native { .. }) { each_once(limits) } else { limits }
+    }
+
+    fn looks_at_consumers(&self) -> bool {
+        self.limits.looks_at_consumers() || self.models.iter().any(|model| model.held_to.looks_at_consumers())
+    }
+}
+
+impl config::Limits {
+    /// Those that a request is under.
+    fn collect(&self, request: &dyn Request, name: Name<'_>, only_first: bool, into: &mut Vec<Limit>) {
+        into.extend(self.global.iter().map(|rate| Limit { counter: Counter::global(name, *rate), rate: *rate }));
         for rule in &self.rules {
             let Some(hit) = rule.hit(request) else { continue };
             let (limiter, key) = (rule.limiter(), rule.key());
-            limits.extend(hit.rates.iter().map(|rate| {
-                let counter = Counter::item(dialect, name, limiter, *rate, &key, &hit.value);
+            into.extend(hit.rates.iter().map(|rate| {
+                let counter = Counter::item(name, limiter, *rate, &key, &hit.value);
                 Limit { counter, rate: *rate }
             }));
-            if self.flavor == Flavor::Upstream(Dialect::V1) {
+            if only_first {
                 break;
             }
         }
-        if matches!(self.flavor, Flavor::Native { .. }) { each_once(limits) } else { limits }
     }
 
     fn looks_at_consumers(&self) -> bool {
@@ -180,7 +212,9 @@ fn each_once(limits: Vec<Limit>) -> Vec<Limit> {
 
 impl PartialEq for Check {
     fn eq(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.policy, &other.policy) && self.limits == other.limits && self.consumer == other.consumer
+        let Self { policy, limits, model, consumer } = self;
+        Arc::ptr_eq(policy, &other.policy)
+            && (limits, model, consumer) == (&other.limits, &other.model, &other.consumer)
     }
 }
 

@@ -28,7 +28,7 @@ pub struct AwaitBody {
 
 pub(super) fn query(policy: &Arc<Policy>, query: &[u8], now: i64) -> Step<Quotas> {
     let Some(consumer) = consumer(policy, query) else { return Step::Refuse(answers::no_consumer()) };
-    let balance = policy.balance(&consumer);
+    let balance = policy.balance(&consumer, model(policy, query));
     let words = match &policy.flavor {
         Flavor::Upstream => Words::Command(Command::get(balance.as_bytes())),
         Flavor::Native { .. } => Words::Script(Query { balance: &balance, period: policy.period(now) }.invocation()),
@@ -55,7 +55,7 @@ impl AwaitBody {
         let (Some(consumer), Some(value)) = (consumer(&policy, form), integer(form, field)) else {
             return Step::Refuse(bad());
         };
-        let balance = policy.balance(&consumer);
+        let balance = policy.balance(&consumer, model(&policy, form));
         let words = match (&policy.flavor, &operation) {
             (Flavor::Upstream, Admin::Delta) if value < 0 => {
                 Words::Command(Command::decr_by(balance.as_bytes(), value.wrapping_neg()))
@@ -122,6 +122,11 @@ fn ask(policy: &Arc<Policy>, words: Words, admin: Admin) -> Step<Quotas> {
 fn consumer(policy: &Policy, form: &[u8]) -> Option<Vec<u8>> {
     let consumer = paths::field(form, "consumer")?;
     (!consumer.is_empty() && policy.accepts(&consumer)).then(|| consumer.into_owned())
+}
+
+/// The declared model whose requests' balance is meant; nothing for the common one.
+fn model(policy: &Policy, form: &[u8]) -> Option<usize> {
+    policy.models.find(Some(&paths::field(form, "model")?))
 }
 
 /// A field as Go's `strconv.Atoi` reads it.

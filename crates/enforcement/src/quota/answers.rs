@@ -43,6 +43,12 @@ pub(super) const fn unlisted_path() -> Response {
     Response::text(403, "ai-quota.unlisted_path", "Request denied by ai quota check. This path is not listed.")
 }
 
+/// The native form's, where models are declared and a request names two.
+pub(super) const fn contradiction() -> Response {
+    let body = "Request denied by ai quota check. The request names different models.";
+    Response::text(403, "ai-quota.model_mismatch", body)
+}
+
 pub(super) const fn unauthorized_admin() -> Response {
     Response::text(403, UNAUTHORIZED, "Request denied by ai quota check. Unauthorized admin consumer.")
 }

@@ -12,11 +12,12 @@ use std::sync::Arc;
 
 use admin::Admin;
 pub use admin::AwaitBody;
-use config::{Flavor, Policy};
+use config::{Flavor, Own, Policy};
 
 use crate::announce::Announcement;
 use crate::config::Target;
 use crate::identity::{self, Unrecognised};
+use crate::models::{Contradiction, Weights};
 use crate::paths::{self, Mode, Operation};
 use crate::redis::{self, Balance, ChargeOutcome, CheckOutcome, Command, Left, Reply};
 use crate::response::Response;
@@ -36,8 +37,7 @@ pub struct Purpose(Why);
 enum Why {
     /// `now`: when it was asked, in unix seconds.
     Check {
-        policy: Arc<Policy>,
-        consumer: Vec<u8>,
+        who: Who,
         now: i64,
     },
     Admin {
@@ -46,11 +46,18 @@ enum Why {
     },
 }
 
+/// Whose request it is, and for which declared model.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Who {
+    policy: Arc<Policy>,
+    consumer: Vec<u8>,
+    model: Option<usize>,
+}
+
 /// An admitted request.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Admission {
-    policy: Arc<Policy>,
-    consumer: Vec<u8>,
+    who: Who,
     /// The ordinal of the period in which it was admitted.
     period: Option<i64>,
 }
@@ -89,21 +96,25 @@ impl Kind for Quotas {
     fn decide(Purpose(why): Purpose, reply: Result<Reply<'_>, Failure>) -> Next<Self> {
         match why {
             Why::Admin { native, admin } => Next::Refuse(admin.answer(native, reply)),
-            Why::Check { policy, consumer, now } => match policy.flavor {
-                Flavor::Upstream => upstream_check(policy, consumer, reply),
-                Flavor::Native { .. } => native_check(policy, consumer, now, reply),
+            Why::Check { who, now } => match who.policy.flavor {
+                Flavor::Upstream => upstream_check(who, reply),
+                Flavor::Native { .. } => native_check(who, now, reply),
             },
         }
     }
 
     fn estimates(admission: &Admission) -> bool {
-        let Policy { flavor, ends, .. } = &*admission.policy;
+        let Policy { flavor, ends, .. } = &*admission.who.policy;
         *flavor != Flavor::Upstream && ends.on_missing_usage == OnMissingUsage::Estimate
     }
 
+    fn weights(admission: &Admission) -> Weights {
+        admission.who.policy.models.weights(admission.who.model)
+    }
+
     fn charge(admission: Admission, tokens: i64, now: i64) -> (Question, Ticket) {
-        let Admission { policy, consumer, period: admitted_in } = admission;
-        let balance = policy.balance(&consumer);
+        let Admission { who, period: admitted_in } = admission;
+        let (balance, policy) = (who.balance(), who.policy);
         let (native, words) = match &policy.flavor {
             Flavor::Upstream => (false, Words::Command(Command::decr_by(balance.as_bytes(), tokens))),
             Flavor::Native { .. } => {
@@ -181,7 +192,7 @@ fn decide(policy: &Arc<Policy>, open: bool, (mode, query): (Mode, &[u8]), reques
         Mode::Metered if policy.flavor != Flavor::Upstream && wants_websocket(request) => {
             Step::Refuse(answers::websocket())
         }
-        Mode::Metered => Step::Ask(check(policy, consumer, request.now())),
+        Mode::Metered => check(policy, consumer, request, None),
         Mode::Admin(_) if policy.admin.as_deref().map(str::as_bytes) != Some(consumer) => {
             Step::Refuse(answers::unauthorized_admin())
         }
@@ -191,42 +202,49 @@ fn decide(policy: &Arc<Policy>, open: bool, (mode, query): (Mode, &[u8]), reques
     }
 }
 
-fn check(policy: &Arc<Policy>, consumer: &[u8], now: i64) -> Ask<Quotas> {
-    let balance = policy.balance(consumer);
+/// Asks for the balance that a request draws on. `body`: the model that its body names.
+fn check(policy: &Arc<Policy>, consumer: &[u8], request: &dyn Request, body: Option<&[u8]>) -> Step<Quotas> {
+    let model = match policy.models.of(request, body) {
+        Ok(model) => model,
+        Err(Contradiction) => return Step::Refuse(answers::contradiction()),
+    };
+    let now = request.now();
+    let who = Who { policy: Arc::clone(policy), consumer: consumer.to_vec(), model };
+    let balance = who.balance();
     let words = match &policy.flavor {
         Flavor::Upstream => Words::Command(Command::get(balance.as_bytes())),
         Flavor::Native { owner, default_quota, yields, refresh: _ } => {
+            let common = wire::Own { default_quota: *default_quota, yields: *yields };
+            let wire::Own { default_quota, yields } = policy.own(model).map_or(common, |own| own.said);
             let check = redis::Check {
                 balance: &balance,
                 need: 1,
                 hold: None,
-                default: *default_quota,
+                default: default_quota,
                 owner,
-                yields: *yields,
+                yields,
                 period: policy.period(now),
             };
             Words::Script(if policy.ends.observes() { check.observing() } else { check.invocation() })
         }
     };
-    Ask::new(
-        Question::new(Arc::clone(&policy.store), words),
-        Purpose(Why::Check { policy: Arc::clone(policy), consumer: consumer.to_vec(), now }),
-    )
+    Step::Ask(Ask::new(Question::new(Arc::clone(&policy.store), words), Purpose(Why::Check { who, now })))
 }
 
-fn upstream_check(policy: Arc<Policy>, consumer: Vec<u8>, reply: Result<Reply<'_>, Failure>) -> Next<Quotas> {
+fn upstream_check(who: Who, reply: Result<Reply<'_>, Failure>) -> Next<Quotas> {
     match reply {
         Ok(Reply::Error(text)) => Next::Refuse(answers::no_quota().logged(text.escape_ascii())),
-        Ok(reply) if upstream_integer(&reply) > 0 => Next::admit(Admission { policy, consumer, period: None }),
+        Ok(reply) if upstream_integer(&reply) > 0 => Next::admit(Admission { who, period: None }),
         Ok(_) => Next::Refuse(answers::no_quota()),
         Err(failure) => Next::Refuse(answers::no_quota().logged(failure)),
     }
 }
 
-fn native_check(policy: Arc<Policy>, consumer: Vec<u8>, now: i64, reply: Result<Reply<'_>, Failure>) -> Next<Quotas> {
-    let wire::Ends { rate_limit_headers, errors, .. } = policy.ends;
-    let told = reply.as_ref().ok().filter(|_| rate_limit_headers).and_then(|reply| announcement(&policy, now, reply));
-    let next = match checked(policy, consumer, reply) {
+fn native_check(who: Who, now: i64, reply: Result<Reply<'_>, Failure>) -> Next<Quotas> {
+    let wire::Ends { rate_limit_headers, errors, .. } = who.policy.ends;
+    let told =
+        reply.as_ref().ok().filter(|_| rate_limit_headers).and_then(|reply| announcement(&who.policy, now, reply));
+    let next = match checked(who, reply) {
         Next::Refuse(response) => Next::Refuse(response.shaped(errors)),
         next => next,
     };
@@ -245,38 +263,38 @@ fn announcement(policy: &Policy, now: i64, reply: &Reply<'_>) -> Option<Announce
     Some(Announcement { limit: CheckOutcome::grant(reply), remaining, reset: policy.seconds_left(now) })
 }
 
-fn checked(policy: Arc<Policy>, consumer: Vec<u8>, reply: Result<Reply<'_>, Failure>) -> Next<Quotas> {
+fn checked(who: Who, reply: Result<Reply<'_>, Failure>) -> Next<Quotas> {
     let outcome = match reply.map(|reply| CheckOutcome::of(&reply)) {
         Ok(Ok(outcome)) => outcome,
-        Ok(Err(error)) => return unchecked(policy, consumer, &error),
-        Err(failure) => return unchecked(policy, consumer, &failure),
+        Ok(Err(error)) => return unchecked(who, &error),
+        Err(failure) => return unchecked(who, &failure),
     };
     match outcome {
-        CheckOutcome::Admitted { left: _, period } => Next::admit(Admission { policy, consumer, period }),
-        CheckOutcome::Refused { available: _ } => denied(policy, consumer, answers::no_quota()),
+        CheckOutcome::Admitted { left: _, period } => Next::admit(Admission { who, period }),
+        CheckOutcome::Refused { available: _ } => denied(who, answers::no_quota()),
         CheckOutcome::Malformed { value } => {
-            let balance = policy.balance(&consumer);
+            let balance = who.balance();
             let why = format_args!("the balance {balance} is malformed: {value}");
-            denied(policy, consumer, answers::no_quota().logged(why))
+            denied(who, answers::no_quota().logged(why))
         }
     }
 }
 
 /// The balance does not allow it.
-fn denied(policy: Arc<Policy>, consumer: Vec<u8>, response: Response) -> Next<Quotas> {
-    if !policy.ends.observes() {
+fn denied(who: Who, response: Response) -> Next<Quotas> {
+    if !who.policy.ends.observes() {
         return Next::Refuse(response);
     }
-    Next::spare(Admission { policy, consumer, period: None }, response.log)
+    Next::spare(Admission { who, period: None }, response.log)
 }
 
 /// The store has not said whether the request may pass. Which period it would have named is not known either: the
 /// charge counts in the one that it comes in.
-fn unchecked(policy: Arc<Policy>, consumer: Vec<u8>, why: &dyn fmt::Display) -> Next<Quotas> {
-    let observes = policy.ends.observes();
-    match policy.ends.on_store_failure.unwrap_or(OnStoreFailure::Refuse) {
-        OnStoreFailure::Admit => Next::admit_unchecked(Admission { policy, consumer, period: None }, why),
-        OnStoreFailure::Refuse if observes => Next::spare_unchecked(Admission { policy, consumer, period: None }, why),
+fn unchecked(who: Who, why: &dyn fmt::Display) -> Next<Quotas> {
+    let observes = who.policy.ends.observes();
+    match who.policy.ends.on_store_failure.unwrap_or(OnStoreFailure::Refuse) {
+        OnStoreFailure::Admit => Next::admit_unchecked(Admission { who, period: None }, why),
+        OnStoreFailure::Refuse if observes => Next::spare_unchecked(Admission { who, period: None }, why),
         OnStoreFailure::Refuse => Next::Refuse(answers::store_unavailable().logged(why)),
     }
 }
@@ -300,13 +318,24 @@ fn upstream_integer(reply: &Reply<'_>) -> i64 {
     std::str::from_utf8(text).ok().and_then(|text| text.parse().ok()).unwrap_or(saturated)
 }
 
+impl Who {
+    fn balance(&self) -> Balance {
+        self.policy.balance(&self.consumer, self.model)
+    }
+}
+
 impl Policy {
+    /// The model's own balances, if it has any.
+    fn own(&self, model: Option<usize>) -> Option<&Own> {
+        self.models.get(model)?.held_to.as_ref()
+    }
+
     fn accepts(&self, consumer: &[u8]) -> bool {
         self.flavor == Flavor::Upstream || values::is_consumer(consumer)
     }
 
-    fn balance(&self, consumer: &[u8]) -> Balance {
-        Balance::new(&self.key_prefix, consumer)
+    fn balance(&self, consumer: &[u8], model: Option<usize>) -> Balance {
+        Balance::new(self.own(model).map_or(&self.key_prefix, |own| &own.key_prefix), consumer)
     }
 
     /// How long the period that is now still lasts.

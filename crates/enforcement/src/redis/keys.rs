@@ -60,6 +60,13 @@ impl fmt::Display for Balance {
     }
 }
 
+/// The prefix of the balances of one declared model. Neither prefixes nor names of models and consumers have blanks, so
+/// that a key with two is nothing else.
+#[must_use]
+pub fn of_model(key_prefix: &str, model: &str) -> String {
+    [key_prefix, " ", model, " "].concat()
+}
+
 /// What a database is told from others by, whatever names lead to it.
 pub(super) const DATABASE: &[u8] = b"aiquota:database";
 
@@ -84,5 +91,8 @@ mod tests {
         assert_eq!(balance.ledger(), b"{chat_quota:user1}:ledger");
         assert_eq!(balance.holds(), b"{chat_quota:user1}:holds");
         assert_eq!(balance.amounts(), b"{chat_quota:user1}:amounts");
+        let of_model = Balance::new(&of_model("chat_quota:", "gpt-4*"), b"user1");
+        assert_eq!(of_model.as_bytes(), b"chat_quota: gpt-4* user1");
+        assert_eq!(of_model.ledger(), b"{chat_quota: gpt-4* user1}:ledger");
     }
 }

@@ -16,6 +16,15 @@ pub static LIMITS: Library =
 
 const PREFIX: &str = "higress-token-ratelimit";
 
+/// What counters of one rule are told from others by.
+#[derive(Clone, Copy, Debug)]
+pub struct Name<'a> {
+    pub dialect: Dialect,
+    pub rule: &'a str,
+    /// The declared model that they are for alone; only in our own form, which is `v2`.
+    pub model: Option<&'a str>,
+}
+
 /// The key of a counter: an integer that expires with its window.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Counter {
@@ -27,15 +36,15 @@ pub struct Counter {
 impl Counter {
     /// Counts all requests under a rule name.
     #[must_use]
-    pub fn global(dialect: Dialect, rule: &str, rate: Rate) -> Self {
-        let name = name(dialect, rule);
+    pub fn global(Name { dialect, rule, model }: Name<'_>, rate: Rate) -> Self {
+        let name = name(dialect, rule, model);
         Self::shown(format!("{PREFIX}:{name}:global_threshold:{}", rate.window_seconds))
     }
 
     /// Counts the requests with one value: `limiter` is upstream's name of what is looked at, `key` whose value.
     #[must_use]
-    pub fn item(dialect: Dialect, rule: &str, limiter: &str, rate: Rate, key: &str, value: &[u8]) -> Self {
-        let name = name(dialect, rule);
+    pub fn item(Name { dialect, rule, model }: Name<'_>, limiter: &str, rate: Rate, key: &str, value: &[u8]) -> Self {
+        let name = name(dialect, rule, model);
         let mut counter = Self::shown(format!("{PREFIX}:{name}:{limiter}:{}:{key}:", rate.window_seconds));
         counter.key.extend_from_slice(value);
         // The names of consumers are no secrets.
@@ -55,11 +64,13 @@ impl Counter {
     }
 }
 
-/// With braces all counters of a rule are in one hash slot.
-fn name(dialect: Dialect, rule: &str) -> String {
-    match dialect {
-        Dialect::V1 => rule.to_owned(),
-        Dialect::V2 => format!("{{{rule}}}"),
+/// With braces all counters of a rule are in one hash slot, those of its models too. Neither rules nor models have blanks:
+/// what stands between two is a model.
+fn name(dialect: Dialect, rule: &str, model: Option<&str>) -> String {
+    match (dialect, model) {
+        (Dialect::V1, _) => rule.to_owned(),
+        (Dialect::V2, None) => format!("{{{rule}}}"),
+        (Dialect::V2, Some(model)) => format!("{{{rule}}} {model} "),
     }
 }
 
@@ -154,11 +165,13 @@ mod tests {
 
     #[test]
     fn keys_are_upstreams_byte_for_byte() {
-        let global = |dialect| Counter::global(dialect, "default_rule", RATE).key;
+        let name = |dialect, rule| Name { dialect, rule, model: None };
+        let global = |dialect| Counter::global(name(dialect, "default_rule"), RATE).key;
         assert_eq!(global(Dialect::V1), b"higress-token-ratelimit:default_rule:global_threshold:60");
         assert_eq!(global(Dialect::V2), b"higress-token-ratelimit:{default_rule}:global_threshold:60");
         let day = Rate { tokens: 5, window_seconds: 86_400 };
-        let item = |dialect, limiter, key, value: &[u8]| Counter::item(dialect, "r", limiter, day, key, value).key;
+        let item =
+            |dialect, limiter, key, value: &[u8]| Counter::item(name(dialect, "r"), limiter, day, key, value).key;
         assert_eq!(
             item(Dialect::V1, "limit_by_per_header", "x-api-key", b"a:b\xff"),
             b"higress-token-ratelimit:r:limit_by_per_header:86400:x-api-key:a:b\xff"
@@ -170,6 +183,16 @@ mod tests {
         assert_eq!(
             item(Dialect::V2, "limit_by_per_ip", "from-remote-addr", b"10.0.0.1"),
             b"higress-token-ratelimit:{r}:limit_by_per_ip:86400:from-remote-addr:10.0.0.1"
+        );
+    }
+
+    #[test]
+    fn counters_of_a_model_are_in_the_slot_of_its_rule_and_no_rules_own() {
+        let name = Name { dialect: Dialect::V2, rule: "r", model: Some("gpt-4*") };
+        assert_eq!(Counter::global(name, RATE).key, b"higress-token-ratelimit:{r} gpt-4* :global_threshold:60");
+        assert_eq!(
+            Counter::item(name, "limit_by_consumer", RATE, "x-mse-consumer", b"user1").key,
+            b"higress-token-ratelimit:{r} gpt-4* :limit_by_consumer:60:x-mse-consumer:user1"
         );
     }
 
@@ -192,7 +215,13 @@ mod tests {
 
     #[test]
     fn the_value_of_a_counter_is_not_shown_for_it_may_be_a_credential() {
-        let counter = Counter::item(Dialect::V2, "r", "limit_by_per_header", RATE, "x-api-key", b"sk-1:2");
+        let counter = Counter::item(
+            Name { dialect: Dialect::V2, rule: "r", model: None },
+            "limit_by_per_header",
+            RATE,
+            "x-api-key",
+            b"sk-1:2",
+        );
         let shown =
             format!("higress-token-ratelimit:{{r}}:limit_by_per_header:{}:x-api-key:<hidden>", RATE.window_seconds);
         assert_eq!((counter.to_string(), format!("{counter:?}")), (shown.clone(), format!("Counter({shown})")));

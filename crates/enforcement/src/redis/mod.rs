@@ -24,7 +24,7 @@ pub use apply::{Apply, ApplyOutcome, Fence, Grant};
 pub use charge::{Charge, ChargeOutcome};
 pub use check::{Check, CheckOutcome, Hold, Left};
 pub use error::ReplyError;
-pub use keys::Balance;
+pub use keys::{Balance, of_model};
 pub use leave::{Delete, LeaveOutcome, Park, Release};
 pub use period::Period;
 pub use resp::{Command, Malformed, Reply};

@@ -52,7 +52,8 @@ pub struct Charge<K: Kind> {
 pub enum Unbooked {
     #[error("the answer's status was {0}")]
     Unsuccessful(u16),
-    #[error("no usage was seen")]
+    /// None, or one that costs nothing.
+    #[error("no usage was seen that costs anything")]
     NoUsage,
     #[error("the gateway redirected the request")]
     Redirected,
@@ -123,12 +124,13 @@ impl<K: Kind> Meter<K> {
             }
         };
         let estimates = K::estimates(&admission);
-        let (tokens, estimated) = match usage {
-            Some(usage) if estimates && provisional => at_least(&usage, generated),
-            Some(usage) => (usage.total, false),
+        let (usage, estimated) = match usage {
+            Some(usage) if estimates && provisional => at_least(usage, generated),
+            Some(usage) => (usage, false),
             None if estimates => (estimate(generated, request_bytes), true),
             None => return Ending::Nothing(Unbooked::NoUsage),
         };
+        let tokens = K::weights(&admission).charge(&usage);
         if tokens == 0 {
             return Ending::Nothing(Unbooked::NoUsage);
         }
@@ -145,14 +147,19 @@ impl<K: Kind> Charge<K> {
 }
 
 /// What an answer without usage is taken to have cost.
-fn estimate(generated: u64, request: u64) -> u64 {
+fn estimate(generated: u64, request: u64) -> Usage {
     let input = request.div_ceil(BYTES_PER_TOKEN).min(MAX_ESTIMATED_INPUT);
-    generated.div_ceil(BYTES_PER_TOKEN).saturating_add(input)
+    of_parts(input, generated.div_ceil(BYTES_PER_TOKEN))
 }
 
 /// What a stream has cost that ended before it counted its output: else who leaves in front of the last event would
 /// have the text for nothing. And whether that is an estimate.
-fn at_least(usage: &Usage, generated: u64) -> (u64, bool) {
-    let seen = usage.input.unwrap_or(0).saturating_add(generated.div_ceil(BYTES_PER_TOKEN));
-    (usage.total.max(seen), seen > usage.total)
+fn at_least(usage: Usage, generated: u64) -> (Usage, bool) {
+    let seen = of_parts(usage.input.unwrap_or(0), generated.div_ceil(BYTES_PER_TOKEN));
+    if seen.total > usage.total { (Usage { cached_input: usage.cached_input, ..seen }, true) } else { (usage, false) }
+}
+
+const fn of_parts(input: u64, output: u64) -> Usage {
+    let total = input.saturating_add(output);
+    Usage { input: Some(input), output: Some(output), total, cached_input: None, reasoning: None }
 }

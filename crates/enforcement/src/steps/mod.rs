@@ -20,6 +20,7 @@ pub(crate) use question::Words;
 pub use question::{Call, Failure, Question};
 
 use crate::config::{Policy, Target};
+use crate::models::Weights;
 use crate::redis::Reply;
 use crate::response::Response;
 
@@ -59,6 +60,9 @@ pub trait Kind: Copy + Eq + Debug + 'static {
 
     /// Whether an answer that tells no usage is booked with an estimate.
     fn estimates(admission: &Self::Admission) -> bool;
+
+    /// What the tokens of its answer weigh.
+    fn weights(admission: &Self::Admission) -> Weights;
 
     /// Books so many tokens, 1 to `MAX_AMOUNT`.
     fn charge(admission: Self::Admission, tokens: i64, now: i64) -> (Question, Self::Ticket);

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::Store;
+use super::{LimitedModel, Store};
 use crate::values::{DEFAULT_REJECTION_CODE, DEFAULT_REJECTION_MESSAGE};
 
 /// `defaultConfig.aiquota`. `P` is [`Policy`] for who writes it; the module reads each by itself, so that a broken one
@@ -54,6 +54,9 @@ pub struct Policy {
     /// In order; each that finds its value in the request applies.
     #[serde(default = "Vec::new", skip_serializing_if = "Vec::is_empty")]
     pub rules: Vec<Rule>,
+    /// By name. Absent: requests are not asked which model they are for.
+    #[serde(default = "Vec::new", skip_serializing_if = "Vec::is_empty")]
+    pub models: Vec<LimitedModel>,
     /// The answer to a request over a limit.
     #[serde(default, skip_serializing_if = "Rejection::is_default")]
     pub rejection: Rejection,
@@ -162,6 +165,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::models::Weights;
 
     fn policy() -> Policy {
         let limit = |matches| Limit { matches, tokens: 100, window_seconds: 60 };
@@ -179,6 +183,12 @@ mod tests {
                 rule(By::Ip(Ip { from_header: Some("X-Real-IP".into()) }), Match::Cidr("10.0.0.0/8".into())),
                 rule(By::Ip(Ip::default()), Match::Cidr("::/0".into())),
             ],
+            models: vec![LimitedModel {
+                name: "gpt-4*".into(),
+                weights: Weights([1, 3, 0, 3]),
+                global: vec![Rate { tokens: 7, window_seconds: 1 }],
+                rules: vec![rule(By::Consumer(Consumer {}), Match::Any)],
+            }],
             rejection: Rejection { code: 503, message: "later".into() },
             unavailable: Some("gone".into()),
         }
@@ -205,6 +215,10 @@ mod tests {
                 rule(json!({"ip": {"fromHeader": "X-Real-IP"}}), json!({"cidr": "10.0.0.0/8"})),
                 rule(json!({"ip": {}}), json!({"cidr": "::/0"})),
             ],
+            "models": [{
+                "name": "gpt-4*", "weights": [1, 3, 0, 3], "global": [{"tokens": 7, "windowSeconds": 1}],
+                "rules": [rule(json!({"consumer": {}}), json!("any"))],
+            }],
             "rejection": {"code": 503, "message": "later"}, "unavailable": "gone"
         }}});
         assert_eq!(serde_json::to_value(&native).unwrap(), written);
@@ -213,8 +227,14 @@ mod tests {
 
     #[test]
     fn what_is_as_usual_is_left_out() {
-        let policy =
-            Policy { global: vec![], rules: vec![], rejection: Rejection::default(), unavailable: None, ..policy() };
+        let policy = Policy {
+            global: vec![],
+            rules: vec![],
+            models: vec![],
+            rejection: Rejection::default(),
+            unavailable: None,
+            ..policy()
+        };
         let written = json!({"store": "default", "ruleName": "ns.chat", "paths": ["/v1/chat/completions"]});
         assert_eq!(serde_json::to_value(&policy).unwrap(), written);
         assert_eq!(serde_json::from_value::<Policy>(written).unwrap(), policy);

@@ -153,8 +153,11 @@ mod tests {
             panic!("it is enforced")
         };
         assert_eq!(policy.flavor, Flavor::Upstream(Dialect::V2));
-        assert_eq!((policy.rule_name.as_str(), policy.rules.len(), policy.rejection.code), ("team.chat", 3, 503));
-        assert_eq!(policy.global[0].window_seconds, 86_400);
+        assert_eq!(
+            (policy.rule_name.as_str(), policy.limits.rules.len(), policy.rejection.code),
+            ("team.chat", 3, 503)
+        );
+        assert_eq!(policy.limits.global[0].window_seconds, 86_400);
     }
 
     #[test]

@@ -122,6 +122,7 @@ impl Form<Quota> for Upstream {
             yields: _,
             refresh: _,
             ends: _,
+            models: _,
             unavailable,
         } = settings;
         Cow::Owned(wire::Policy {
@@ -134,6 +135,7 @@ impl Form<Quota> for Upstream {
             yields: false,
             refresh: None,
             ends: wire::Ends::default(),
+            models: Vec::new(),
             unavailable: unavailable.clone(),
         })
     }
@@ -318,6 +320,7 @@ fn settings(config: &Rule, store: String) -> wire::Policy {
         yields: false,
         refresh: None,
         ends: wire::Ends::default(),
+        models: Vec::new(),
         unavailable: None,
     }
 }

@@ -85,7 +85,7 @@ impl Form<Limit> for UpstreamLimits {
     }
 
     fn said<'a>(&self, settings: &'a Settings) -> Cow<'a, Settings> {
-        Cow::Owned(Settings { paths: Vec::new(), ..settings.clone() })
+        Cow::Owned(Settings { paths: Vec::new(), models: Vec::new(), ..settings.clone() })
     }
 
     fn rolls(&self) -> bool {
@@ -172,7 +172,7 @@ fn is_widened<T>(groups: &[Vec<&T>], is_exact: impl Fn(&T) -> bool) -> bool {
 
 /// Where the store cannot be used there is none to ask: the module lets requests pass then.
 fn configuration(settings: &Settings, stores: Stores<'_>) -> Rule {
-    let Settings { store, rule_name, paths: _, global, rules, rejection, unavailable } = settings;
+    let Settings { store, rule_name, paths: _, global, rules, models: _, rejection, unavailable } = settings;
     let store = store.as_ref().filter(|_| unavailable.is_none()).and_then(|store| stores.usable.get(store));
     Rule {
         rule_name: rule_name.clone(),

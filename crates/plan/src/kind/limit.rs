@@ -122,6 +122,7 @@ impl Kind for Limit {
             paths,
             global: spec.global.iter().filter_map(|said| rate(said.tokens, &said.window)).collect(),
             rules: spec.rules.iter().filter_map(rule).collect(),
+            models: Vec::new(),
             rejection: Rejection { code: code.unwrap_or(usual.code), message: message.unwrap_or(usual.message) },
             unavailable: None,
         }
@@ -183,10 +184,11 @@ impl Kind for Limit {
 
     fn difference(a: &Policy, b: &Policy) -> Option<&'static str> {
         // Whether its store can be used is not for the object to say.
-        let Policy { store, rule_name, paths, global, rules, rejection, unavailable: _ } = a;
+        let Policy { store, rule_name, paths, global, rules, models, rejection, unavailable: _ } = a;
         [
             ("global", *global != b.global),
             ("rules", *rules != b.rules),
+            ("models", *models != b.models),
             ("rejection", *rejection != b.rejection),
             ("paths", *paths != b.paths),
             ("ruleName", *rule_name != b.rule_name),

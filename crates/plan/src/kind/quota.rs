@@ -118,6 +118,7 @@ impl Kind for Quota {
             yields: false,
             refresh: spec.refresh.as_ref().and_then(tables::refresh),
             ends: ends::ends(spec),
+            models: Vec::new(),
             unavailable: None,
         }
     }
@@ -185,6 +186,7 @@ impl Kind for Quota {
             yields: _,
             refresh,
             ends,
+            models,
             unavailable: _,
         } = a;
         let Ends { on_store_failure, on_missing_usage, unlisted_paths, mode, rate_limit_headers, errors } = ends;
@@ -194,6 +196,7 @@ impl Kind for Quota {
             ("defaultQuota", *default_quota != b.default_quota),
             ("paths", *paths != b.paths),
             ("refresh", *refresh != b.refresh),
+            ("models", *models != b.models),
             ("mode", *mode != b.ends.mode),
             ("onStoreFailure", *on_store_failure != b.ends.on_store_failure),
             ("onMissingUsage", *on_missing_usage != b.ends.on_missing_usage),

@@ -84,6 +84,7 @@ impl Setting {
             yields,
             refresh,
             ends: Ends::default(),
+            models: Vec::new(),
             unavailable: None,
         };
         Self { name: format!("b{number}"), policy, schedule, boundaries }

@@ -12,6 +12,7 @@ use serde_json::{Map, Value};
 
 use super::rule::Rule;
 use crate::config::{self, Common, Compiled, ConfigError, Invalid, NamedStores, Store, Stores};
+use crate::models::Models;
 use crate::paths::Paths;
 use crate::values::{MAX_AMOUNT, WINDOW_SECONDS_MAX};
 use crate::wire;
@@ -23,10 +24,19 @@ pub struct Policy {
     pub store: Arc<Store>,
     pub rule_name: String,
     pub flavor: Flavor,
-    /// Limits for all requests together.
+    /// Limits of all requests.
+    pub limits: Limits,
+    /// Limits of the requests for one model, besides.
+    pub models: Models<Limits>,
+    pub rejection: Rejection,
+}
+
+/// Limits that apply together.
+#[derive(Debug)]
+pub struct Limits {
+    /// For all requests together.
     pub global: Vec<Rate>,
     pub rules: Vec<Rule>,
-    pub rejection: Rejection,
 }
 
 /// Whose rules decide where upstream and we differ.

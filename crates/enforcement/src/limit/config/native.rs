@@ -3,15 +3,17 @@
 
 use std::collections::BTreeMap;
 
-use super::{Flavor, Policy, is_rate};
+use super::{Flavor, Limits, Policy, is_rate};
 use crate::config::{Compiled, Invalid, NamedStores};
 use crate::limit::rule::{Rule, Source};
+use crate::models::{self, Model, Models};
 use crate::paths::Paths;
-use crate::values::{self, REJECTION_CODE_MAX, REJECTION_CODE_MIN, RULES_MAX};
+use crate::values::{self, MODELS_MAX, REJECTION_CODE_MAX, REJECTION_CODE_MIN, RULES_MAX};
+use crate::wire::LimitedModel;
 use crate::wire::limit::{self as wire, By, Consumer, Ip, Limit, Match, Rate};
 
 pub(super) fn policy(wire: wire::Policy, stores: NamedStores<'_>) -> Result<Compiled<Policy>, Invalid> {
-    let wire::Policy { store, rule_name, paths, global, rules, rejection, unavailable } = wire;
+    let wire::Policy { store, rule_name, paths, global, rules, models, rejection, unavailable } = wire;
     if !values::is_rule_name(rule_name.as_bytes()) {
         return Err(Invalid::new("ruleName", "is not a rule name"));
     }
@@ -21,9 +23,35 @@ pub(super) fn policy(wire: wire::Policy, stores: NamedStores<'_>) -> Result<Comp
     if !(REJECTION_CODE_MIN..=REJECTION_CODE_MAX).contains(&rejection.code) {
         return Err(Invalid::new("rejection.code", "is out of range"));
     }
-    if global.is_empty() && rules.is_empty() {
+    let nothing = |model: &LimitedModel| model.global.is_empty() && model.rules.is_empty();
+    if global.is_empty() && rules.is_empty() && models.iter().all(nothing) {
         return Err(Invalid::new("rules", "are missing, and so is global"));
     }
+    let limits = limits(global, rules)?;
+    let models = limited(models)?;
+    let paths = Paths::new(paths, None).tolerant();
+    if let Some(reason) = unavailable {
+        return Ok(Compiled::Unavailable { reason, paths });
+    }
+    let store = stores.named(store.as_deref())?;
+    Ok(Compiled::Policy(Policy { store, rule_name, flavor: Flavor::Native { paths }, limits, models, rejection }))
+}
+
+fn limited(models: Vec<LimitedModel>) -> Result<Models<Limits>, Invalid> {
+    if models.len() > MODELS_MAX {
+        return Err(Invalid::new("models", "are too many"));
+    }
+    let model = |(index, LimitedModel { name, weights, global, rules }): (usize, _)| {
+        if !models::is_declarable(&name) || !weights.are_valid() {
+            return Err(Invalid::new(format!("models[{index}]"), "is no model, or weighs too much"));
+        }
+        let held_to = limits(global, rules).map_err(|invalid| invalid.under(&format!("models[{index}]")))?;
+        Ok(Model { name, weights, held_to })
+    };
+    Ok(Models::new((0..).zip(models).map(model).collect::<Result<_, _>>()?))
+}
+
+fn limits(global: Vec<Rate>, rules: Vec<wire::Rule>) -> Result<Limits, Invalid> {
     if global.len() > RULES_MAX || !global.iter().copied().all(is_rate) {
         return Err(Invalid::new("global", "is too long or out of range"));
     }
@@ -34,12 +62,7 @@ pub(super) fn policy(wire: wire::Policy, stores: NamedStores<'_>) -> Result<Comp
         .zip(rules)
         .map(|(index, written): (usize, _)| rule(written).map_err(|invalid| invalid.under(&format!("rules[{index}]"))))
         .collect::<Result<_, _>>()?;
-    let paths = Paths::new(paths, None).tolerant();
-    if let Some(reason) = unavailable {
-        return Ok(Compiled::Unavailable { reason, paths });
-    }
-    let store = stores.named(store.as_deref())?;
-    Ok(Compiled::Policy(Policy { store, rule_name, flavor: Flavor::Native { paths }, global, rules, rejection }))
+    Ok(Limits { global, rules })
 }
 
 fn rule(wire::Rule { by, limits }: wire::Rule) -> Result<Rule, Invalid> {

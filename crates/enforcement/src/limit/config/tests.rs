@@ -148,12 +148,12 @@ fn without_our_key_the_second_generation_is_meant_and_nothing_to_enforce_does_no
     let policies = read(&keys).unwrap();
     let Some(Target::Enforce { policy, open: false }) = policies.target(&Subject::default()) else { panic!() };
     assert_eq!(policy.flavor, Flavor::Upstream(Dialect::V2));
-    assert_eq!(policy.global, [Rate { tokens: 1, window_seconds: 86_400 }]);
+    assert_eq!(policy.limits.global, [Rate { tokens: 1, window_seconds: 86_400 }]);
     assert_eq!((policy.rejection.code, policy.rejection.message.as_str()), (429, "Too many requests"));
     let huge = changed(keys.clone(), "/global_threshold/token_per_day", Some(json!(u64::MAX)));
     let policies = read(&huge).unwrap();
     let Some(Target::Enforce { policy, .. }) = policies.target(&Subject::default()) else { panic!() };
-    assert_eq!(policy.global[0].tokens, MAX_AMOUNT);
+    assert_eq!(policy.limits.global[0].tokens, MAX_AMOUNT);
     for config in [json!({}), changed(keys, "/rule_name", None)] {
         assert!(matches!(read(&config), Err(ConfigError::Nothing(_))), "{config}");
     }

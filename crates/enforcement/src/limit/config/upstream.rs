@@ -3,9 +3,10 @@
 
 use serde_json::{Map, Value};
 
-use super::{Flavor, Policy};
+use super::{Flavor, Limits, Policy};
 use crate::config::{Invalid, Stores};
 use crate::limit::rule::{Rule, Source};
+use crate::models::Models;
 use crate::rules::lenient::{integer, list, text};
 use crate::values::{DEFAULT_REJECTION_CODE, DEFAULT_REJECTION_MESSAGE, MAX_AMOUNT, REJECTION_CODE_MAX, RULES_MAX};
 use crate::wire::limit::{Dialect, Match, Rate, Rejection};
@@ -38,8 +39,8 @@ pub(super) fn policy(keys: &Map<String, Value>, dialect: Dialect, stores: &mut S
         store: stores.upstream(keys)?,
         rule_name: text(Some(rule_name)),
         flavor: Flavor::Upstream(dialect),
-        global,
-        rules,
+        limits: Limits { global, rules },
+        models: Models::none(),
         rejection,
     })
 }

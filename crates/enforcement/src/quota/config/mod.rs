@@ -12,6 +12,7 @@ use std::sync::Arc;
 use serde_json::{Map, Value};
 
 use crate::config::{self, Common, Compiled, ConfigError, Invalid, NamedStores, Store, Stores};
+use crate::models::Models;
 use crate::paths::Paths;
 use crate::wire;
 
@@ -26,6 +27,15 @@ pub struct Policy {
     pub flavor: Flavor,
     /// How requests may end; in upstream's form nothing of it is said.
     pub ends: wire::Ends,
+    /// What requests for one model draw on instead; nothing where that are the common balances.
+    pub models: Models<Option<Own>>,
+}
+
+/// The balances of one model.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Own {
+    pub key_prefix: String,
+    pub said: wire::Own,
 }
 
 /// Whose rules decide: which commands are sent, and what happens where upstream has nothing.

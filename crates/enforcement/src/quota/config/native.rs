@@ -3,10 +3,12 @@
 
 use serde_json::Value;
 
-use super::{Flavor, Policy, Table, Tables};
+use super::{Flavor, Own, Policy, Table, Tables};
 use crate::config::{Common, Compiled, ConfigError, Invalid, NamedStores, read};
+use crate::models::{self, Model, Models};
 use crate::paths::Paths;
-use crate::values;
+use crate::redis;
+use crate::values::{self, MODELS_MAX};
 use crate::wire;
 
 pub(super) fn common(native: Value) -> Result<Common<Tables>, ConfigError> {
@@ -33,8 +35,19 @@ pub(super) fn policy(
     tables: &Tables,
     stores: NamedStores<'_>,
 ) -> Result<Compiled<Policy>, Invalid> {
-    let wire::Policy { store, key_prefix, owner, paths, admin, default_quota, yields, refresh, ends, unavailable } =
-        wire;
+    let wire::Policy {
+        store,
+        key_prefix,
+        owner,
+        paths,
+        admin,
+        default_quota,
+        yields,
+        refresh,
+        ends,
+        models,
+        unavailable,
+    } = wire;
     if !values::is_key_prefix(key_prefix.as_bytes()) {
         return Err(Invalid::new("keyPrefix", "is not a key prefix"));
     }
@@ -52,6 +65,7 @@ pub(super) fn policy(
     if !default_quota.is_none_or(values::is_amount) {
         return Err(Invalid::new("defaultQuota", "is out of range"));
     }
+    let models = declared(models, &key_prefix)?;
     let paths = Paths::new(paths, admin.as_ref().map(|admin| admin.path.as_str())).tolerant();
     let paths = paths.closed(ends.unlisted_paths == wire::UnlistedPaths::Refuse);
     if let Some(reason) = unavailable {
@@ -63,7 +77,25 @@ pub(super) fn policy(
     let store = stores.named(store.as_deref())?;
     let flavor = Flavor::Native { owner, default_quota, yields, refresh };
     let admin = admin.map(|admin| admin.consumer);
-    Ok(Compiled::Policy(Policy { store, key_prefix, paths, admin, flavor, ends }))
+    Ok(Compiled::Policy(Policy { store, key_prefix, paths, admin, flavor, ends, models }))
+}
+
+fn declared(models: Vec<wire::Model>, key_prefix: &str) -> Result<Models<Option<Own>>, Invalid> {
+    if models.len() > MODELS_MAX {
+        return Err(Invalid::new("models", "are too many"));
+    }
+    let model = |(index, wire::Model { name, weights, own }): (usize, _)| {
+        let at = |field| format!("models[{index}]{field}");
+        if !models::is_declarable(&name) || !weights.are_valid() {
+            return Err(Invalid::new(at(""), "is no model, or weighs too much"));
+        }
+        if !own.and_then(|own| own.default_quota).is_none_or(values::is_amount) {
+            return Err(Invalid::new(at(".own.defaultQuota"), "is out of range"));
+        }
+        let held_to = own.map(|said| Own { key_prefix: redis::of_model(key_prefix, &name), said });
+        Ok(Model { name, weights, held_to })
+    };
+    Ok(Models::new((0..).zip(models).map(model).collect::<Result<_, _>>()?))
 }
 
 fn scheduled(refresh: wire::Refresh, tables: &Tables) -> Result<(wire::Refresh, Table), Invalid> {

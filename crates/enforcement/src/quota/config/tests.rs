@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::config::Policies;
+use crate::models::Weights;
 use crate::paths::{Mode, Operation};
 use crate::random::Random;
 use crate::rules::{EnvelopeError, Subject};
@@ -260,6 +261,11 @@ fn what_the_controller_writes_is_what_the_module_reads() {
                 yields: false,
                 refresh: None,
                 ends: wire::Ends::default(),
+                models: vec![wire::Model {
+                    name: "gpt-4*".into(),
+                    weights: Weights([1, 3, 0, 3]),
+                    own: Some(wire::Own { default_quota: Some(5), yields: true }),
+                }],
                 unavailable: None,
             },
         )]
@@ -295,6 +301,21 @@ fn a_broken_policy_refuses_only_what_it_matches_and_is_named() {
             "/defaultQuota",
             Some(json!(1_u64 << 63)),
             "aiquota.policies.ns/chat.defaultQuota is unknown or not what it should be",
+        ),
+        (
+            "/models",
+            Some(json!([{"name": "a"}, {"name": "a*b"}])),
+            "aiquota.policies.ns/chat.models[1] is no model, or weighs too much",
+        ),
+        (
+            "/models",
+            Some(json!([{"name": "a", "weights": [1, 1001, 1, 1]}])),
+            "aiquota.policies.ns/chat.models[0] is no model, or weighs too much",
+        ),
+        (
+            "/models",
+            Some(json!([{"name": "a", "own": {"defaultQuota": -1}}])),
+            "aiquota.policies.ns/chat.models[0].own.defaultQuota is out of range",
         ),
         ("/refresh/schedule", Some(json!("x")), "aiquota.policies.ns/chat.refresh.schedule is not there"),
         ("/refresh/maxBalance", Some(json!(-1)), "aiquota.policies.ns/chat.refresh.maxBalance is out of range"),

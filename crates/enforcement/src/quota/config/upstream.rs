@@ -4,6 +4,7 @@ use serde_json::{Map, Value};
 
 use super::{Flavor, Policy};
 use crate::config::{Invalid, Stores};
+use crate::models::Models;
 use crate::paths::Paths;
 use crate::rules::lenient::{list, text};
 use crate::values::DEFAULT_ADMIN_PATH;
@@ -35,6 +36,7 @@ pub(super) fn policy(keys: &Map<String, Value>, stores: &mut Stores) -> Result<P
         admin: Some(admin_consumer),
         flavor: Flavor::Upstream,
         ends: Ends::default(),
+        models: Models::none(),
     })
 }
 

@@ -1,11 +1,18 @@
-//! The binary `aiquota`: arguments and environment in, a running controller or printed definitions out. Exits with
-//! 0 when done, 1 when something failed, 2 when it was called wrongly.
+//! The binary `aiquota`: arguments and environment in, a running controller or what was asked for out. Exits with 0 when
+//! done, 1 when something failed or was found, 2 when it was called wrongly.
 
+mod check;
+mod completion;
 mod crds;
+mod files;
 mod log;
 mod module_url;
+mod problem;
+mod render;
 mod run;
 mod settings;
+mod tell;
+mod world;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -25,18 +32,27 @@ struct Aiquota {
 #[derive(Subcommand, Debug)]
 enum Command {
     Run(Box<run::Run>),
+    Render(Box<render::Render>),
+    Check(Box<check::Check>),
     Crds(crds::Crds),
+    Completion(completion::Completion),
 }
 
 fn main() -> ExitCode {
     let command = without_empty_variables(Aiquota::command());
     let called = Aiquota::from_arg_matches(&command.get_matches()).unwrap_or_else(|error| error.exit());
     let done = match called.command {
-        Command::Run(run) => control(*run),
-        Command::Crds(crds) => crds.run(),
+        Command::Run(run) => control(*run).map(|()| ExitCode::SUCCESS),
+        Command::Render(render) => render.run(),
+        Command::Check(check) => check.run(),
+        Command::Crds(crds) => crds.run().map(|()| ExitCode::SUCCESS),
+        Command::Completion(completion) => completion.run(Aiquota::command()).map(|()| ExitCode::SUCCESS),
     };
     match done {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
+        Err(error) if error.is::<settings::CalledWrongly>() => {
+            Aiquota::command().error(ErrorKind::ValueValidation, error).exit()
+        }
         Err(error) => {
             // Without the usage that wrong calls are answered with: this one was right.
             let _ = writeln!(std::io::stderr(), "error: {}", told(&error));

@@ -110,7 +110,33 @@ pub(crate) struct Flags {
     auth_plugins: Vec<String>,
 }
 
+/// Flags that contradict each other, or cannot be meant.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct CalledWrongly(pub(crate) String);
+
+/// Where the modules would be if nobody says so: a registry that cannot be.
+const STAND_IN: &str = "oci://registry.invalid/aiquota";
+
 impl Flags {
+    /// What the controller would be told, for who only wants to see what it would do: where no module is named at all,
+    /// something stands in for them. Whether that is so.
+    pub(crate) fn to_look(mut self) -> Result<(Settings, bool)> {
+        let stands_in = self.module_url.is_none() && self.limit_module_url.is_none();
+        let named = |module: &str| format!("{STAND_IN}/{module}:{}", env!("CARGO_PKG_VERSION")).parse().ok();
+        if self.module_url.is_none() {
+            self.module_url = named("ai-quota");
+        }
+        if stands_in {
+            self.limit_module_url = named("ai-token-ratelimit");
+        }
+        if self.flavor == Flavor::Upstream && self.guard_module_url.is_none() {
+            self.guard_module_url = named("ai-quota");
+        }
+        let settings = self.settings(Duration::from_secs(300)).map_err(|error| CalledWrongly(error.to_string()))?;
+        Ok((settings, stands_in))
+    }
+
     /// What the controller is told, in full.
     pub(crate) fn settings(self, drain: Duration) -> Result<Settings> {
         let Some(module_url) = self.module_url else {

@@ -86,7 +86,7 @@ pub struct Seed {
     pub(crate) former: Option<Arc<Refreshing>>,
     pub(crate) turn: Option<Turn>,
     /// The index of the consumer in the object's spec.
-    pub(crate) consumer: usize,
+    pub consumer: usize,
 }
 
 /// An object as the owner of balances.

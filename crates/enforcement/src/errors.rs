@@ -23,6 +23,7 @@ fn fault(details: &str) -> Fault {
         "unauthorized" => (403, (INVALID, "unauthorized"), "permission_error"),
         "noquota" => (429, ("insufficient_quota", "insufficient_quota"), "rate_limit_error"),
         "unlisted_path" => (404, (INVALID, "unknown_url"), "not_found_error"),
+        "body_too_long" => (413, (INVALID, "request_too_large"), "request_too_large"),
         "websocket" => (400, (INVALID, "websocket"), INVALID),
         _ => (503, ("server_error", "service_unavailable"), "api_error"),
     };
@@ -70,6 +71,7 @@ mod tests {
             ("ai-quota.unauthorized", 403, "invalid_request_error", "unauthorized", "permission_error"),
             ("ai-quota.noquota", 429, "insufficient_quota", "insufficient_quota", "rate_limit_error"),
             ("ai-quota.unlisted_path", 404, "invalid_request_error", "unknown_url", "not_found_error"),
+            ("ai-quota.body_too_long", 413, "invalid_request_error", "request_too_large", "request_too_large"),
             ("ai-quota.websocket", 400, "invalid_request_error", "websocket", "invalid_request_error"),
             ("ai-quota.error", 503, "server_error", "service_unavailable", "api_error"),
         ] {

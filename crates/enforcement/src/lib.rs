@@ -12,6 +12,7 @@ pub mod identity;
 pub mod limit;
 pub mod models;
 pub mod paths;
+pub mod prompt;
 pub mod quota;
 #[cfg(test)]
 mod random;

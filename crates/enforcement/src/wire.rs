@@ -130,6 +130,9 @@ pub struct Policy {
     pub yields: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refresh: Option<Refresh>,
+    /// Tokens are held for requests in flight. Absent: a request passes if a token is left.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reserve: Option<Reserve>,
     #[serde(default, skip_serializing_if = "Ends::is_default")]
     pub ends: Ends,
     /// By name. Absent: requests are not asked which model they are for.
@@ -138,6 +141,14 @@ pub struct Policy {
     /// Everything that is matched is answered with 503 and this reason: the store or its secret vanished.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unavailable: Option<String>,
+}
+
+/// How many tokens are held for a request in flight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Reserve {
+    /// For the answer to a request that does not say how long it may be; 1 to `MAX_AMOUNT`.
+    pub default_max_tokens: i64,
 }
 
 /// Who may use the admin API, and where it is below `/v1/chat/completions`.

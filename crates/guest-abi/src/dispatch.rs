@@ -43,7 +43,8 @@ pub trait Module: Default {
 
     fn request_headers(&mut self, stream: u32, end: bool) -> Action;
 
-    /// So many bytes more of the request's body; trailers come as an empty end.
+    /// So many bytes of the request's body: all that are held, or those that come where none are. Trailers come as an
+    /// empty end.
     fn request_body(&mut self, stream: u32, size: usize, end: bool) -> Action;
 
     fn response_headers(&mut self, stream: u32);

@@ -92,8 +92,15 @@ pub fn set_effective_context(context: u32) -> Result<(), Status> {
 /// At most `length` bytes of a buffer.
 #[must_use]
 pub fn buffer(kind: Buffer, length: usize) -> Vec<u8> {
+    buffer_from(kind, 0, length)
+}
+
+/// At most `length` bytes of a buffer from `start` on.
+#[must_use]
+pub fn buffer_from(kind: Buffer, start: usize, length: usize) -> Vec<u8> {
     // SAFETY: `returned` hands over live places for a pointer and a length.
-    let read = returned(|bytes, size| unsafe { imports::proxy_get_buffer_bytes(kind as u32, 0, length, bytes, size) });
+    let read =
+        returned(|bytes, size| unsafe { imports::proxy_get_buffer_bytes(kind as u32, start, length, bytes, size) });
     read.unwrap_or_default()
 }
 
@@ -150,6 +157,12 @@ pub fn property(path: &[&str]) -> Option<Vec<u8>> {
     let path = path.join("\0");
     // SAFETY: as in `buffer`; the path is a live string.
     returned(|value, size| unsafe { imports::proxy_get_property(path.as_ptr(), path.len(), value, size) }).ok()
+}
+
+/// Lets the host keep so many bytes of the request's body while they are held; more it answers itself, with 413.
+pub fn set_request_buffer_limit(bytes: &str) {
+    // A host that has no such limit has nothing to raise.
+    let _ = set_property(&["set_decoder_buffer_limit"], bytes.as_bytes());
 }
 
 fn set_property(path: &[&str], value: &[u8]) -> Result<(), Status> {

@@ -4,6 +4,7 @@
 
 mod charging;
 mod counters;
+mod ids;
 mod policies;
 mod stores;
 
@@ -12,17 +13,26 @@ use std::sync::Arc;
 
 use counters::Counters;
 use enforcement::config::{Config, Matched, Policies};
+use enforcement::prompt::{self, Prompt};
 use enforcement::response::Response;
 use enforcement::rules::Subject;
-use enforcement::steps::{self, Admitted, Ask, Booking, Count, Failure, Kind, Meter, Next, Pending, Request, Step};
+use enforcement::steps::{
+    self, Admitted, Ask, Body, Booking, Count, Failure, Kind, Meter, Next, Pending, Request, Step,
+};
 use enforcement::{guard, identity};
 use guest_abi::host::{self, Buffer, Level, Map};
 use guest_abi::{Action, Headers, Module, Unanswered};
+use ids::Ids;
 use policies::PolicyCounters;
 use stores::{Calls, Clients, TICK_MS, Ticks};
 
-/// The longest body that is awaited, the form of an admin API.
-const MAX_BODY: usize = 64 * 1024;
+/// The longest form of an admin API.
+const MAX_FORM: usize = 64 * 1024;
+
+/// What the host may keep of a body that is awaited: 1 MiB more than is awaited, so that it is we who answer to one that
+/// is longer.
+const HELD_BODY: &str = "11534336";
+const _: () = assert!(prompt::BODY_MAX + (1 << 20) == 11_534_336);
 
 /// A store that fails does so for every request: of such lines no more than one a second is written.
 const LOG_INTERVAL_NS: u64 = 1_000_000_000;
@@ -31,6 +41,7 @@ const LOG_INTERVAL_NS: u64 = 1_000_000_000;
 pub struct Enforcer<K: Kind> {
     logged_at: u64,
     unlogged: u64,
+    ids: Ids,
     clients: Clients,
     counters: Counters,
     policies: policies::Policies,
@@ -60,11 +71,10 @@ struct Stream<K: Kind> {
 enum State<K: Kind> {
     /// Not ours, or not any more.
     Passing,
-    /// Its headers are held until the body has come.
-    AwaitingBody {
-        awaiting: K::AwaitBody,
-        length: usize,
-    },
+    /// It is held until its form has come.
+    AwaitingForm(K::AwaitForm),
+    /// It is held until its body has come, and read meanwhile.
+    AwaitingBody(K::AwaitBody, Box<prompt::Reader>),
     /// It is held until Redis has answered.
     Waiting,
     Metered(Box<Meter<K>>),
@@ -72,8 +82,8 @@ enum State<K: Kind> {
     Refused,
 }
 
-/// The request headers of one callback.
-struct Shown<'a>(&'a Headers);
+/// The request headers of one callback, and where ids come from.
+struct Shown<'a>(&'a Headers, &'a Ids);
 
 impl Request for Shown<'_> {
     fn header(&self, name: &str) -> Vec<&[u8]> {
@@ -87,13 +97,17 @@ impl Request for Shown<'_> {
     fn now(&self) -> i64 {
         now()
     }
+
+    fn unique(&self) -> Vec<u8> {
+        self.1.next()
+    }
 }
 
 impl<K: Kind> Default for Enforcer<K> {
     fn default() -> Self {
         let (roots, streams) = (BTreeMap::new(), BTreeMap::new());
         let (clients, counters, policies) = (Clients::default(), Counters::default(), policies::Policies::default());
-        Self { logged_at: 0, unlogged: 0, clients, counters, policies, roots, streams }
+        Self { logged_at: 0, unlogged: 0, ids: Ids::default(), clients, counters, policies, roots, streams }
     }
 }
 
@@ -162,19 +176,28 @@ impl<K: Kind> Module for Enforcer<K> {
 
     fn request_body(&mut self, stream: u32, size: usize, end: bool) -> Action {
         let Some(Stream { root, state, counters: _ }) = self.streams.get_mut(&stream) else { return Action::Continue };
+        let root = *root;
         match state {
-            State::Passing => Action::Continue,
+            State::Passing => return Action::Continue,
             State::Metered(meter) => {
-                meter.request_body(size);
-                Action::Continue
+                meter.request_body(size as u64);
+                return Action::Continue;
             }
-            State::Waiting | State::Refused => Action::StopIteration,
-            State::AwaitingBody { length, .. } => {
-                *length = length.saturating_add(size);
-                let (root, length) = (*root, *length);
-                if end { self.body(root, stream, length) } else { Action::StopIteration }
+            State::Waiting | State::Refused => {}
+            State::AwaitingForm(_) if end => return self.form(root, stream),
+            State::AwaitingForm(_) => {}
+            State::AwaitingBody(_, reader) => {
+                // What is held was read before, but for the last piece.
+                let read = usize::try_from(reader.bytes()).unwrap_or(usize::MAX);
+                if let Some(more) = size.checked_sub(read).filter(|more| *more > 0) {
+                    reader.feed(&host::buffer_from(Buffer::RequestBody, read, more));
+                }
+                if end || reader.bytes() > prompt::BODY_MAX {
+                    return self.body(root, stream);
+                }
             }
         }
+        Action::StopIteration
     }
 
     fn response_headers(&mut self, stream: u32) {
@@ -241,30 +264,65 @@ impl<K: Kind> Enforcer<K> {
         if let Some(stream) = self.streams.get_mut(&stream) {
             stream.counters = policy.map(|policy| self.policies.of(K::KIND, policy));
         }
-        match K::begin(target, &Shown(&headers)) {
-            Step::AwaitBody(awaiting) if !end => {
-                self.enter(stream, State::AwaitingBody { awaiting, length: 0 });
+        let step = K::begin(target, &Shown(&headers, &self.ids));
+        let metered = match &step {
+            Step::Ask(ask) => ask.pending.is_metered(),
+            Step::AwaitBody(_) => true,
+            Step::Pass | Step::Spare | Step::Refuse(_) | Step::AwaitForm(_) => false,
+        };
+        // An answer that is compressed could not be read.
+        if metered && headers.first("accept-encoding").is_some() {
+            let _ = host::remove_header(Map::Request, "accept-encoding");
+        }
+        match step {
+            Step::AwaitForm(awaiting) if end => self.take(root, stream, K::form(awaiting, b"", now())),
+            Step::AwaitForm(awaiting) => {
+                self.enter(stream, State::AwaitingForm(awaiting));
                 Action::StopIteration
             }
-            Step::AwaitBody(awaiting) => self.take(root, stream, K::body(awaiting, b"", now())),
-            Step::Ask(ask) => {
-                // An answer that is compressed could not be read.
-                if ask.pending.is_metered() && headers.first("accept-encoding").is_some() {
-                    let _ = host::remove_header(Map::Request, "accept-encoding");
-                }
-                self.take(root, stream, Step::Ask(ask))
+            Step::AwaitBody(awaiting) if end => {
+                let step = K::body(awaiting, Body::Read(Prompt::default()), &Shown(&headers, &self.ids));
+                self.take(root, stream, step)
+            }
+            Step::AwaitBody(awaiting) => {
+                host::set_request_buffer_limit(HELD_BODY);
+                self.enter(stream, State::AwaitingBody(awaiting, Box::default()));
+                Action::StopIteration
             }
             step => self.take(root, stream, step),
         }
     }
 
-    fn body(&mut self, root: u32, stream: u32, length: usize) -> Action {
-        let State::AwaitingBody { awaiting, .. } = self.enter(stream, State::Refused) else { return Action::Continue };
-        let body = if length > MAX_BODY { Vec::new() } else { host::buffer(Buffer::RequestBody, length) };
-        self.take(root, stream, K::body(awaiting, &body, now()))
+    fn form(&mut self, root: u32, stream: u32) -> Action {
+        let State::AwaitingForm(awaiting) = self.enter(stream, State::Refused) else { return Action::Continue };
+        let mut form = host::buffer(Buffer::RequestBody, MAX_FORM + 1);
+        if form.len() > MAX_FORM {
+            form.clear();
+        }
+        let step = K::form(awaiting, &form, now());
+        self.take_in_body(root, stream, step)
     }
 
-    /// Does what a step asks, inside a callback of the stream's request.
+    fn body(&mut self, root: u32, stream: u32) -> Action {
+        let State::AwaitingBody(awaiting, reader) = self.enter(stream, State::Refused) else { return Action::Continue };
+        let too_long = reader.bytes() > prompt::BODY_MAX;
+        let body = if too_long { Body::TooLong } else { Body::Read(reader.finish()) };
+        let Ok(headers) = host::headers(Map::Request) else {
+            return self.refuse(stream, K::unenforceable(steps::UNKNOWN));
+        };
+        let step = K::body(awaiting, body, &Shown(&headers, &self.ids));
+        self.take_in_body(root, stream, step)
+    }
+
+    /// Does what a step asks, inside a callback of the request's body, which knows but two actions.
+    fn take_in_body(&mut self, root: u32, stream: u32, step: Step<K>) -> Action {
+        match self.take(root, stream, step) {
+            Action::Continue => Action::Continue,
+            Action::StopIteration | Action::StopAllAndWatermark => Action::StopIteration,
+        }
+    }
+
+    /// Does what a step asks, inside a callback of the request's headers.
     fn take(&mut self, root: u32, stream: u32, step: Step<K>) -> Action {
         let (metered, next) = match step {
             Step::Pass => {
@@ -276,7 +334,7 @@ impl<K: Kind> Enforcer<K> {
                 return Action::Continue;
             }
             Step::Refuse(response) => (false, Next::Refuse(response)),
-            Step::AwaitBody(_) => return Action::StopIteration,
+            Step::AwaitForm(_) | Step::AwaitBody(_) => return Action::StopIteration,
             Step::Ask(ask) => (ask.pending.is_metered(), Next::Ask(ask)),
         };
         match self.follow(root, stream, next, None) {

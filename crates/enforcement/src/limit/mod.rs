@@ -23,7 +23,7 @@ use crate::paths::{self, Mode};
 use crate::redis::Reply;
 use crate::redis::limits::{self, Counter, Limit, Name};
 use crate::response::Response;
-use crate::steps::{Ask, Failure, Kind, Next, Question, Request, Step, Words, wants_websocket};
+use crate::steps::{Ask, Body, Failure, Kind, Next, Question, Request, Step, Words, wants_websocket};
 use crate::values;
 use crate::wire::limit::Dialect;
 
@@ -59,6 +59,7 @@ impl Kind for Limits {
     const KIND: &'static str = "limit";
 
     type Policy = Policy;
+    type AwaitForm = Infallible;
     type AwaitBody = Infallible;
     type Purpose = Check;
     type Admission = Admission;
@@ -81,7 +82,11 @@ impl Kind for Limits {
         check(policy, request, None)
     }
 
-    fn body(awaiting: Infallible, _: &[u8], _: i64) -> Step<Self> {
+    fn form(awaiting: Infallible, _: &[u8], _: i64) -> Step<Self> {
+        match awaiting {}
+    }
+
+    fn body(awaiting: Infallible, _: Body, _: &dyn Request) -> Step<Self> {
         match awaiting {}
     }
 
@@ -116,6 +121,10 @@ impl Kind for Limits {
 
     fn weights(admission: &Admission) -> Weights {
         admission.policy.models.weights(admission.model)
+    }
+
+    fn holds(_: &Admission) -> bool {
+        false
     }
 
     fn charge(Admission { policy, limits, model: _ }: Admission, tokens: i64, _: i64) -> (Question, Ticket) {

@@ -21,7 +21,7 @@ pub(super) enum Admin {
 
 /// An operation that comes in a form, which must be read whole.
 #[derive(Debug, PartialEq, Eq)]
-pub struct AwaitBody {
+pub struct AwaitForm {
     policy: Arc<Policy>,
     operation: Admin,
 }
@@ -36,7 +36,7 @@ pub(super) fn query(policy: &Arc<Policy>, query: &[u8], now: i64) -> Step<Quotas
     ask(policy, words, Admin::Query { consumer })
 }
 
-impl AwaitBody {
+impl AwaitForm {
     pub(super) fn refresh(policy: &Arc<Policy>) -> Self {
         Self { policy: Arc::clone(policy), operation: Admin::Refresh }
     }
@@ -46,7 +46,7 @@ impl AwaitBody {
     }
 
     /// Takes the whole body; `now` in unix seconds.
-    pub(super) fn body(self, form: &[u8], now: i64) -> Step<Quotas> {
+    pub(super) fn form(self, form: &[u8], now: i64) -> Step<Quotas> {
         let Self { policy, operation } = self;
         let (field, bad): (_, fn() -> _) = match operation {
             Admin::Delta => ("value", answers::bad_delta),

@@ -38,6 +38,12 @@ pub(super) const fn websocket() -> Response {
     Response::text(403, "ai-quota.websocket", "Request denied by ai quota check. A WebSocket cannot be metered.")
 }
 
+/// The native form's, where the body of a metered request is awaited.
+pub(super) const fn too_long() -> Response {
+    let body = "Request denied by ai quota check. The request body is longer than 10 MiB.";
+    Response::text(413, "ai-quota.body_too_long", body)
+}
+
 /// The native form's, where no other paths than the listed ones are open.
 pub(super) const fn unlisted_path() -> Response {
     Response::text(403, "ai-quota.unlisted_path", "Request denied by ai quota check. This path is not listed.")

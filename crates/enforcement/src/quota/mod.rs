@@ -4,6 +4,7 @@
 mod admin;
 mod answers;
 pub mod config;
+mod reserve;
 #[cfg(test)]
 mod tests;
 
@@ -11,17 +12,20 @@ use std::fmt;
 use std::sync::Arc;
 
 use admin::Admin;
-pub use admin::AwaitBody;
+pub use admin::AwaitForm;
 use config::{Flavor, Own, Policy};
+pub use reserve::AwaitBody;
+use reserve::Held;
 
 use crate::announce::Announcement;
 use crate::config::Target;
 use crate::identity::{self, Unrecognised};
 use crate::models::{Contradiction, Weights};
 use crate::paths::{self, Mode, Operation};
+use crate::prompt::Prompt;
 use crate::redis::{self, Balance, ChargeOutcome, CheckOutcome, Command, Left, Reply};
 use crate::response::Response;
-use crate::steps::{Ask, Failure, Kind, Next, Question, Request, Step, Words, wants_websocket};
+use crate::steps::{Ask, Body, Failure, Kind, Next, Question, Request, Step, Words, wants_websocket};
 use crate::values;
 use crate::wire::{self, OnMissingUsage, OnStoreFailure};
 
@@ -39,6 +43,7 @@ enum Why {
     Check {
         who: Who,
         now: i64,
+        held: Option<Held>,
     },
     Admin {
         native: bool,
@@ -60,6 +65,8 @@ pub struct Admission {
     who: Who,
     /// The ordinal of the period in which it was admitted.
     period: Option<i64>,
+    /// What is held for it until its charge.
+    held: Option<Held>,
 }
 
 /// A charge on its way.
@@ -76,6 +83,7 @@ impl Kind for Quotas {
     const KIND: &'static str = "quota";
 
     type Policy = Policy;
+    type AwaitForm = AwaitForm;
     type AwaitBody = AwaitBody;
     type Purpose = Purpose;
     type Admission = Admission;
@@ -85,8 +93,12 @@ impl Kind for Quotas {
         begin(target, request)
     }
 
-    fn body(awaiting: AwaitBody, body: &[u8], now: i64) -> Step<Self> {
-        awaiting.body(body, now)
+    fn form(awaiting: AwaitForm, form: &[u8], now: i64) -> Step<Self> {
+        awaiting.form(form, now)
+    }
+
+    fn body(awaiting: AwaitBody, body: Body, request: &dyn Request) -> Step<Self> {
+        awaiting.body(body, request)
     }
 
     fn is_metered(Purpose(why): &Purpose) -> bool {
@@ -96,9 +108,9 @@ impl Kind for Quotas {
     fn decide(Purpose(why): Purpose, reply: Result<Reply<'_>, Failure>) -> Next<Self> {
         match why {
             Why::Admin { native, admin } => Next::Refuse(admin.answer(native, reply)),
-            Why::Check { who, now } => match who.policy.flavor {
+            Why::Check { who, now, held } => match who.policy.flavor {
                 Flavor::Upstream => upstream_check(who, reply),
-                Flavor::Native { .. } => native_check(who, now, reply),
+                Flavor::Native { .. } => native_check(Admission { who, period: None, held }, now, reply),
             },
         }
     }
@@ -112,14 +124,19 @@ impl Kind for Quotas {
         admission.who.policy.models.weights(admission.who.model)
     }
 
+    fn holds(admission: &Admission) -> bool {
+        admission.held.is_some()
+    }
+
     fn charge(admission: Admission, tokens: i64, now: i64) -> (Question, Ticket) {
-        let Admission { who, period: admitted_in } = admission;
+        let Admission { who, period: admitted_in, held } = admission;
         let (balance, policy) = (who.balance(), who.policy);
         let (native, words) = match &policy.flavor {
             Flavor::Upstream => (false, Words::Command(Command::decr_by(balance.as_bytes(), tokens))),
             Flavor::Native { .. } => {
                 let period = policy.period(now);
-                let charge = redis::Charge { balance: &balance, tokens, hold: None, admitted_in, period };
+                let hold = held.as_ref().map(|held| &*held.id);
+                let charge = redis::Charge { balance: &balance, tokens, hold, admitted_in, period };
                 let script = if policy.ends.observes() { charge.observing() } else { charge.invocation() };
                 (true, Words::Script(script))
             }
@@ -162,15 +179,15 @@ fn begin(target: &Target<Policy>, request: &dyn Request) -> Step<Quotas> {
     };
     let mode = policy.paths.mode(&path);
     let step = decide(policy, open, (mode, query), request);
+    // The admin API changes balances, whatever becomes of requests.
+    if matches!(mode, Mode::Admin(_)) { step } else { as_said(policy, step) }
+}
+
+/// Who only observes refuses nothing, and a refusal has the shape that the policy says.
+fn as_said(policy: &Policy, step: Step<Quotas>) -> Step<Quotas> {
     match step {
-        // The admin API changes balances, whatever becomes of requests.
-        Step::Refuse(response) if !matches!(mode, Mode::Admin(_)) => {
-            if policy.ends.observes() {
-                Step::Spare
-            } else {
-                Step::Refuse(response.shaped(policy.ends.errors))
-            }
-        }
+        Step::Refuse(_) if policy.ends.observes() => Step::Spare,
+        Step::Refuse(response) => Step::Refuse(response.shaped(policy.ends.errors)),
         step => step,
     }
 }
@@ -192,22 +209,27 @@ fn decide(policy: &Arc<Policy>, open: bool, (mode, query): (Mode, &[u8]), reques
         Mode::Metered if policy.flavor != Flavor::Upstream && wants_websocket(request) => {
             Step::Refuse(answers::websocket())
         }
+        Mode::Metered if policy.wants_body() => Step::AwaitBody(AwaitBody::new(policy, consumer)),
         Mode::Metered => check(policy, consumer, request, None),
         Mode::Admin(_) if policy.admin.as_deref().map(str::as_bytes) != Some(consumer) => {
             Step::Refuse(answers::unauthorized_admin())
         }
         Mode::Admin(Operation::Query) => admin::query(policy, query, request.now()),
-        Mode::Admin(Operation::Refresh) => Step::AwaitBody(AwaitBody::refresh(policy)),
-        Mode::Admin(Operation::Delta) => Step::AwaitBody(AwaitBody::delta(policy)),
+        Mode::Admin(Operation::Refresh) => Step::AwaitForm(AwaitForm::refresh(policy)),
+        Mode::Admin(Operation::Delta) => Step::AwaitForm(AwaitForm::delta(policy)),
     }
 }
 
-/// Asks for the balance that a request draws on. `body`: the model that its body names.
-fn check(policy: &Arc<Policy>, consumer: &[u8], request: &dyn Request, body: Option<&[u8]>) -> Step<Quotas> {
-    let model = match policy.models.of(request, body) {
+/// Asks for the balance that a request draws on, and holds what its body says that it may cost.
+fn check(policy: &Arc<Policy>, consumer: &[u8], request: &dyn Request, body: Option<&Prompt>) -> Step<Quotas> {
+    let model = match policy.models.of(request, body.and_then(Prompt::model)) {
         Ok(model) => model,
         Err(Contradiction) => return Step::Refuse(answers::contradiction()),
     };
+    let held = policy.reserve.zip(body).map(|(otherwise, body)| {
+        let tokens = policy.models.weights(model).charge(&body.at_most(otherwise));
+        Held { id: request.unique(), tokens: i64::try_from(tokens).unwrap_or(values::MAX_AMOUNT).max(1) }
+    });
     let now = request.now();
     let who = Who { policy: Arc::clone(policy), consumer: consumer.to_vec(), model };
     let balance = who.balance();
@@ -218,8 +240,8 @@ fn check(policy: &Arc<Policy>, consumer: &[u8], request: &dyn Request, body: Opt
             let wire::Own { default_quota, yields } = policy.own(model).map_or(common, |own| own.said);
             let check = redis::Check {
                 balance: &balance,
-                need: 1,
-                hold: None,
+                need: held.as_ref().map_or(1, |held| held.tokens),
+                hold: held.as_ref().map(Held::hold),
                 default: default_quota,
                 owner,
                 yields,
@@ -228,23 +250,24 @@ fn check(policy: &Arc<Policy>, consumer: &[u8], request: &dyn Request, body: Opt
             Words::Script(if policy.ends.observes() { check.observing() } else { check.invocation() })
         }
     };
-    Step::Ask(Ask::new(Question::new(Arc::clone(&policy.store), words), Purpose(Why::Check { who, now })))
+    let ask = Ask::new(Question::new(Arc::clone(&policy.store), words), Purpose(Why::Check { who, now, held }));
+    Step::Ask(ask.after(body.map_or(0, |body| body.bytes)))
 }
 
 fn upstream_check(who: Who, reply: Result<Reply<'_>, Failure>) -> Next<Quotas> {
     match reply {
         Ok(Reply::Error(text)) => Next::Refuse(answers::no_quota().logged(text.escape_ascii())),
-        Ok(reply) if upstream_integer(&reply) > 0 => Next::admit(Admission { who, period: None }),
+        Ok(reply) if upstream_integer(&reply) > 0 => Next::admit(Admission { who, period: None, held: None }),
         Ok(_) => Next::Refuse(answers::no_quota()),
         Err(failure) => Next::Refuse(answers::no_quota().logged(failure)),
     }
 }
 
-fn native_check(who: Who, now: i64, reply: Result<Reply<'_>, Failure>) -> Next<Quotas> {
-    let wire::Ends { rate_limit_headers, errors, .. } = who.policy.ends;
-    let told =
-        reply.as_ref().ok().filter(|_| rate_limit_headers).and_then(|reply| announcement(&who.policy, now, reply));
-    let next = match checked(who, reply) {
+fn native_check(admission: Admission, now: i64, reply: Result<Reply<'_>, Failure>) -> Next<Quotas> {
+    let wire::Ends { rate_limit_headers, errors, .. } = admission.who.policy.ends;
+    let told = reply.as_ref().ok().filter(|_| rate_limit_headers);
+    let told = told.and_then(|reply| announcement(&admission, now, reply));
+    let next = match checked(admission, reply) {
         Next::Refuse(response) => Next::Refuse(response.shaped(errors)),
         next => next,
     };
@@ -254,47 +277,53 @@ fn native_check(who: Who, now: i64, reply: Result<Reply<'_>, Failure>) -> Next<Q
 }
 
 /// What the client is told; nothing where nothing limits it.
-fn announcement(policy: &Policy, now: i64, reply: &Reply<'_>) -> Option<Announcement> {
+fn announcement(admission: &Admission, now: i64, reply: &Reply<'_>) -> Option<Announcement> {
+    let held = admission.held.as_ref().map_or(0, |held| held.tokens);
     let remaining = match CheckOutcome::of(reply).ok()? {
-        CheckOutcome::Admitted { left: Left::Tokens(left), period: _ } => left,
+        CheckOutcome::Admitted { left: Left::Tokens(left), period: _ } => left - held,
         CheckOutcome::Refused { available } => available.unwrap_or(0),
         CheckOutcome::Admitted { left: Left::Unlimited, .. } | CheckOutcome::Malformed { .. } => return None,
     };
-    Some(Announcement { limit: CheckOutcome::grant(reply), remaining, reset: policy.seconds_left(now) })
+    Some(Announcement { limit: CheckOutcome::grant(reply), remaining, reset: admission.who.policy.seconds_left(now) })
 }
 
-fn checked(who: Who, reply: Result<Reply<'_>, Failure>) -> Next<Quotas> {
+fn checked(admission: Admission, reply: Result<Reply<'_>, Failure>) -> Next<Quotas> {
     let outcome = match reply.map(|reply| CheckOutcome::of(&reply)) {
         Ok(Ok(outcome)) => outcome,
-        Ok(Err(error)) => return unchecked(who, &error),
-        Err(failure) => return unchecked(who, &failure),
+        Ok(Err(error)) => return unchecked(admission, &error),
+        Err(failure) => return unchecked(admission, &failure),
     };
     match outcome {
-        CheckOutcome::Admitted { left: _, period } => Next::admit(Admission { who, period }),
-        CheckOutcome::Refused { available: _ } => denied(who, answers::no_quota()),
+        // Nothing is held for who has no limit.
+        CheckOutcome::Admitted { left: Left::Unlimited, period } => {
+            Next::admit(Admission { period, held: None, ..admission })
+        }
+        CheckOutcome::Admitted { left: Left::Tokens(_), period } => Next::admit(Admission { period, ..admission }),
+        CheckOutcome::Refused { available: _ } => denied(admission, answers::no_quota()),
         CheckOutcome::Malformed { value } => {
-            let balance = who.balance();
+            let balance = admission.who.balance();
             let why = format_args!("the balance {balance} is malformed: {value}");
-            denied(who, answers::no_quota().logged(why))
+            denied(admission, answers::no_quota().logged(why))
         }
     }
 }
 
 /// The balance does not allow it.
-fn denied(who: Who, response: Response) -> Next<Quotas> {
-    if !who.policy.ends.observes() {
+fn denied(admission: Admission, response: Response) -> Next<Quotas> {
+    if !admission.who.policy.ends.observes() {
         return Next::Refuse(response);
     }
-    Next::spare(Admission { who, period: None }, response.log)
+    Next::spare(Admission { held: None, ..admission }, response.log)
 }
 
 /// The store has not said whether the request may pass. Which period it would have named is not known either: the
 /// charge counts in the one that it comes in.
-fn unchecked(who: Who, why: &dyn fmt::Display) -> Next<Quotas> {
-    let observes = who.policy.ends.observes();
-    match who.policy.ends.on_store_failure.unwrap_or(OnStoreFailure::Refuse) {
-        OnStoreFailure::Admit => Next::admit_unchecked(Admission { who, period: None }, why),
-        OnStoreFailure::Refuse if observes => Next::spare_unchecked(Admission { who, period: None }, why),
+fn unchecked(admission: Admission, why: &dyn fmt::Display) -> Next<Quotas> {
+    let wire::Ends { on_store_failure, .. } = admission.who.policy.ends;
+    let (observes, admission) = (admission.who.policy.ends.observes(), Admission { held: None, ..admission });
+    match on_store_failure.unwrap_or(OnStoreFailure::Refuse) {
+        OnStoreFailure::Admit => Next::admit_unchecked(admission, why),
+        OnStoreFailure::Refuse if observes => Next::spare_unchecked(admission, why),
         OnStoreFailure::Refuse => Next::Refuse(answers::store_unavailable().logged(why)),
     }
 }
@@ -328,6 +357,11 @@ impl Policy {
     /// The model's own balances, if it has any.
     fn own(&self, model: Option<usize>) -> Option<&Own> {
         self.models.get(model)?.held_to.as_ref()
+    }
+
+    /// Whether the bodies of metered requests are awaited.
+    const fn wants_body(&self) -> bool {
+        self.reserve.is_some()
     }
 
     fn accepts(&self, consumer: &[u8]) -> bool {

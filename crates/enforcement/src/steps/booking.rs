@@ -48,6 +48,8 @@ impl<K: Kind> Booking<K> {
             Heard::Reply(reply) => K::booked(&ticket, &reply),
         };
         match booked {
+            // What was held is dropped, or no longer counts after a while.
+            Err(_) if tokens == 0 => Booked::Done { tokens, estimated },
             Ok(()) => Booked::Done { tokens, estimated },
             Err(why) => {
                 let estimated = if estimated { "estimated " } else { "" };

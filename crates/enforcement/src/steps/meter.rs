@@ -75,8 +75,8 @@ impl<K: Kind> Meter<K> {
     }
 
     /// A piece of the request's body passed.
-    pub fn request_body(&mut self, length: usize) {
-        self.request_bytes = self.request_bytes.saturating_add(length as u64);
+    pub fn request_body(&mut self, length: u64) {
+        self.request_bytes = self.request_bytes.saturating_add(length);
     }
 
     /// The response begins.
@@ -114,29 +114,39 @@ impl<K: Kind> Meter<K> {
     #[must_use]
     pub fn end(self, now: i64) -> Ending<K> {
         let Self { admission, request_bytes, answer, headers: _ } = self;
-        let (usage, provisional, generated) = match answer {
-            Answer::Unsuccessful(status) => return Ending::Nothing(Unbooked::Unsuccessful(status)),
-            Answer::Redirected => return Ending::Nothing(Unbooked::Redirected),
-            Answer::Unseen | Answer::Encoded => (None, false, 0),
-            Answer::Watched(mut scanner) => {
-                scanner.finish();
-                (scanner.usage(), scanner.is_provisional(), scanner.generated_bytes())
-            }
+        let (tokens, estimated) = match cost(answer, request_bytes, K::estimates(&admission)) {
+            Ok((usage, estimated)) => match K::weights(&admission).charge(&usage) {
+                0 => (0, false),
+                tokens => (tokens, estimated),
+            },
+            Err(_) if K::holds(&admission) => (0, false),
+            Err(unbooked) => return Ending::Nothing(unbooked),
         };
-        let estimates = K::estimates(&admission);
-        let (usage, estimated) = match usage {
-            Some(usage) if estimates && provisional => at_least(usage, generated),
-            Some(usage) => (usage, false),
-            None if estimates => (estimate(generated, request_bytes), true),
-            None => return Ending::Nothing(Unbooked::NoUsage),
-        };
-        let tokens = K::weights(&admission).charge(&usage);
-        if tokens == 0 {
+        if tokens == 0 && !K::holds(&admission) {
             return Ending::Nothing(Unbooked::NoUsage);
         }
         let tokens = i64::try_from(tokens).unwrap_or(MAX_AMOUNT).min(MAX_AMOUNT);
         let (question, ticket) = K::charge(admission, tokens, now);
         Ending::Charge(Charge::new(Booking::new(question, ticket, tokens, estimated)))
+    }
+}
+
+/// What an answer has used, and whether that is an estimate.
+fn cost(answer: Answer, request_bytes: u64, estimates: bool) -> Result<(Usage, bool), Unbooked> {
+    let (usage, provisional, generated) = match answer {
+        Answer::Unsuccessful(status) => return Err(Unbooked::Unsuccessful(status)),
+        Answer::Redirected => return Err(Unbooked::Redirected),
+        Answer::Unseen | Answer::Encoded => (None, false, 0),
+        Answer::Watched(mut scanner) => {
+            scanner.finish();
+            (scanner.usage(), scanner.is_provisional(), scanner.generated_bytes())
+        }
+    };
+    match usage {
+        Some(usage) if estimates && provisional => Ok(at_least(usage, generated)),
+        Some(usage) => Ok((usage, false)),
+        None if estimates => Ok((estimate(generated, request_bytes), true)),
+        None => Err(Unbooked::NoUsage),
     }
 }
 

@@ -21,6 +21,7 @@ pub use question::{Call, Failure, Question};
 
 use crate::config::{Policy, Target};
 use crate::models::Weights;
+use crate::prompt::Prompt;
 use crate::redis::Reply;
 use crate::response::Response;
 
@@ -37,7 +38,9 @@ pub trait Kind: Copy + Eq + Debug + 'static {
 
     /// What requests are held to, as a configuration says it.
     type Policy: Policy;
-    /// A request whose whole body is awaited.
+    /// A request that is a form, which is awaited whole.
+    type AwaitForm: Debug + Eq;
+    /// A metered request over which its body decides.
     type AwaitBody: Debug + Eq;
     /// Why the store is asked.
     type Purpose: Debug + Eq;
@@ -49,8 +52,11 @@ pub trait Kind: Copy + Eq + Debug + 'static {
     /// Decides over a request that a rule or the default matches.
     fn begin(target: &Target<Self::Policy>, request: &dyn Request) -> Step<Self>;
 
-    /// Goes on when the whole body has come; `now` in unix seconds.
-    fn body(awaiting: Self::AwaitBody, body: &[u8], now: i64) -> Step<Self>;
+    /// Goes on when the whole form has come; `now` in unix seconds.
+    fn form(awaiting: Self::AwaitForm, form: &[u8], now: i64) -> Step<Self>;
+
+    /// Goes on when the whole body has come, or more of it than is awaited. The request's headers are as they were.
+    fn body(awaiting: Self::AwaitBody, body: Body, request: &dyn Request) -> Step<Self>;
 
     /// Whether who waits for this answer is a request to a model, whose response will be metered.
     fn is_metered(purpose: &Self::Purpose) -> bool;
@@ -64,7 +70,10 @@ pub trait Kind: Copy + Eq + Debug + 'static {
     /// What the tokens of its answer weigh.
     fn weights(admission: &Self::Admission) -> Weights;
 
-    /// Books so many tokens, 1 to `MAX_AMOUNT`.
+    /// Whether something is held for it that only its charge drops, be it one of no tokens.
+    fn holds(admission: &Self::Admission) -> bool;
+
+    /// Books so many tokens, 0 to `MAX_AMOUNT`, and drops what is held.
     fn charge(admission: Self::Admission, tokens: i64, now: i64) -> (Question, Self::Ticket);
 
     /// Whether the reply says that the charge was booked; otherwise why not.
@@ -88,6 +97,9 @@ pub trait Request {
     /// Unix seconds.
     fn now(&self) -> i64;
 
+    /// An id that no other request has had, none of the client's making.
+    fn unique(&self) -> Vec<u8>;
+
     /// `:path`, with its query.
     fn path(&self) -> &[u8] {
         self.header(":path").first().copied().unwrap_or_default()
@@ -103,8 +115,18 @@ pub enum Step<K: Kind> {
     Spare,
     /// Hold the request until the store has answered.
     Ask(Ask<K>),
-    /// Hold the request and give its whole body to [`Kind::body`].
+    /// Hold the request and give its whole body to [`Kind::form`].
+    AwaitForm(K::AwaitForm),
+    /// Hold the request, which is metered, and give what its body says to [`Kind::body`].
     AwaitBody(K::AwaitBody),
+}
+
+/// The body of a metered request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Body {
+    Read(Prompt),
+    /// It is longer than [`crate::prompt::BODY_MAX`].
+    TooLong,
 }
 
 /// A call to make, and who waits for its answer.
@@ -119,6 +141,8 @@ pub struct Ask<K: Kind> {
 pub struct Pending<K: Kind> {
     question: Question,
     purpose: K::Purpose,
+    /// How much of the request's body was read before.
+    request_bytes: u64,
 }
 
 /// What to do after an answer.
@@ -144,7 +168,17 @@ pub struct Admitted<K: Kind> {
 
 impl<K: Kind> Ask<K> {
     pub(crate) fn new(question: Question, purpose: K::Purpose) -> Self {
-        Self { call: question.call(), pending: Pending { question, purpose } }
+        Self::with(question, purpose, 0)
+    }
+
+    fn with(question: Question, purpose: K::Purpose, request_bytes: u64) -> Self {
+        Self { call: question.call(), pending: Pending { question, purpose, request_bytes } }
+    }
+
+    /// After a body of so many bytes.
+    pub(crate) fn after(mut self, request_bytes: u64) -> Self {
+        self.pending.request_bytes = request_bytes;
+        self
     }
 }
 
@@ -158,13 +192,17 @@ impl<K: Kind> Pending<K> {
     /// Takes the store's answer, or the reason why there is none.
     #[must_use]
     pub fn answer(self, answer: Result<&[u8], Failure>) -> Next<K> {
-        let Self { question, purpose } = self;
-        match question.hear(answer) {
-            Heard::Again(question) => Next::Ask(Ask::new(question, purpose)),
-            Heard::Unauthenticated(question) => Next::Reauthenticate(Ask::new(question, purpose)),
+        let Self { question, purpose, request_bytes } = self;
+        let mut next = match question.hear(answer) {
+            Heard::Again(question) => Next::Ask(Ask::with(question, purpose, request_bytes)),
+            Heard::Unauthenticated(question) => Next::Reauthenticate(Ask::with(question, purpose, request_bytes)),
             Heard::Reply(reply) => K::decide(purpose, Ok(reply)),
             Heard::Failure(failure) => K::decide(purpose, Err(failure)),
+        };
+        if let Next::Admit(admitted) = &mut next {
+            admitted.meter.request_body(request_bytes);
         }
+        next
     }
 }
 

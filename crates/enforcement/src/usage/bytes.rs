@@ -2,13 +2,13 @@
 
 /// At most `N` bytes of text; more makes it unusable, not longer.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Short<const N: usize> {
+pub(crate) struct Short<const N: usize> {
     length: usize,
     bytes: [u8; N],
 }
 
 impl<const N: usize> Short<N> {
-    pub(super) const EMPTY: Self = Self { length: 0, bytes: [0; N] };
+    pub(crate) const EMPTY: Self = Self { length: 0, bytes: [0; N] };
 
     pub(super) const fn clear(&mut self) {
         self.length = 0;
@@ -23,7 +23,7 @@ impl<const N: usize> Short<N> {
     }
 
     /// Empty if it did not fit.
-    pub(super) fn get(&self) -> &[u8] {
+    pub(crate) fn get(&self) -> &[u8] {
         self.bytes.get(..self.length).unwrap_or_default()
     }
 }

@@ -1,24 +1,25 @@
 //! A JSON reader that keeps nothing it has read: bytes of one document come in, cut anywhere; what goes out is the
-//! usage, the model and the amount of generated text found in it ([`Found`]). Strict grammar, but that the bytes of
-//! strings are not checked to be UTF-8 and that what is nested deeper than [`DEPTH_MAX`] is only skipped. Pure,
-//! nothing allocated.
+//! usage, the model and the amount of generated text found in an answer ([`Found`]), or what a request asks for
+//! ([`Asked`]). Strict grammar, but that the bytes of strings are not checked to be UTF-8 and that what is nested deeper
+//! than [`DEPTH_MAX`] is only skipped. Pure, nothing allocated.
 
 mod tokens;
 
 use super::bytes::{Short, text_end};
 use super::counts::{Counts, Number};
 use super::shape::{KEY_MAX, Slot, lookup};
+use crate::prompt::shape::{Asked, Place};
 
 /// Deeper containers are skipped by counting brackets: a client can have its own nesting echoed in an answer, and
 /// must not escape its charge by that.
 const DEPTH_MAX: usize = 128;
 
 /// A longer model name is not kept.
-pub(super) const MODEL_MAX: usize = 128;
+pub(crate) const MODEL_MAX: usize = 128;
 
 /// What one document said.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Found {
+pub(crate) struct Found {
     /// The last usage object that was closed and says anything, and where it stood.
     pub(super) usage: Option<(Slot, Counts)>,
     /// Counts beside the answer's other fields (Ollama).
@@ -26,6 +27,8 @@ pub(super) struct Found {
     pub(super) model: Short<MODEL_MAX>,
     /// Bytes of generated text, escapes counted as what they stand for.
     pub(super) generated: u64,
+    /// In a request's body.
+    pub(crate) asked: Asked,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,8 +79,8 @@ struct Frame {
 }
 
 #[derive(Debug)]
-pub(super) struct Json {
-    pub(super) found: Found,
+pub(crate) struct Json {
+    pub(crate) found: Found,
     /// Whether a line break ends the bytes of this document: then [`Self::scan`] stops in front of it.
     lines: bool,
     state: State,
@@ -91,6 +94,8 @@ pub(super) struct Json {
     counts: Counts,
     number: Number,
     literal: &'static [u8],
+    /// Whether the literal being read is `true`.
+    truth: bool,
     unicode: u16,
     unicode_digits: u8,
     key: Short<KEY_MAX>,
@@ -102,7 +107,13 @@ const OUTSIDE: Frame = Frame { slot: Slot::Ignored, array: true };
 impl Json {
     pub(super) const fn new(lines: bool) -> Self {
         Self {
-            found: Found { usage: None, beside: Counts::EMPTY, model: Short::EMPTY, generated: 0 },
+            found: Found {
+                usage: None,
+                beside: Counts::EMPTY,
+                model: Short::EMPTY,
+                generated: 0,
+                asked: Asked::NOTHING,
+            },
             lines,
             state: State::Value,
             slot: Slot::Document,
@@ -113,11 +124,17 @@ impl Json {
             counts: Counts::EMPTY,
             number: Number::ZERO,
             literal: &[],
+            truth: false,
             unicode: 0,
             unicode_digits: 0,
             key: Short::EMPTY,
             stack: [OUTSIDE; DEPTH_MAX],
         }
+    }
+
+    /// A reader of one request's body.
+    pub(crate) const fn of_request() -> Self {
+        Self { slot: Slot::Asked(Place::Body), ..Self::new(false) }
     }
 
     /// Forgets the document: what comes next is another.
@@ -132,7 +149,7 @@ impl Json {
         self.depth = 0;
     }
 
-    pub(super) fn is_done(&self) -> bool {
+    pub(crate) fn is_done(&self) -> bool {
         self.state == State::Done
     }
 
@@ -157,7 +174,7 @@ impl Json {
 
     /// Reads on and returns how many bytes it took: all of them, or those up to what broke the document, or up to a
     /// line break if it stops there, or up to the end of the document if it does not.
-    pub(super) fn scan(&mut self, bytes: &[u8]) -> usize {
+    pub(crate) fn scan(&mut self, bytes: &[u8]) -> usize {
         let mut at = 0;
         while let Some(&byte) = bytes.get(at) {
             match self.state {
@@ -189,7 +206,7 @@ impl Json {
                         self.state = State::Text;
                         self.sink = match self.slot {
                             Slot::Ignored => Sink::Nothing,
-                            Slot::Model => {
+                            Slot::Model | Slot::Asked(Place::Model) => {
                                 self.found.model.clear();
                                 Sink::Model
                             }
@@ -296,7 +313,7 @@ impl Json {
                         at += 1;
                         self.literal = &self.literal[1..];
                         if self.literal.is_empty() {
-                            self.value_ended();
+                            self.literal_ended();
                         }
                     } else {
                         self.state = State::Broken;
@@ -381,6 +398,9 @@ impl Json {
     }
 
     fn open(&mut self, frame: Frame) {
+        if let Slot::Asked(place) = self.slot {
+            self.found.asked.opened(place, frame.array);
+        }
         let Some(place) = self.stack.get_mut(self.depth) else {
             self.excess = 1;
             self.state = State::Deep;

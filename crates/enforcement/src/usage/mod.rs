@@ -10,9 +10,9 @@
 //! Of several usages the last counts, never their sum. A number above `MAX_AMOUNT`, a negative or broken one and a
 //! string are no counts; a usage of zeros says nothing.
 
-mod bytes;
+pub(crate) mod bytes;
 mod counts;
-mod json;
+pub(crate) mod json;
 mod shape;
 #[cfg(test)]
 mod tests;

@@ -1,7 +1,9 @@
 //! Where usage, model and generated text stand in the answers of every API: for each place the keys that matter and
-//! what they lead to. Everything else leads to [`Slot::Ignored`]. Pure tables.
+//! what they lead to. Everything else leads to [`Slot::Ignored`]. What a request's body has is in `prompt::shape`. Pure
+//! tables.
 
 use super::counts::Field;
+use crate::prompt::shape::{self as prompt, Place};
 
 /// What a place in an answer means: of a value that is about to come, of an open object, or of the elements of an
 /// open array.
@@ -28,6 +30,8 @@ pub(super) enum Slot {
     Said,
     /// A generated JSON value (arguments of a tool): every string inside is text.
     Arguments,
+    /// In a request's body.
+    Asked(Place),
 }
 
 impl Slot {
@@ -65,6 +69,7 @@ impl Slot {
 pub(super) fn lookup(object: Slot, key: &[u8]) -> Slot {
     match object {
         Slot::Ignored => Slot::Ignored,
+        Slot::Asked(place) => prompt::lookup(place, key).map_or(Slot::Ignored, Slot::Asked),
         Slot::Document => document(key),
         Slot::Choice => choice(key),
         Slot::Said => said(key),

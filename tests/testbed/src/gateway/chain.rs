@@ -204,7 +204,12 @@ impl Chain {
             }
             if !hold.body.is_empty() {
                 hold.body.extend_from_slice(&bytes);
-                bytes = std::mem::take(&mut hold.body).into();
+                // What is collected is looked at before the filter is.
+                self.enforce_limit(way, filter);
+                if self.epoch != epoch {
+                    return;
+                }
+                bytes = std::mem::take(&mut self.slots[filter].hold_mut(way).body).into();
             }
             let (action, seen) = self.call_body(filter, way, bytes, end);
             self.drain();

@@ -83,6 +83,7 @@ impl Setting {
             default_quota,
             yields,
             refresh,
+            reserve: None,
             ends: Ends::default(),
             models: Vec::new(),
             unavailable: None,

@@ -75,7 +75,7 @@ fn no_request_and_no_reply_makes_a_step_panic() {
                 continue;
             }
             Step::Ask(ask) => ask,
-            Step::AwaitBody(never) => match never {},
+            Step::AwaitForm(never) | Step::AwaitBody(never) => match never {},
         };
         let mut next = Next::Ask(ask);
         let mut asked = 0;

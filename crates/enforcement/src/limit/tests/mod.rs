@@ -54,6 +54,10 @@ impl Request for Asked {
     fn now(&self) -> i64 {
         NOW
     }
+
+    fn unique(&self) -> Vec<u8> {
+        b"7-1".to_vec()
+    }
 }
 
 /// Upstream's form: these keys besides the store and the name `r`.

@@ -25,6 +25,8 @@ pub struct Policy {
     /// Who may use the admin API.
     pub admin: Option<String>,
     pub flavor: Flavor,
+    /// Tokens are held for requests in flight; so many for the answer to one that does not say how long it may be.
+    pub reserve: Option<i64>,
     /// How requests may end; in upstream's form nothing of it is said.
     pub ends: wire::Ends,
     /// What requests for one model draw on instead; nothing where that are the common balances.

@@ -44,6 +44,7 @@ pub(super) fn policy(
         default_quota,
         yields,
         refresh,
+        reserve,
         ends,
         models,
         unavailable,
@@ -66,6 +67,10 @@ pub(super) fn policy(
         return Err(Invalid::new("defaultQuota", "is out of range"));
     }
     let models = declared(models, &key_prefix)?;
+    let reserve = reserve.map(|reserve| reserve.default_max_tokens);
+    if !reserve.is_none_or(|tokens| (1..=values::MAX_AMOUNT).contains(&tokens)) {
+        return Err(Invalid::new("reserve.defaultMaxTokens", "is out of range"));
+    }
     let paths = Paths::new(paths, admin.as_ref().map(|admin| admin.path.as_str())).tolerant();
     let paths = paths.closed(ends.unlisted_paths == wire::UnlistedPaths::Refuse);
     if let Some(reason) = unavailable {
@@ -77,7 +82,9 @@ pub(super) fn policy(
     let store = stores.named(store.as_deref())?;
     let flavor = Flavor::Native { owner, default_quota, yields, refresh };
     let admin = admin.map(|admin| admin.consumer);
-    Ok(Compiled::Policy(Policy { store, key_prefix, paths, admin, flavor, ends, models }))
+    // Who only observes refuses nothing, so that holding would keep nothing.
+    let reserve = reserve.filter(|_| !ends.observes());
+    Ok(Compiled::Policy(Policy { store, key_prefix, paths, admin, flavor, reserve, ends, models }))
 }
 
 fn declared(models: Vec<wire::Model>, key_prefix: &str) -> Result<Models<Option<Own>>, Invalid> {

@@ -260,6 +260,7 @@ fn what_the_controller_writes_is_what_the_module_reads() {
                 default_quota: None,
                 yields: false,
                 refresh: None,
+                reserve: None,
                 ends: wire::Ends::default(),
                 models: vec![wire::Model {
                     name: "gpt-4*".into(),
@@ -285,6 +286,11 @@ fn a_broken_policy_refuses_only_what_it_matches_and_is_named() {
     for (field, value, message) in [
         ("/store", Some(json!("gone")), "aiquota.policies.ns/chat.store names a store that is not there"),
         ("/store", None, "aiquota.policies.ns/chat.store is missing"),
+        (
+            "/reserve",
+            Some(json!({"defaultMaxTokens": 0})),
+            "aiquota.policies.ns/chat.reserve.defaultMaxTokens is out of range",
+        ),
         ("/owner", None, "aiquota.policies.ns/chat.owner is missing"),
         ("/paths", None, "aiquota.policies.ns/chat.paths is missing"),
         ("/paths", Some(json!([])), "aiquota.policies.ns/chat.paths are not path suffixes"),

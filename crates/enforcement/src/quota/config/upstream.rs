@@ -35,6 +35,7 @@ pub(super) fn policy(keys: &Map<String, Value>, stores: &mut Stores) -> Result<P
         paths: Paths::new(metered, Some(&admin_path)),
         admin: Some(admin_consumer),
         flavor: Flavor::Upstream,
+        reserve: None,
         ends: Ends::default(),
         models: Models::none(),
     })

@@ -92,10 +92,10 @@ fn no_body_makes_a_meter_or_a_form_panic() {
             assert!((1..=values::MAX_AMOUNT).contains(&charge.booking.tokens));
             charged += 1;
         }
-        let Step::AwaitBody(form) = start(&upstream_config(), &["admin"], "/v1/chat/completions/quota/delta") else {
+        let Step::AwaitForm(form) = start(&upstream_config(), &["admin"], "/v1/chat/completions/quota/delta") else {
             panic!()
         };
-        let step = form.body(&mutated(&mut random, &[b"consumer=c&value=5", b"%", b"&=+;%2"]), NOW);
+        let step = form.form(&mutated(&mut random, &[b"consumer=c&value=5", b"%", b"&=+;%2"]), NOW);
         assert!(matches!(step, Step::Ask(_) | Step::Refuse(_)));
     }
     assert!(charged > 1_000, "{charged}");

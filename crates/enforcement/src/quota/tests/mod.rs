@@ -5,6 +5,7 @@ mod charges;
 mod ends;
 mod hostile;
 mod native;
+mod reserving;
 mod upstream;
 
 use serde_json::{Value, json};
@@ -68,6 +69,10 @@ impl Request for Asked<'_> {
 
     fn now(&self) -> i64 {
         self.now
+    }
+
+    fn unique(&self) -> Vec<u8> {
+        b"7-1".to_vec()
     }
 }
 

@@ -169,7 +169,7 @@ fn the_admin_api_speaks_upstreams_texts_over_scripts() {
         &["admin"],
         &format!("/v1/chat/completions/quota/{operation}"),
     ) {
-        Step::AwaitBody(await_body) => await_body.body(body.as_bytes(), NOW),
+        Step::AwaitForm(await_form) => await_form.form(body.as_bytes(), NOW),
         other => panic!("{other:?}"),
     };
     let balance: &[u8] = b"*2\r\n$7\r\nbalance\r\n:150\r\n";

@@ -19,7 +19,7 @@ fn refused(identity: &[&str], path: &str) -> Response {
 
 fn form(path: &str, body: &str) -> Step {
     match start(&upstream_config(), &["admin"], path) {
-        Step::AwaitBody(await_body) => await_body.body(body.as_bytes(), NOW),
+        Step::AwaitForm(await_form) => await_form.form(body.as_bytes(), NOW),
         other => panic!("{other:?}"),
     }
 }

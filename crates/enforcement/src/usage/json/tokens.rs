@@ -3,6 +3,7 @@
 use super::super::counts::Field;
 use super::super::shape::{Slot, lookup};
 use super::{Json, Sink, State};
+use crate::prompt::shape::Place;
 
 impl Json {
     pub(super) fn keep(&mut self, text: &[u8]) {
@@ -19,6 +20,9 @@ impl Json {
             self.slot = lookup(self.frame.slot, self.key.get());
             self.state = State::Colon;
         } else {
+            if self.slot == Slot::Asked(Place::Model) {
+                self.found.asked.named(&self.found.model);
+            }
             self.value_ended();
         }
     }
@@ -65,8 +69,9 @@ impl Json {
     }
 
     pub(super) fn literal(&mut self, bytes: &[u8], at: usize, literal: &'static [u8]) -> usize {
+        self.truth = literal == b"true";
         if bytes[at..].starts_with(literal) {
-            self.value_ended();
+            self.literal_ended();
             at + literal.len()
         } else {
             self.literal = &literal[1..];
@@ -75,9 +80,16 @@ impl Json {
         }
     }
 
+    pub(super) fn literal_ended(&mut self) {
+        if let Slot::Asked(place) = self.slot {
+            self.found.asked.literal(place, self.truth);
+        }
+        self.value_ended();
+    }
+
     /// Reads on in a number; the byte behind it is not taken.
     pub(super) fn digits(&mut self, bytes: &[u8], mut at: usize) -> usize {
-        let counts = matches!(self.slot, Slot::Count(_));
+        let counts = matches!(self.slot, Slot::Count(_) | Slot::Asked(_));
         loop {
             // Most numbers count nothing (embeddings): their digits only have to be digits.
             if !counts && matches!(self.state, State::Integer | State::Fraction | State::ExponentDigits) {
@@ -119,7 +131,9 @@ impl Json {
     }
 
     fn number_ended(&mut self) {
-        if let Slot::Count(field) = self.slot
+        if let Slot::Asked(place) = self.slot {
+            self.found.asked.number(place, self.number.count());
+        } else if let Slot::Count(field) = self.slot
             && let Some(count) = self.number.count()
         {
             match field {

@@ -1,0 +1,185 @@
+//! What the bodies of every API ask for, that nothing depends on where they are cut, and that what can be read in two
+//! ways is said to be unclear.
+
+use serde_json::{Value, json};
+
+use super::*;
+use crate::random::Random;
+
+fn read<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Prompt {
+    let mut reader = Reader::new();
+    pieces.into_iter().for_each(|piece| reader.feed(piece));
+    reader.finish()
+}
+
+/// The same in one piece, byte by byte and cut in two anywhere.
+#[track_caller]
+fn prompt(body: &str) -> Prompt {
+    let body = body.as_bytes();
+    let whole = read([body]);
+    assert_eq!(read(body.chunks(1)), whole, "byte by byte: {}", body.escape_ascii());
+    for border in 0..=body.len() {
+        let (head, tail) = body.split_at(border);
+        assert_eq!(read([head, tail]), whole, "cut at {border}: {}", body.escape_ascii());
+    }
+    whole
+}
+
+fn total(prompt: &Prompt, otherwise: i64) -> i64 {
+    let Usage { input, output, total, .. } = prompt.at_most(otherwise);
+    assert!(total == MAX_AMOUNT.unsigned_abs() || input.zip(output).is_some_and(|(a, b)| a + b == total));
+    i64::try_from(total).unwrap()
+}
+
+fn model(body: &str) -> Model {
+    prompt(body).model
+}
+
+#[test]
+fn every_api_says_how_long_an_answer_may_be() {
+    for (body, expected) in [
+        (json!({"model": "m", "max_tokens": 100}), 100),
+        (json!({"max_completion_tokens": 100.0}), 100),
+        (json!({"max_output_tokens": 100, "input": "x"}), 100),
+        (json!({"generationConfig": {"maxOutputTokens": 100, "candidateCount": 2}}), 200),
+        (json!({"generation_config": {"max_output_tokens": 100}}), 100),
+        (json!({"options": {"num_predict": 100}, "messages": [{"max_tokens": 7}]}), 100),
+        (json!({"max_tokens": 20, "max_completion_tokens": 100, "n": 3}), 300),
+        (json!({"max_tokens": 20, "n": 2, "best_of": 5}), 100),
+        (json!({"n": 0, "max_tokens": 5}), 5),
+        // What is no count says nothing.
+        (json!({"max_tokens": "5", "n": -3}), 1_000),
+        (json!({"max_tokens": -5}), 1_000),
+        (json!({"max_tokens": null, "n": 2}), 2_000),
+        (json!({"messages": [{"max_tokens": 5}], "metadata": {"max_tokens": 5}}), 1_000),
+    ] {
+        let body = body.to_string();
+        let input = i64::try_from(body.len().div_ceil(4)).unwrap();
+        assert_eq!(total(&prompt(&body), 1_000), expected + input, "{body}");
+    }
+}
+
+#[test]
+fn the_largest_of_several_numbers_counts_whatever_their_order() {
+    let estimate = |body: &str| total(&prompt(body), 9) - i64::try_from(body.len().div_ceil(4)).unwrap();
+    assert_eq!(estimate(r#"{"max_tokens":1,"max_tokens":50,"max_tokens":2,"n":4,"n":1}"#), 200);
+    assert_eq!(estimate(r#"{"max_tokens":50,"max_tokens":null}"#), 50);
+}
+
+#[test]
+fn an_estimate_is_never_more_than_a_balance_holds() {
+    assert_eq!(total(&prompt(r#"{"max_tokens":9007199254740991,"n":9007199254740991}"#), 5), MAX_AMOUNT);
+    let long = Prompt { bytes: BODY_MAX, ..Prompt::default() };
+    assert_eq!(total(&long, 7), 7 + 131_072, "images say little by their bytes");
+}
+
+#[test]
+fn a_model_is_named_once_or_unclear() {
+    let named = |name: &str| Model::Named(name.into());
+    assert_eq!(model("{}"), Model::Absent);
+    assert_eq!(model(r#"{"messages":[{"model":"x"}],"metadata":{"model":"y"}}"#), Model::Absent);
+    assert_eq!(model(r#"{"model":"gpt-4o","n":1}"#), named("gpt-4o"));
+    assert_eq!(model(r#" { "mod\u0065l" : "qwen\u002dmax" } "#), named("qwen-max"), "escapes are what they stand for");
+    assert_eq!(model(r#"{"model":"a","x":{"y":[1,true]},"model":"a"}"#), named("a"), "twice the same");
+    let longest = "m".repeat(128);
+    assert_eq!(model(&json!({ "model": longest }).to_string()), named(&longest));
+    for unclear in [
+        r#"{"model":"a","model":"b"}"#,
+        r#"{"model":"a","Model":"b"}"#,
+        r#"{"model":"a","model":null}"#,
+        r#"{"model":["a"],"model":"b"}"#,
+        r#"{"model":{"model":"a"}}"#,
+        r#"{"model":7}"#,
+        r#"{"model":true}"#,
+        r#"{"model":""}"#,
+        &json!({"model": "m".repeat(129)}).to_string(),
+    ] {
+        assert_eq!(model(unclear), Model::Unclear, "{unclear}");
+    }
+    assert_eq!(read([&b"{\"model\":\"\xff\"}"[..]]).model, Model::Unclear);
+}
+
+#[test]
+fn a_stream_and_its_usage_are_what_is_said_last() {
+    let said = |body: &str| {
+        let prompt = prompt(body);
+        (prompt.stream, prompt.include_usage)
+    };
+    assert_eq!(said(r#"{"stream":true,"stream_options":{"include_usage":true}}"#), (true, true));
+    assert_eq!(said(r#"{"stream":true,"stream_options":{"include_usage":false}}"#), (true, false));
+    assert_eq!(said(r#"{"stream":true,"stream":false,"include_usage":true}"#), (false, false));
+    let twice = r#"{"stream_options":{"include_usage":true},"stream":true,"stream_options":{}}"#;
+    assert_eq!(said(twice), (true, false));
+    assert_eq!(said(r#"{"stream_options":{"include_usage":true},"stream_options":null}"#), (false, false));
+    assert_eq!(said(r#"{"stream":"true","stream_options":[{"include_usage":true}]}"#), (false, false));
+}
+
+#[test]
+fn only_one_whole_object_is_an_object() {
+    for (body, expected) in [
+        ("{}", true),
+        ("\r\n {\"a\":[{}]}\t\n", true),
+        ("", false),
+        ("  ", false),
+        ("{", false),
+        ("{}{}", false),
+        ("{} x", false),
+        ("[{}]", false),
+        ("7", false),
+        ("{\"a\":01}", false),
+        ("consumer=c&value=5", false),
+    ] {
+        let prompt = prompt(body);
+        assert_eq!((prompt.is_object, prompt.bytes), (expected, body.len() as u64), "{body:?}");
+    }
+}
+
+#[test]
+fn what_is_nested_deeper_than_any_request_hides_nothing_behind_it() {
+    let deep = format!(r#"{{"x":{}{},"model":"a","max_tokens":70}}"#, "[".repeat(100_000), "]".repeat(100_000));
+    let prompt = read(deep.as_bytes().chunks(1_000));
+    assert_eq!((prompt.is_object, &prompt.model), (true, &Model::Named("a".into())));
+    assert_eq!(prompt.max_tokens, Some(70));
+}
+
+#[test]
+fn a_reader_of_any_body_keeps_less_than_two_kilobytes() {
+    assert!(size_of::<Reader>() <= 2048, "{}", size_of::<Reader>());
+}
+
+#[test]
+fn objects_are_read_as_serde_json_reads_them_and_garbage_the_same_however_it_is_cut() {
+    let mut random = Random(11);
+    let seeds: [&[u8]; 4] = [
+        br#"{"model":"m","max_tokens":5,"stream":true,"stream_options":{"include_usage":true},"n":2}"#,
+        br#"{"messages":[{"role":"user","content":"a\"\\\u00e9b"}],"max_completion_tokens":1e3}"#,
+        br#"{"generationConfig":{"maxOutputTokens":8},"contents":[{"parts":[{"text":"x"}]}]}"#,
+        br#"{"model":"a","model":"b","stream":false}"#,
+    ];
+    let mut objects = 0;
+    for _ in 0..10_000 {
+        let mut body = random.pick(&seeds).to_vec();
+        for _ in 0..random.below(3) {
+            let at = random.below(body.len() + 1);
+            match random.below(3) {
+                0 => body.truncate(at),
+                1 => drop(body.splice(at..at, random.pick(&seeds).iter().copied())),
+                _ => drop(body.splice(at..at, [*random.pick(b"{}[]\",:\\u0 1-.e\xff")])),
+            }
+        }
+        let whole = read([&body[..]]);
+        let size = 1 + random.below(7);
+        assert_eq!(read(body.chunks(size)), whole, "{}", body.escape_ascii());
+        let Ok(text) = std::str::from_utf8(&body) else { continue };
+        let value = serde_json::from_str::<Value>(text).ok().filter(Value::is_object);
+        // What stands for half a character is text to the one and none to the other.
+        if !text.contains("\\u") {
+            assert_eq!(whole.is_object, value.is_some(), "{text}");
+        }
+        objects += u32::from(whole.is_object);
+        if let (Some(value), Model::Named(name)) = (&value, &whole.model) {
+            assert_eq!(value["model"].as_str(), Some(name.as_str()), "{text}");
+        }
+    }
+    assert!(objects > 1_000, "{objects}");
+}

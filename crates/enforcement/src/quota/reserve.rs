@@ -1,0 +1,48 @@
+//! A quota whose requests are held until their bodies have come: what a body says may be held with the store's answer
+//! to the check, and the charge drops it. In: bodies. Out: checks. Pure.
+
+use std::sync::Arc;
+
+use super::config::Policy;
+use super::{Quotas, answers, check};
+use crate::redis;
+use crate::steps::{Body, Request, Step};
+
+/// Seconds after which a hold that nobody renews counts no more: what a module leaves behind that ended all at once.
+pub(crate) const HOLD_SECONDS: u32 = 60;
+
+/// A request that is held until its body has come.
+#[derive(Debug, PartialEq, Eq)]
+pub struct AwaitBody {
+    policy: Arc<Policy>,
+    consumer: Vec<u8>,
+}
+
+/// What the store is asked to hold for a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Held {
+    pub(super) id: Vec<u8>,
+    pub(super) tokens: i64,
+}
+
+impl AwaitBody {
+    pub(super) fn new(policy: &Arc<Policy>, consumer: &[u8]) -> Self {
+        Self { policy: Arc::clone(policy), consumer: consumer.to_vec() }
+    }
+
+    /// Takes what the body says.
+    pub(super) fn body(self, body: Body, request: &dyn Request) -> Step<Quotas> {
+        let Self { policy, consumer } = self;
+        let step = match body {
+            Body::Read(prompt) => check(&policy, &consumer, request, Some(&prompt)),
+            Body::TooLong => Step::Refuse(answers::too_long()),
+        };
+        super::as_said(&policy, step)
+    }
+}
+
+impl Held {
+    pub(super) fn hold(&self) -> redis::Hold<'_> {
+        redis::Hold { id: &self.id, expires_in: HOLD_SECONDS }
+    }
+}

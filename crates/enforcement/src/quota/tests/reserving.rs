@@ -1,0 +1,130 @@
+//! A policy that holds tokens for requests in flight: what is asked for, and that whatever becomes of a request, its
+//! hold is dropped.
+
+use super::*;
+use crate::prompt::Reader;
+use crate::steps::{Admitted, Body, Count};
+
+const METERED: &str = "/v1/chat/completions";
+const ADMITTED: &[u8] = b"*4\r\n$8\r\nadmitted\r\n:500\r\n:7\r\n:1000\r\n";
+
+fn reserving(ends: Value) -> Value {
+    let mut config = native_config(false);
+    config["aiquota"]["policies"]["p"]["reserve"] = json!({"defaultMaxTokens": 70});
+    config["aiquota"]["policies"]["p"]["ends"] = ends;
+    config
+}
+
+fn request() -> Asked<'static> {
+    Asked { identity: &[b"user"], path: METERED.as_bytes(), upgrade: &[], now: NOW }
+}
+
+fn held(config: &Value, body: &str) -> Ask {
+    let Step::AwaitBody(awaiting) = start(config, &["user"], METERED) else { panic!("the body is not awaited") };
+    let mut reader = Reader::new();
+    reader.feed(body.as_bytes());
+    ask(Quotas::body(awaiting, Body::Read(reader.finish()), &request()))
+}
+
+fn admitted_with(config: &Value, reply: &[u8]) -> Meter {
+    match held(config, r#"{"max_tokens":20}"#).pending.answer(Ok(reply)) {
+        Next::Admit(admitted) => *admitted.meter,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_check_holds_what_the_request_may_cost() {
+    let config = reserving(json!({}));
+    let sent = |body: &str| words(&held(&config, body).call.command)[7..11].to_vec();
+    assert_eq!(sent(r#"{"max_tokens":20}"#), ["check", "25", "7-1", "60"], "20 and 17 bytes");
+    assert_eq!(sent(r#"{"model":"m"}"#), ["check", "74", "7-1", "60"], "70 and 13 bytes");
+    assert_eq!(sent("no JSON"), ["check", "72", "7-1", "60"]);
+    assert_eq!(sent(""), ["check", "70", "7-1", "60"]);
+}
+
+#[test]
+fn whatever_a_request_comes_to_its_charge_drops_the_hold() {
+    let config = reserving(json!({"onMissingUsage": "Ignore"}));
+    let ended = |end: &dyn Fn(&mut Meter)| {
+        let mut meter = admitted_with(&config, ADMITTED);
+        end(&mut meter);
+        words(&charge(meter.end(NOW)).call.command)[7..11].to_vec()
+    };
+    let dropped = ["charge", "0", "7-1", "7"];
+    assert_eq!(
+        ended(&|meter| {
+            meter.response_headers(Some(200), None, None);
+            meter.response_body(br#"{"usage":{"total_tokens":9}}"#);
+        }),
+        ["charge", "9", "7-1", "7"]
+    );
+    assert_eq!(ended(&|_| {}), dropped, "the client left");
+    assert_eq!(ended(&|meter| meter.response_headers(Some(500), None, None)), dropped);
+    assert_eq!(ended(&|meter| meter.response_headers(Some(200), None, Some(b"gzip"))), dropped);
+    assert_eq!(ended(&|meter| meter.redirected()), dropped);
+    let mut estimated = admitted_with(&reserving(json!({})), ADMITTED);
+    estimated.response_headers(Some(200), None, None);
+    let sent = words(&charge(estimated.end(NOW)).call.command);
+    assert_eq!(sent[7..10], ["charge", "5", "7-1"], "17 bytes of a body that was read before");
+}
+
+#[test]
+fn a_hold_that_could_not_be_dropped_is_no_lost_charge() {
+    let replies: [Result<&[u8], Failure>; 3] =
+        [Err(Failure::Deadline), Ok(b"*1\r\n$6\r\nabsent\r\n"), Ok(b"*2\r\n$9\r\nmalformed\r\n$1\r\nx\r\n")];
+    for reply in replies {
+        let charge = charge(admitted_with(&reserving(json!({"onMissingUsage": "Ignore"})), ADMITTED).end(NOW));
+        assert_eq!(charge.booking.tokens, 0);
+        assert_eq!(charge.booking.answer(reply), Booked::Done { tokens: 0, estimated: false });
+    }
+}
+
+#[test]
+fn who_has_no_limit_holds_nothing() {
+    let meter = admitted_with(&reserving(json!({"onMissingUsage": "Ignore"})), b"*2\r\n$9\r\nunlimited\r\n:7\r\n");
+    assert_eq!(meter.end(NOW), Ending::Nothing(Unbooked::NoUsage));
+}
+
+#[test]
+fn what_passes_without_the_stores_word_holds_nothing() {
+    let config = reserving(json!({"onStoreFailure": "Admit", "onMissingUsage": "Ignore"}));
+    let Next::Admit(Admitted { meter, counts, log: _ }) = held(&config, "{}").pending.answer(Err(Failure::Network))
+    else {
+        panic!()
+    };
+    assert_eq!(counts, [Count::Admitted, Count::StoreFailure]);
+    assert_eq!(meter.end(NOW), Ending::Nothing(Unbooked::NoUsage));
+}
+
+#[test]
+fn who_only_observes_reads_no_body_and_holds_nothing() {
+    let config = reserving(json!({"mode": "Observe"}));
+    let sent = words(&ask(start(&config, &["user"], METERED)).call.command);
+    assert_eq!(sent[7..11], ["observe", "1", "", ""]);
+}
+
+#[test]
+fn a_body_that_is_too_long_is_refused_in_the_shape_that_is_chosen() {
+    let refused = |ends: Value| {
+        let Step::AwaitBody(awaiting) = start(&reserving(ends), &["user"], METERED) else { panic!() };
+        match Quotas::body(awaiting, Body::TooLong, &request()) {
+            Step::Refuse(response) => response,
+            other => panic!("{other:?}"),
+        }
+    };
+    let response = refused(json!({}));
+    let text = "Request denied by ai quota check. The request body is longer than 10 MiB.";
+    assert_eq!((response.status, &*response.body, response.content_type), (413, text, "text/plain"));
+    assert_eq!((response.details, response.counts), ("ai-quota.body_too_long", &[Count::Refused][..]));
+    let response = refused(json!({"errors": "Anthropic"}));
+    assert_eq!((response.status, response.content_type), (413, "application/json"));
+}
+
+#[test]
+fn what_a_client_is_told_is_left_is_without_its_own_hold() {
+    let config = reserving(json!({"rateLimitHeaders": true}));
+    let headers = admitted_with(&config, ADMITTED).take_headers();
+    let remaining = headers.iter().find(|(name, _)| *name == "x-ratelimit-remaining-tokens").unwrap();
+    assert_eq!(remaining.1, "475");
+}

@@ -3,8 +3,11 @@
 
 use std::path::PathBuf;
 
-const LIBRARIES: [(&str, &[u8]); 2] =
-    [("aiquota", include_bytes!("src/redis/aiquota.lua")), ("limits", include_bytes!("src/redis/limits.lua"))];
+const LIBRARIES: [(&str, &[u8]); 3] = [
+    ("aiquota", include_bytes!("src/redis/aiquota.lua")),
+    ("limits", include_bytes!("src/redis/limits.lua")),
+    ("overrides", include_bytes!("src/redis/overrides.lua")),
+];
 
 fn main() -> std::io::Result<()> {
     let folder = PathBuf::from(std::env::var_os("OUT_DIR").unwrap_or_default());

@@ -7,7 +7,7 @@ use anyhow::Result;
 use enforcement::{
     redis::{
         Apply, Balance, Charge, Check, Command, Fence, Grant, Invocation, Period,
-        limits::{self, Counter, Limit, Name},
+        limits::{self, Asks, Counter, Limit, Name},
     },
     wire::{
         RefreshMode,
@@ -56,7 +56,7 @@ pub async fn limits(redis: &mut MultiplexedConnection) -> Result<Vec<(&'static s
                 n.to_string().as_bytes(),
             )
         };
-        (0..counters).map(|rule| Limit { counter: counter(rule), rate }).collect()
+        (0..counters).map(|rule| Limit { counter: counter(rule), asks: Asks::Rate(rate) }).collect()
     };
     encoded(&limits::check(&limits(0, 1)).eval()).query_async::<redis::Value>(redis).await?;
     let calls = |call: &dyn Fn(&[Limit]) -> Invocation, counters| -> Vec<Command> {

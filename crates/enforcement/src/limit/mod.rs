@@ -15,13 +15,15 @@ use std::fmt;
 use std::sync::Arc;
 
 use config::{Flavor, Policy};
+use rule::Overridden;
 
 use crate::config::Target;
 use crate::identity;
 use crate::models::{Contradiction, Weights};
 use crate::paths::{self, Mode};
 use crate::redis::Reply;
-use crate::redis::limits::{self, Counter, Limit, Name};
+use crate::redis::limits::{self, Asks, Counter, Hashed, Limit, Name};
+use crate::redis::overrides;
 use crate::response::Response;
 use crate::steps::{Ask, Body, Failure, Kind, Next, Question, Request, Step, Words, wants_websocket};
 use crate::values;
@@ -188,13 +190,22 @@ impl Policy {
 impl config::Limits {
     /// Those that a request is under.
     fn collect(&self, request: &dyn Request, name: Name<'_>, only_first: bool, into: &mut Vec<Limit>) {
-        into.extend(self.global.iter().map(|rate| Limit { counter: Counter::global(name, *rate), rate: *rate }));
+        into.extend(
+            self.global.iter().map(|rate| Limit { counter: Counter::global(name, *rate), asks: Asks::Rate(*rate) }),
+        );
         for rule in &self.rules {
             let Some(hit) = rule.hit(request) else { continue };
             let (limiter, key) = (rule.limiter(), rule.key());
+            if let Some(Overridden { key, source: (source, of) }) = &rule.overrides {
+                let asks = Asks::Overrides(Hashed(overrides::hashed(name.rule, &hit.value)));
+                into.push(Limit { counter: Counter::overrides(key), asks });
+                let counter = Counter::overridden(name.rule, (source, of), &hit.value);
+                into.push(Limit { counter, asks: Asks::Override });
+            }
+            let asks = if rule.overrides.is_some() { Asks::Unless } else { Asks::Rate };
             into.extend(hit.rates.iter().map(|rate| {
                 let counter = Counter::item(name, limiter, *rate, &key, &hit.value);
-                Limit { counter, rate: *rate }
+                Limit { counter, asks: asks(*rate) }
             }));
             if only_first {
                 break;
@@ -212,7 +223,11 @@ fn each_once(limits: Vec<Limit>) -> Vec<Limit> {
     let mut once: Vec<Limit> = Vec::with_capacity(limits.len());
     for limit in limits {
         match once.iter_mut().find(|known| known.counter == limit.counter) {
-            Some(known) => known.rate = known.rate.min(limit.rate),
+            Some(Limit { asks: Asks::Rate(known) | Asks::Unless(known), .. }) => match limit.asks {
+                Asks::Rate(rate) | Asks::Unless(rate) => *known = (*known).min(rate),
+                Asks::Overrides(_) | Asks::Override => {}
+            },
+            Some(_) => {}
             None => once.push(limit),
         }
     }

@@ -8,6 +8,7 @@ use super::network::{self, Networks};
 use super::pattern::{Pattern, PatternError};
 use crate::identity;
 use crate::paths;
+use crate::redis::overrides::Overrides;
 use crate::rules::Table;
 use crate::steps::Request;
 use crate::wire::limit::{Match, Rate};
@@ -17,6 +18,16 @@ use crate::wire::limit::{Match, Rate};
 pub struct Rule {
     pub(super) source: Source,
     choices: Choices,
+    /// Where values may have limits of their own.
+    pub(super) overrides: Option<Overridden>,
+}
+
+/// Limits of single values, in the store.
+#[derive(Clone, Debug)]
+pub(super) struct Overridden {
+    pub(super) key: Overrides,
+    /// As keys spell it.
+    pub(super) source: (&'static str, Box<str>),
 }
 
 /// Where a value is taken from.
@@ -60,7 +71,7 @@ pub(super) struct Hit<'a> {
 
 impl Rule {
     pub(super) fn new(source: Source) -> Self {
-        Self { source, choices: Choices::default() }
+        Self { source, choices: Choices::default(), overrides: None }
     }
 
     /// Adds a limit behind those that are there, at whose place further rates of the same match can be added. One with a
@@ -126,15 +137,32 @@ impl Rule {
     /// The value of the request and the rates it is under; nothing if it has none, or one without limits.
     pub(super) fn hit(&self, request: &dyn Request) -> Option<Hit<'_>> {
         match &self.source {
-            Source::Header(name) => self.choices.of(first(request, name)?),
-            Source::Consumer => self.choices.of(first(request, identity::HEADER)?),
-            Source::Param(name) => self.choices.of(&paths::field(paths::split(request.path()).1, name)?),
-            Source::Cookie(name) => self.choices.of(cookie(&request.header("cookie"), name)?),
-            Source::Connection => self.choices.of_address(network::address(&request.source()?)?),
+            Source::Header(name) => self.of(first(request, name)?),
+            Source::Consumer => self.of(first(request, identity::HEADER)?),
+            Source::Param(name) => self.of(&paths::field(paths::split(request.path()).1, name)?),
+            Source::Cookie(name) => self.of(cookie(&request.header("cookie"), name)?),
+            Source::Connection => self.of_address(network::address(&request.source()?)?),
             Source::AddressIn(name) => {
                 let list = first(request, name)?.trim_ascii();
-                self.choices.of_address(network::address(list.split(|byte| *byte == b',').next()?)?)
+                self.of_address(network::address(list.split(|byte| *byte == b',').next()?)?)
             }
+        }
+    }
+
+    fn of(&self, value: &[u8]) -> Option<Hit<'_>> {
+        Some(Hit { rates: self.rates(self.choices.place(value))?, value: value.to_vec() })
+    }
+
+    fn of_address(&self, address: IpAddr) -> Option<Hit<'_>> {
+        let rates = self.rates(self.choices.networks.find(address))?;
+        Some(Hit { rates, value: address.to_string().into_bytes() })
+    }
+
+    /// Where values may have limits of their own, all are asked for.
+    fn rates(&self, place: Option<usize>) -> Option<&[Rate]> {
+        match place {
+            Some(place) => self.choices.rates.get(place).map(Vec::as_slice),
+            None => self.overrides.as_ref().map(|_| &[][..]),
         }
     }
 }
@@ -159,7 +187,7 @@ impl Source {
 }
 
 impl Choices {
-    fn of(&self, value: &[u8]) -> Option<Hit<'_>> {
+    fn place(&self, value: &[u8]) -> Option<usize> {
         let exact = self.exact.get(value).copied();
         let before = |place: &usize| exact.is_none_or(|exact| *place < exact);
         let pattern = self
@@ -167,15 +195,7 @@ impl Choices {
             .iter()
             .take_while(|(place, _)| before(place))
             .find(|(_, pattern)| pattern.as_ref().is_none_or(|pattern| pattern.matches(value)));
-        self.at(pattern.map(|(place, _)| *place).or(exact)?, value.to_vec())
-    }
-
-    fn of_address(&self, address: IpAddr) -> Option<Hit<'_>> {
-        self.at(self.networks.find(address)?, address.to_string().into_bytes())
-    }
-
-    fn at(&self, place: usize, value: Vec<u8>) -> Option<Hit<'_>> {
-        self.rates.get(place).map(|rates| Hit { value, rates })
+        pattern.map(|(place, _)| *place).or(exact)
     }
 }
 

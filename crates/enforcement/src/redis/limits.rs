@@ -4,6 +4,7 @@
 use std::fmt;
 
 use super::error::ReplyError;
+use super::overrides::Overrides;
 use super::resp::{Reply, decimal};
 use super::script::{Invocation, Library};
 use crate::identity;
@@ -54,6 +55,24 @@ impl Counter {
         counter
     }
 
+    /// Counts the requests with one value that has a limit of its own, of whichever window.
+    #[must_use]
+    pub fn overridden(rule: &str, by: (&str, &str), value: &[u8]) -> Self {
+        let (source, key) = by;
+        let mut counter = Self::shown(format!("{PREFIX}:{{{rule}}}:override:{source}:{key}:"));
+        counter.key.extend_from_slice(value);
+        if source == "consumer" || key.eq_ignore_ascii_case(identity::HEADER) {
+            counter.shown = counter.key.len();
+        }
+        counter
+    }
+
+    /// No counter, but what is asked for in one's place.
+    #[must_use]
+    pub fn overrides(key: &Overrides) -> Self {
+        Self { shown: key.as_bytes().len(), key: key.as_bytes().to_vec() }
+    }
+
     fn shown(key: String) -> Self {
         Self { shown: key.len(), key: key.into_bytes() }
     }
@@ -88,11 +107,34 @@ impl fmt::Display for Counter {
     }
 }
 
-/// A limit that a request is under.
+/// A limit that a request is under, or may be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limit {
     pub counter: Counter,
-    pub rate: Rate,
+    pub asks: Asks,
+}
+
+/// What a key is asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Asks {
+    /// A counter, of which no more than this may be counted.
+    Rate(Rate),
+    /// The same, for values without a limit of their own.
+    Unless(Rate),
+    /// No counter: the overrides of a rule, and what is looked up there. Those that give way to what is found come after.
+    Overrides(Hashed),
+    /// The counter of a value that is found in the overrides before it, which have the rate.
+    Override,
+}
+
+/// See [`super::overrides::hashed`]. It may be a client's credential.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Hashed(pub Vec<u8>);
+
+impl fmt::Debug for Hashed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("<hidden>")
+    }
 }
 
 /// Where a counter stands.
@@ -129,9 +171,12 @@ fn keys(limits: &[Limit]) -> Vec<Vec<u8>> {
 }
 
 fn rates(call: Invocation, limits: &[Limit]) -> Invocation {
-    limits
-        .iter()
-        .fold(call, |call, Limit { rate, .. }| call.text(&decimal(rate.tokens)).number(rate.window_seconds.into()))
+    limits.iter().fold(call, |call, Limit { asks, .. }| match asks {
+        Asks::Rate(rate) => call.text(&decimal(rate.tokens)).number(rate.window_seconds.into()),
+        Asks::Unless(rate) => call.text(&decimal(rate.tokens)).number(-i64::from(rate.window_seconds)),
+        Asks::Overrides(Hashed(value)) => call.text(value).text(b"overrides"),
+        Asks::Override => call.text(b"").text(b"override"),
+    })
 }
 
 /// Where each counter stands, in order; nothing for what is no counter. One counter may be answered without the list
@@ -197,9 +242,22 @@ mod tests {
     }
 
     #[test]
+    fn the_counter_of_an_overridden_value_is_in_the_rules_slot_and_shows_none_but_consumers() {
+        let counter = |by, value| Counter::overridden("r", by, value).to_string();
+        let prefix = "higress-token-ratelimit:{r}:override";
+        assert_eq!(counter(("header", "k"), b"sk-1"), format!("{prefix}:header:k:<hidden>"));
+        assert_eq!(counter(("consumer", ""), b"user1"), format!("{prefix}:consumer::user1"));
+        let key = Counter::overridden("r", ("param", "k"), b"a:b").as_bytes().to_vec();
+        assert_eq!(key, format!("{prefix}:param:k:a:b").into_bytes());
+        assert_eq!(format!("{:?}", Asks::Overrides(Hashed(b"sk-1".to_vec()))), "Overrides(<hidden>)");
+    }
+
+    #[test]
     fn one_call_names_all_counters_and_their_rates() {
-        let limit =
-            |name: &str, tokens| Limit { counter: Counter::shown(name.to_owned()), rate: Rate { tokens, ..RATE } };
+        let limit = |name: &str, tokens| Limit {
+            counter: Counter::shown(name.to_owned()),
+            asks: Asks::Rate(Rate { tokens, ..RATE }),
+        };
         let limits = [limit("a", 1), limit("b", 2)];
         let words = |call: Invocation| -> Vec<String> {
             call.evalsha().words().map(|word| String::from_utf8_lossy(word).into_owned()).collect()
@@ -210,6 +268,14 @@ mod tests {
             ["EVALSHA", LIMITS.sha1, "2", "a", "b", "charge", "9007199254740991", "1", "60", "2", "60"]
         );
         assert_eq!(charge(&limits, 0).args()[1], b"1");
+        let asks = |name: &str, asks| Limit { counter: Counter::shown(name.to_owned()), asks };
+        let overridden = [
+            asks("hash", Asks::Overrides(Hashed(b"r\0v".to_vec()))),
+            asks("one", Asks::Override),
+            asks("own", Asks::Unless(RATE)),
+        ];
+        let args = ["check", "r\0v", "overrides", "", "override", "5", "-60"];
+        assert_eq!(words(check(&overridden))[3..], [&["hash", "one", "own"][..], &args[..]].concat());
         assert_eq!(check(&limits).eval().words().nth(1), Some(LIMITS.source.as_bytes()));
     }
 

@@ -79,7 +79,11 @@ pub struct Rate {
 pub struct Rule {
     pub by: By,
     /// The first whose match is the value's decides; all with that same match apply.
+    #[serde(default = "Vec::new", skip_serializing_if = "Vec::is_empty")]
     pub limits: Vec<Limit>,
+    /// Whether values may have limits of their own in Redis, which take the place of these.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub overridden: bool,
 }
 
 /// Where the value is taken from: `{"header": "x-api-key"}`, `{"consumer": {}}`, `{"ip": {"fromHeader": "X-Real-IP"}}`.
@@ -95,6 +99,25 @@ pub enum By {
     /// The authenticated consumer.
     Consumer(Consumer),
     Ip(Ip),
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+const fn is_false(value: &bool) -> bool {
+    !*value
+}
+
+impl By {
+    /// What it is and its name, for keys.
+    #[must_use]
+    pub fn source(&self) -> (&'static str, &str) {
+        match self {
+            Self::Header(name) => ("header", name),
+            Self::Param(name) => ("param", name),
+            Self::Cookie(name) => ("cookie", name),
+            Self::Consumer(Consumer {}) => ("consumer", ""),
+            Self::Ip(Ip { from_header }) => ("ip", from_header.as_deref().unwrap_or_default()),
+        }
+    }
 }
 
 /// Nothing more is to be said of it.
@@ -169,7 +192,7 @@ mod tests {
 
     fn policy() -> Policy {
         let limit = |matches| Limit { matches, tokens: 100, window_seconds: 60 };
-        let rule = |by, matches| Rule { by, limits: vec![limit(matches)] };
+        let rule = |by, matches| Rule { by, limits: vec![limit(matches)], overridden: false };
         Policy {
             store: Some("default".into()),
             rule_name: "ns.chat".into(),
@@ -238,6 +261,10 @@ mod tests {
         let written = json!({"store": "default", "ruleName": "ns.chat", "paths": ["/v1/chat/completions"]});
         assert_eq!(serde_json::to_value(&policy).unwrap(), written);
         assert_eq!(serde_json::from_value::<Policy>(written).unwrap(), policy);
+        let rule = Rule { by: By::Consumer(Consumer {}), limits: vec![], overridden: true };
+        let written = json!({"by": {"consumer": {}}, "overridden": true});
+        assert_eq!(serde_json::to_value(&rule).unwrap(), written);
+        assert_eq!(serde_json::from_value::<Rule>(written).unwrap(), rule);
         let native: Native = Native { version: 1, dialect: Dialect::V2, stores: [].into(), policies: [].into() };
         assert_eq!(serde_json::to_value(&native).unwrap(), json!({"version": 1}));
     }

@@ -112,7 +112,7 @@ impl Kind for Limit {
                 let matches = matches(&limit.matches)?;
                 Some(WireLimit { matches, tokens: rate.tokens, window_seconds: rate.window_seconds })
             };
-            Some(Rule { by: source(by)?, limits: limits.iter().filter_map(limit).collect() })
+            Some(Rule { by: source(by)?, limits: limits.iter().filter_map(limit).collect(), overridden: false })
         };
         let usual = Rejection::default();
         let (code, message) = spec.rejection.as_ref().map_or((None, None), |said| (said.code, said.message.clone()));

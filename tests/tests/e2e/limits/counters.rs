@@ -3,7 +3,7 @@
 use anyhow::{Context as _, Result, ensure};
 use e2e::raw::Raw;
 use enforcement::redis::Invocation;
-use enforcement::redis::limits::{self, Counter, LIMITS, Limit, Name};
+use enforcement::redis::limits::{self, Asks, Counter, LIMITS, Limit, Name};
 use enforcement::wire::limit::{Dialect, Rate};
 use redis::AsyncCommands as _;
 use redis::aio::MultiplexedConnection;
@@ -59,12 +59,12 @@ const fn name(dialect: Dialect) -> Name<'static> {
 }
 
 fn global(dialect: Dialect) -> Limit {
-    Limit { counter: Counter::global(name(dialect), MINUTE), rate: MINUTE }
+    Limit { counter: Counter::global(name(dialect), MINUTE), asks: Asks::Rate(MINUTE) }
 }
 
 fn item(rate: Rate) -> Limit {
     let counter = Counter::item(name(Dialect::V2), "limit_by_per_header", rate, "x-api-key", b"a{b}:c");
-    Limit { counter, rate }
+    Limit { counter, asks: Asks::Rate(rate) }
 }
 
 const GLOBAL: &str = "higress-token-ratelimit:{default_rule}:global_threshold:60";
@@ -169,7 +169,7 @@ async fn what_is_no_counter_is_answered_as_it_is_never_written_and_keeps_no_othe
 async fn the_largest_amounts_are_counted_exactly() -> Result<()> {
     let mut bed = Bed::new().await?;
     let most = Rate { tokens: 9_007_199_254_740_991, window_seconds: 60 };
-    let limit = [Limit { counter: Counter::global(name(Dialect::V2), most), rate: most }];
+    let limit = [Limit { counter: Counter::global(name(Dialect::V2), most), asks: Asks::Rate(most) }];
     bed.charge(&limit, i64::MAX).await?;
     assert_eq!(bed.value(GLOBAL).await?.as_deref(), Some("9007199254740991"));
     bed.charge(&limit, i64::MAX).await?;

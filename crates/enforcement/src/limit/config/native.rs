@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 
 use super::{Flavor, Limits, Policy, is_rate};
 use crate::config::{Compiled, Invalid, NamedStores};
-use crate::limit::rule::{Rule, Source};
+use crate::limit::rule::{Overridden, Rule, Source};
 use crate::models::{self, Model, Models};
 use crate::paths::Paths;
+use crate::redis::overrides::Overrides;
 use crate::values::{self, MODELS_MAX, REJECTION_CODE_MAX, REJECTION_CODE_MIN, RULES_MAX};
 use crate::wire::LimitedModel;
 use crate::wire::limit::{self as wire, By, Consumer, Ip, Limit, Match, Rate};
@@ -27,7 +28,7 @@ pub(super) fn policy(wire: wire::Policy, stores: NamedStores<'_>) -> Result<Comp
     if global.is_empty() && rules.is_empty() && models.iter().all(nothing) {
         return Err(Invalid::new("rules", "are missing, and so is global"));
     }
-    let limits = limits(global, rules)?;
+    let limits = limits(Some(&rule_name), global, rules)?;
     let models = limited(models)?;
     let paths = Paths::new(paths, None).tolerant();
     if let Some(reason) = unavailable {
@@ -45,13 +46,14 @@ fn limited(models: Vec<LimitedModel>) -> Result<Models<Limits>, Invalid> {
         if !models::is_declarable(&name) || !weights.are_valid() {
             return Err(Invalid::new(format!("models[{index}]"), "is no model, or weighs too much"));
         }
-        let held_to = limits(global, rules).map_err(|invalid| invalid.under(&format!("models[{index}]")))?;
+        let held_to = limits(None, global, rules).map_err(|invalid| invalid.under(&format!("models[{index}]")))?;
         Ok(Model { name, weights, held_to })
     };
     Ok(Models::new((0..).zip(models).map(model).collect::<Result<_, _>>()?))
 }
 
-fn limits(global: Vec<Rate>, rules: Vec<wire::Rule>) -> Result<Limits, Invalid> {
+/// `rule_name`: nothing for those of a model, whose values have no limits of their own.
+fn limits(rule_name: Option<&str>, global: Vec<Rate>, rules: Vec<wire::Rule>) -> Result<Limits, Invalid> {
     if global.len() > RULES_MAX || !global.iter().copied().all(is_rate) {
         return Err(Invalid::new("global", "is too long or out of range"));
     }
@@ -60,12 +62,21 @@ fn limits(global: Vec<Rate>, rules: Vec<wire::Rule>) -> Result<Limits, Invalid> 
     }
     let rules = (0..)
         .zip(rules)
-        .map(|(index, written): (usize, _)| rule(written).map_err(|invalid| invalid.under(&format!("rules[{index}]"))))
+        .map(|(index, written): (usize, _)| {
+            rule(rule_name, written).map_err(|invalid| invalid.under(&format!("rules[{index}]")))
+        })
         .collect::<Result<_, _>>()?;
     Ok(Limits { global, rules })
 }
 
-fn rule(wire::Rule { by, limits }: wire::Rule) -> Result<Rule, Invalid> {
+fn rule(rule_name: Option<&str>, wire::Rule { by, limits, overridden }: wire::Rule) -> Result<Rule, Invalid> {
+    if overridden && rule_name.is_none() {
+        return Err(Invalid::new("overridden", "is not for limits of a model"));
+    }
+    let overrides = rule_name.filter(|_| overridden).map(|rule_name| {
+        let (source, name) = by.source();
+        Overridden { key: Overrides::new(rule_name, &by), source: (source, name.into()) }
+    });
     let source = match by {
         By::Header(name) => Source::Header(name),
         By::Param(name) => Source::Param(name),
@@ -93,5 +104,6 @@ fn rule(wire::Rule { by, limits }: wire::Rule) -> Result<Rule, Invalid> {
             .map_err(|unusable| Invalid::new(format!("limits[{index}].match"), unusable.problem()))?;
         places.insert(matches, place);
     }
-    if rule.is_empty() { Err(Invalid::new("limits", "are missing")) } else { Ok(rule) }
+    rule.overrides = overrides;
+    if rule.is_empty() && !overridden { Err(Invalid::new("limits", "are missing")) } else { Ok(rule) }
 }

@@ -153,6 +153,52 @@ fn two_limits_on_one_counter_are_one_in_our_form() {
 }
 
 #[test]
+fn a_value_that_may_have_a_limit_of_its_own_is_looked_up_whether_or_not_the_rule_has_one_for_it() {
+    let limits = json!([
+        {"match": {"exact": "vip"}, "tokens": 5, "windowSeconds": 60},
+        {"match": {"exact": "vip"}, "tokens": 9, "windowSeconds": 3600},
+    ]);
+    let rule = json!({"by": {"header": "x-api-key"}, "limits": limits, "overridden": true});
+    let address = json!({"by": {"ip": {"fromHeader": "x-real-ip"}}, "overridden": true});
+    let config = native(json!({"rules": [rule, address]}));
+    let call = |headers: &[(&str, &str)]| words(&ask(&config, &Asked::with(headers)).call.command)[2..].to_vec();
+    let counter = "higress-token-ratelimit:{r}:";
+    assert_eq!(
+        call(&[("x-api-key", "vip")]),
+        [
+            "4",
+            "aiquota:overrides:{r}:header:x-api-key",
+            &format!("{counter}override:header:x-api-key:vip"),
+            &format!("{counter}limit_by_header:60:x-api-key:vip"),
+            &format!("{counter}limit_by_header:3600:x-api-key:vip"),
+            "check",
+            "r\0vip",
+            "overrides",
+            "",
+            "override",
+            "5",
+            "-60",
+            "9",
+            "-3600"
+        ]
+    );
+    assert_eq!(
+        call(&[("x-real-ip", "[2001:DB8::1]:80")]),
+        [
+            "2",
+            "aiquota:overrides:{r}:ip:x-real-ip",
+            &format!("{counter}override:ip:x-real-ip:2001:db8::1"),
+            "check",
+            "r\02001:db8::1",
+            "overrides",
+            "",
+            "override"
+        ]
+    );
+    assert_eq!(start(&config, &Asked::with(&[])), Step::Pass, "it has no value");
+}
+
+#[test]
 fn identity_must_agree_where_a_rule_looks_at_it() {
     let by = |limiter: &str| {
         upstream(json!({"rule_items": [{limiter: "x", "limit_keys": [{"key": "*", "token_per_minute": 5}]}]}))

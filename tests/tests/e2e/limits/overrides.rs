@@ -1,0 +1,180 @@
+//! Limits that single values have instead of their rule's: what `overrides.lua` writes, and what `limits.lua` makes of it.
+
+use anyhow::{Result, ensure};
+use e2e::raw::Raw;
+use enforcement::redis::limits::{self, Asks, Counter, Hashed, Limit, Name};
+use enforcement::redis::overrides::{self, DropOverrides, Overrides, SetOverrides};
+use enforcement::redis::{Fence, Invocation};
+use enforcement::wire::limit::{By, Dialect, Rate};
+use redis::AsyncCommands as _;
+use redis::aio::MultiplexedConnection;
+use testbed::{Redis, RedisOptions};
+
+const RULE: &str = "team.chat";
+const OWNER: &str = "cluster/higress-system/chat";
+const OWN: Rate = Rate { tokens: 100, window_seconds: 60 };
+const SET: &str = "*2\r\n$3\r\nset\r\n:1\r\n";
+const UNCHANGED: &str = "*2\r\n$3\r\nset\r\n:0\r\n";
+const NONE: &str = "*3\r\n:9007199254740991\r\n:0\r\n:0\r\n";
+
+struct Bed {
+    _redis: Redis,
+    raw: Raw,
+    look: MultiplexedConnection,
+}
+
+impl Bed {
+    async fn new() -> Result<Self> {
+        let redis = Redis::start(RedisOptions::default()).await?;
+        Ok(Self { raw: Raw::connect(&redis.addr()).await?, look: redis.connect().await?, _redis: redis })
+    }
+
+    async fn answer(&mut self, call: &Invocation) -> Result<String> {
+        Ok(String::from_utf8(self.raw.send(&call.eval()).await?)?)
+    }
+
+    async fn set(&mut self, fence: Fence<'_>, entries: &[(String, String)]) -> Result<String> {
+        self.set_by(OWNER, fence, entries).await
+    }
+
+    async fn set_by(&mut self, owner: &str, fence: Fence<'_>, entries: &[(String, String)]) -> Result<String> {
+        let digest = format!("{entries:?}");
+        let set = SetOverrides { key: &key(), owner, fence, digest: &digest, entries };
+        self.answer(&set.invocation()).await
+    }
+
+    async fn entry(&mut self, value: &str, limit: &str) -> Result<(String, String)> {
+        let hash: redis::Value = redis::cmd("EVAL")
+            .arg("return redis.sha1hex(ARGV[1])")
+            .arg(0)
+            .arg(overrides::hashed(RULE, value.as_bytes()))
+            .query_async(&mut self.look)
+            .await?;
+        Ok((redis::from_redis_value(hash)?, limit.to_owned()))
+    }
+
+    async fn fields(&mut self) -> Result<Vec<String>> {
+        let mut fields: Vec<String> = self.look.hkeys(key().as_bytes()).await?;
+        fields.sort();
+        Ok(fields)
+    }
+}
+
+fn key() -> Overrides {
+    Overrides::new(RULE, &By::Header("x-api-key".into()))
+}
+
+fn fence(term: i64, generation: i64) -> Fence<'static> {
+    Fence { term, uid: "u-1", generation }
+}
+
+/// What a request with this value asks for: it has a limit of its own perhaps, and one by the rule.
+fn of(value: &str) -> Vec<Limit> {
+    let value = value.as_bytes();
+    let own = Counter::item(
+        Name { dialect: Dialect::V2, rule: RULE, model: None },
+        "limit_by_per_header",
+        OWN,
+        "x-api-key",
+        value,
+    );
+    vec![
+        Limit { counter: Counter::overrides(&key()), asks: Asks::Overrides(Hashed(overrides::hashed(RULE, value))) },
+        Limit { counter: Counter::overridden(RULE, ("header", "x-api-key"), value), asks: Asks::Override },
+        Limit { counter: own, asks: Asks::Unless(OWN) },
+    ]
+}
+
+fn counter(value: &str) -> String {
+    format!("higress-token-ratelimit:{{{RULE}}}:override:header:x-api-key:{value}")
+}
+
+#[tokio::test]
+async fn a_value_that_has_a_limit_of_its_own_is_held_to_that_and_others_to_the_rules() -> Result<()> {
+    let mut bed = Bed::new().await?;
+    let without = format!("*3\r\n{NONE}{NONE}*3\r\n:100\r\n:0\r\n:60\r\n");
+    assert_eq!(bed.answer(&limits::check(&of("sk-1"))).await?, without, "there are none");
+    let entries = [bed.entry("sk-1", "7/3600").await?];
+    bed.set(fence(1, 1), &entries).await?;
+    let with = |counted: i64| format!("*3\r\n{NONE}*3\r\n:7\r\n:{counted}\r\n:3600\r\n{NONE}");
+    assert_eq!(bed.answer(&limits::check(&of("sk-1"))).await?, with(0));
+    assert_eq!(bed.answer(&limits::charge(&of("sk-1"), 9)).await?, with(9), "read again by the charge");
+    assert_eq!(bed.answer(&limits::check(&of("sk-1"))).await?, with(9));
+    assert_eq!(bed.answer(&limits::charge(&of("sk-2"), 9)).await?, without.replace(":0\r\n:60", ":9\r\n:60"));
+    let mut keys: Vec<String> = bed.look.keys("higress-*").await?;
+    keys.sort();
+    let own = format!("higress-token-ratelimit:{{{RULE}}}:limit_by_per_header:60:x-api-key:sk-2");
+    assert_eq!(keys, [own, counter("sk-1")], "each counts where it is held");
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_edit_is_in_force_with_the_next_request_and_a_window_never_lasts_longer_than_it_says() -> Result<()> {
+    let mut bed = Bed::new().await?;
+    let day = [bed.entry("sk-1", "7/86400").await?];
+    bed.set(fence(1, 1), &day).await?;
+    bed.answer(&limits::charge(&of("sk-1"), 9)).await?;
+    let minute = [bed.entry("sk-1", "8/60").await?];
+    bed.set(fence(1, 1), &minute).await?;
+    let reply = bed.answer(&limits::check(&of("sk-1"))).await?;
+    assert_eq!(reply, format!("*3\r\n{NONE}*3\r\n:8\r\n:9\r\n:60\r\n{NONE}"));
+    let left: i64 = bed.look.ttl(counter("sk-1")).await?;
+    ensure!((1..=60).contains(&left), "{left}: who is refused charges nothing that could shorten it");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_set_is_all_or_nothing_and_what_is_said_already_is_not_written() -> Result<()> {
+    let mut bed = Bed::new().await?;
+    let many: Vec<(String, String)> = (0..2_500).map(|n| (format!("{n:040}"), "1/1".to_owned())).collect();
+    assert_eq!(bed.set(fence(2, 1), &many).await?, SET);
+    assert_eq!(bed.fields().await?.len(), 2_505);
+    assert_eq!(bed.set(fence(3, 1), &many).await?, UNCHANGED, "a newer term alone is not stored");
+    let term: String = bed.look.hget(key().as_bytes(), "term").await?;
+    assert_eq!(term, "2");
+    assert_eq!(bed.set(fence(3, 1), &many[..1]).await?, SET);
+    let metadata = ["digest", "generation", "owner", "term", "uid"];
+    assert_eq!(bed.fields().await?, [&[many[0].0.as_str()], &metadata[..]].concat());
+    assert_eq!(bed.set(fence(3, 1), &[]).await?, SET);
+    assert_eq!(bed.fields().await?, metadata);
+    Ok(())
+}
+
+#[tokio::test]
+async fn who_is_behind_or_of_another_cluster_changes_nothing() -> Result<()> {
+    let mut bed = Bed::new().await?;
+    let one = [("a".repeat(40), "1/1".to_owned())];
+    bed.set(fence(3, 5), &one).await?;
+    let stale = "*2\r\n$5\r\nstale\r\n:3\r\n";
+    assert_eq!(bed.set(fence(2, 9), &[]).await?, stale, "an older controller");
+    assert_eq!(bed.set(fence(3, 4), &[]).await?, stale, "an older generation of the same object");
+    let foreign = format!("*2\r\n$7\r\nforeign\r\n${}\r\n{OWNER}\r\n", OWNER.len());
+    assert_eq!(bed.set_by("other/higress-system/chat", fence(9, 9), &[]).await?, foreign);
+    let drop = |owner, term| DropOverrides { key: &key(), owner, term }.invocation();
+    assert_eq!(bed.answer(&drop("cluster/higress-system/other", 3)).await?, foreign);
+    assert_eq!(bed.answer(&drop(OWNER, 2)).await?, stale);
+    assert_eq!(bed.fields().await?.len(), 6);
+
+    let heir = "cluster/higress-system/heir";
+    assert_eq!(bed.set_by(heir, fence(3, 1), &one).await?, SET, "the planner gave it to another of this cluster");
+    let owner: String = bed.look.hget(key().as_bytes(), "owner").await?;
+    assert_eq!(owner, heir);
+    assert_eq!(bed.answer(&drop(heir, 3)).await?, "*2\r\n$7\r\ndropped\r\n:1\r\n");
+    assert_eq!(bed.answer(&drop(heir, 3)).await?, "*1\r\n$6\r\nabsent\r\n");
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_is_no_set_of_overrides_overrides_nothing() -> Result<()> {
+    let mut bed = Bed::new().await?;
+    let expected = format!("*3\r\n{NONE}{NONE}*3\r\n:100\r\n:0\r\n:60\r\n");
+    let (field, _) = bed.entry("sk-1", "").await?;
+    for broken in ["", "x", "5", "5/", "-5/60", "5/60/1", "1e3/60"] {
+        let _: () = bed.look.hset(key().as_bytes(), &field, broken).await?;
+        assert_eq!(bed.answer(&limits::check(&of("sk-1"))).await?, expected, "{broken:?}");
+    }
+    let _: () = bed.look.set(key().as_bytes(), "text").await?;
+    assert_eq!(bed.answer(&limits::check(&of("sk-1"))).await?, expected);
+    assert_eq!(bed.set(fence(1, 1), &[]).await?, SET, "and is replaced");
+    Ok(())
+}

@@ -1,7 +1,7 @@
 //! AITokenRateLimit objects on the real API server, with the controller: what it writes and reports, beside a quota on
 //! the same route, and what a tenant may not do.
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use kube::api::{Api, DeleteParams, DynamicObject};
 use serde_json::{Value, json};
 
@@ -83,9 +83,7 @@ async fn a_tenant_chooses_no_rule_name_and_takes_no_route_of_others() -> Result<
         ("route", json!({}), "TargetNotFound", "Ingress qwen"),
     ] {
         stage.api.apply(&limit("team-a", name, &fields)).await?;
-        let accepted = stage.condition(&theirs, name, "Accepted", "False").await?;
-        let message = accepted["message"].as_str().context("a message")?;
-        ensure!(accepted["reason"] == reason && message.contains(said), "{name}: {accepted}");
+        stage.says(&theirs, name, "Accepted", ("False", reason), &[said]).await?;
     }
     ensure!(stage.plugins().await?.get_opt(PLUGIN).await?.is_none(), "nothing is limited");
     Ok(())

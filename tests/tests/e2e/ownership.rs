@@ -160,9 +160,15 @@ async fn what_is_not_known_whole_is_not_planned() -> Result<()> {
             Ok(())
         })
         .await?;
-    stage.ready("chat").await?;
-    ensure!(specs(&stage).await? == expected, "{:#?}", specs(&stage).await?);
-    Ok(())
+    // Where it came before the stores it has written that they are gone.
+    stage
+        .eventually("the rules are as they were", async || {
+            let found = specs(&stage).await?;
+            ensure!(found == expected, "{found:#?}");
+            Ok(())
+        })
+        .await?;
+    stage.ready("chat").await
 }
 
 #[tokio::test]

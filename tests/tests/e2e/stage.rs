@@ -128,6 +128,25 @@ impl Stage {
         .await
     }
 
+    /// Waits until a condition of an object has this status and reason, and a message with these words: what it says
+    /// first may not be the last word. Its message.
+    pub(crate) async fn says(
+        &self,
+        objects: &Api<DynamicObject>,
+        name: &str,
+        kind: &str,
+        (status, reason): (&str, &str),
+        words: &[&str],
+    ) -> Result<String> {
+        self.eventually(&format!("{name} has {kind}={status} for {reason} and says {words:?}"), async || {
+            let found = self.condition(objects, name, kind, status).await?;
+            let message = found["message"].as_str().unwrap_or_default();
+            ensure!(found["reason"] == reason && words.iter().all(|word| message.contains(word)), "{found}");
+            Ok(message.to_owned())
+        })
+        .await
+    }
+
     /// Waits until the AIQuota is ready.
     pub(crate) async fn ready(&self, quota: &str) -> Result<()> {
         self.condition(&self.quotas().await?, quota, "Ready", "True").await.map(drop)

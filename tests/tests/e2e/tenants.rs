@@ -197,9 +197,7 @@ async fn each_attack_is_refused_with_its_reason_and_reaches_nothing_of_others() 
             (Ok(()), Later(condition, reason, said)) => {
                 let name = object["metadata"]["name"].as_str().unwrap_or_default();
                 let objects = objects(&stage, &object).await?;
-                let found = stage.condition(&objects, name, condition, "False").await.with_context(about)?;
-                let message = found["message"].as_str().unwrap_or_default();
-                ensure!(found["reason"] == *reason && message.contains(said), "{}: {found}", about());
+                stage.says(&objects, name, condition, ("False", reason), &[said]).await.with_context(about)?;
             }
             (Ok(()), OwnOnly) => {
                 ready(&stage, &object).await.with_context(about)?;

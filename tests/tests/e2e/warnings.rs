@@ -81,20 +81,7 @@ async fn a_rule_waits_for_another_ai_quota_to_go_and_is_warned_about_when_one_co
     stage.api.apply(&by_hand).await?;
     stage.apply_example("quota.yaml").await?;
     let quotas = stage.quotas().await?;
-    let waits = stage.condition(&quotas, "chat", "Programmed", "False").await?;
-    let waits = match waits["reason"].as_str() {
-        Some("ForeignRule") => waits,
-        _ => {
-            stage
-                .eventually("the other rule is told", async || {
-                    let found = condition(&quotas.get("chat").await?, "Programmed").context("Programmed")?;
-                    ensure!(found["reason"] == "ForeignRule", "{found}");
-                    Ok(found)
-                })
-                .await?
-        }
-    };
-    assert!(waits["message"].as_str().is_some_and(|text| text.contains("ai-quota-1.0.0")), "{waits}");
+    stage.says(&quotas, "chat", "Programmed", ("False", "ForeignRule"), &["ai-quota-1.0.0"]).await?;
     stage.balance("aliyun-user1", 10_000).await?;
     assert_eq!(stage.rules().await?, 0);
 
@@ -174,12 +161,8 @@ async fn a_younger_ceiling_takes_a_route_by_its_host_when_its_own_rule_is_there(
     let domain = json!([{"kind": "Domain", "name": "*.corp.example"}]);
     let closed = quota("corp", &json!({"targetRefs": domain, "keyPrefix": "corp:", "storeRef": {"name": "later"}}));
     stage.api.apply(&closed).await?;
-    let accepted = stage.condition(&of_team, "mine", "Accepted", "False").await?;
-    assert_eq!(accepted["reason"], "Overridden");
-    let message = accepted["message"].as_str().unwrap_or_default();
-    for said in ["HTTPRoute inside", "Domain *.corp.example", "higress-system/corp", "allowNarrower"] {
-        assert!(message.contains(said), "{message}");
-    }
+    let words = ["HTTPRoute inside", "Domain *.corp.example", "higress-system/corp", "allowNarrower"];
+    let message = stage.says(&of_team, "mine", "Accepted", ("False", "Overridden"), &words).await?;
     assert!(!message.contains("outside"), "{message}");
     let routes = async || {
         let plugin = stage.plugins().await?.get("aiquota-ai-quota").await?;

@@ -83,6 +83,8 @@ impl Events {
                 return;
             }
         };
+        // What was written cannot be changed: the last word needs an Event of its own.
+        let known = known.filter(|_| allowed == Allowed::Yes);
         match self.write(about, &Note { message: &message, ..*note }, known, now).await {
             Ok(event) => {
                 self.past.lock().unwrap_or_else(PoisonError::into_inner).told.insert(told, event);

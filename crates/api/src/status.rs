@@ -19,7 +19,8 @@ pub struct AiQuotaStatus {
     /// `Accepted`: the spec is valid, permitted and its targets exist. `Programmed`: the gateway's plugin has the
     /// rules. `Seeded`: Redis has the balances. `Ready`: all of these. Warnings are there while they last:
     /// `NoAuthentication`, `ConsumerUnknown`, `ConsumerNotAllowed`, `ForeignRule`, `IdentityUnguarded`,
-    /// `NobodyMaySpend`, `RefreshUnreadable`. `Deleting`: how far the deletion of an object with `deletionPolicy: Delete` is.
+    /// `NobodyMaySpend`, `RefreshUnreadable`, `NotParked`. `Deleting`: how far the deletion of an object with
+    /// `deletionPolicy: Delete` is.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,

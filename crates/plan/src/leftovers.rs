@@ -37,7 +37,11 @@ pub struct Leftovers<'p> {
     seeds: OnceLock<HashMap<(usize, &'p [u8]), usize>>,
     /// For each store, the numbers of other databases that may be its own.
     possible: OnceLock<Vec<Vec<usize>>>,
+    heirs: OnceLock<Heirs<'p>>,
 }
+
+/// For each prefix the stores of policies with a default; nothing for a store that cannot be found.
+type Heirs<'p> = HashMap<&'p str, Vec<Option<usize>>>;
 
 /// An owner of recorded balances in one store.
 pub struct Recorded<'a, 'p> {
@@ -54,7 +58,7 @@ impl<'p> Leftovers<'p> {
     pub fn new(plan: &'p Plan) -> Self {
         let quotas = plan.verdicts.iter().filter(|verdict| verdict.object.kind() == ObjectKind::AiQuota);
         let owners = quotas.map(|verdict| (verdict.owner.name.as_str(), verdict)).collect();
-        Self { plan, owners, seeds: OnceLock::new(), possible: OnceLock::new() }
+        Self { plan, owners, seeds: OnceLock::new(), possible: OnceLock::new(), heirs: OnceLock::new() }
     }
 
     /// Nothing for the owner of another cluster.
@@ -63,6 +67,18 @@ impl<'p> Leftovers<'p> {
         owner.strip_prefix(self.plan.cluster.as_str())?.strip_prefix('/')?;
         let verdict = self.owners.get(owner).copied().filter(|verdict| verdict.life != Life::Gone);
         Some(Recorded { all: self, store, owner, verdict, listed: OnceCell::new() })
+    }
+
+    /// Whether an owner of this cluster is an object that does not live any more.
+    #[must_use]
+    pub fn is_dead(&self, owner: &str) -> bool {
+        self.of(0, owner).is_some_and(|recorded| recorded.verdict.is_none())
+    }
+
+    /// The store that an owner names; nothing where the object is gone, or its store cannot be used.
+    #[must_use]
+    pub fn store(&self, owner: &str) -> Option<usize> {
+        self.owners.get(owner)?.declared.as_ref()?.store
     }
 
     /// Whether a listed consumer has this balance, here or, for all that is known, elsewhere under the same key.
@@ -106,7 +122,7 @@ impl Recorded<'_, '_> {
             Some(verdict) => {
                 (&verdict.owner.uid, verdict.owner.generation).hash(&mut hasher);
                 matches!(verdict.life, Life::Leaves(leaving) if leaving.drained).hash(&mut hasher);
-                (verdict.keeps_last_rule(), self.declares_here(verdict)).hash(&mut hasher);
+                (verdict.keeps_last_rule(), self.declares_here(verdict), self.is_inherited(verdict)).hash(&mut hasher);
                 self.own_seeds(verdict).for_each(|seed| self.all.plan.seeds[seed].consumer.hash(&mut hasher));
             }
         }
@@ -140,7 +156,11 @@ impl Recorded<'_, '_> {
     fn without_seed(&self, balance: &Balance) -> Fate {
         let Some(verdict) = self.verdict else { return Fate::Release };
         match verdict.life {
-            Life::Leaves(leaving) if leaving.drained => Fate::Delete,
+            // What it does not list may live on another object's default, as what requests made from its own.
+            Life::Leaves(leaving) if leaving.drained => match self.is_inherited(verdict) {
+                true if !self.lists(verdict, balance) => Fate::Release,
+                _ => Fate::Delete,
+            },
             Life::Leaves(_) => Fate::Stays,
             Life::Stays | Life::Gone => match self.declares_here(verdict) {
                 // Only who can be read can have let go of anything.
@@ -179,6 +199,13 @@ impl Recorded<'_, '_> {
         self.all.plan.databases.same(verdict.declared.as_ref()?.store?, self.store)
     }
 
+    /// Whether another object's default decides on what this one's made.
+    fn is_inherited(&self, verdict: &Verdict) -> bool {
+        let Some(declared) = &verdict.declared else { return false };
+        let heirs = self.all.heirs.get_or_init(|| self.all.plan.heirs());
+        matches!(verdict.life, Life::Leaves(_)) && self.all.plan.is_inherited(heirs, self.store, &declared.key_prefix)
+    }
+
     fn lists(&self, verdict: &Verdict, balance: &Balance) -> bool {
         let Some(declared) = &verdict.declared else { return false };
         let listed = self.listed.get_or_init(|| self.consumers());
@@ -210,7 +237,8 @@ pub struct Departure {
     pub withheld: Option<(String, Reason)>,
 }
 
-/// What became of the balances of objects that are deleted with them, by the index of the verdict.
+/// What became of the balances of objects that are deleted with them, by the index of the verdict; of an object that
+/// stays, that what it lists no longer could not be parked.
 pub type Deletions = HashMap<usize, Deletion>;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -252,8 +280,7 @@ impl Plan {
         let lazy = move |verdict: &Verdict| {
             let Declared { store, key_prefix } = verdict.declared.as_ref()?;
             let store = (*store)?;
-            let is_inherited = heirs.contains(&(self.databases.number(store), key_prefix.as_str()));
-            (!is_inherited).then(|| (store, key_prefix.clone()))
+            (!self.is_inherited(&heirs, store, key_prefix)).then(|| (store, key_prefix.clone()))
         };
         self.verdicts.iter().enumerate().filter(drained).map(move |(index, verdict)| Departure {
             verdict: index,
@@ -263,15 +290,33 @@ impl Plan {
         })
     }
 
-    /// The databases and prefixes where a policy in force has a default: what others' defaults made there follows it.
-    fn heirs(&self) -> HashSet<(usize, &str)> {
+    /// Where a policy in force has a default, also that of an object that cannot be read: what others' defaults made
+    /// there follows it.
+    fn heirs(&self) -> Heirs<'_> {
         let Part { policies, slots, .. } = &self.quotas;
-        let in_force = slots.iter().flat_map(|slot| &slot.holders).map(|holder| &policies[holder.by]);
-        let with_default = in_force.filter(|policy| policy.settings.default_quota.is_some());
-        let declared = with_default.filter_map(|policy| self.verdicts[policy.verdict].declared.as_ref());
-        declared
-            .filter_map(|declared| Some((self.databases.number(declared.store?), declared.key_prefix.as_str())))
-            .collect()
+        let gateway = &self.gateway.settings.gateway_namespace;
+        let stores = self.stores.iter().enumerate().filter(|(_, store)| store.access.is_ok());
+        let stores: HashMap<String, usize> = stores
+            .map(|(index, store)| (Key::of(&store.object.metadata), index))
+            .filter(|(name, _)| name.namespace == *gateway)
+            .map(|(name, index)| (name.name, index))
+            .collect();
+        let mut heirs = Heirs::new();
+        let in_force: HashSet<usize> = slots.iter().flat_map(|slot| &slot.holders).map(|holder| holder.by).collect();
+        for settings in in_force.into_iter().map(|by| &policies[by].settings) {
+            if settings.default_quota.is_some() {
+                let store = settings.store.as_ref().and_then(|store| stores.get(store)).copied();
+                heirs.entry(&settings.key_prefix).or_default().push(store);
+            }
+        }
+        heirs
+    }
+
+    /// Whether one of them is, or for all that is known may be, in the same place.
+    fn is_inherited(&self, heirs: &Heirs<'_>, store: usize, key_prefix: &str) -> bool {
+        let is_here =
+            |other: &Option<usize>| other.is_none_or(|other| self.databases.same(store, other) != Some(false));
+        heirs.get(key_prefix).is_some_and(|others| others.iter().any(is_here))
     }
 }
 

@@ -343,6 +343,10 @@ pub enum Warning {
         annotation = api::REFRESH
     )]
     RefreshUnreadable,
+    #[error(
+        "what consumers have left that are not listed any more could not be put aside, so that they may still spend it; store {store}: {problem}; this is tried again every 30 seconds"
+    )]
+    NotParked { store: String, problem: String },
 }
 
 impl Warning {
@@ -357,6 +361,7 @@ impl Warning {
             Self::IdentityUnguarded => "IdentityUnguarded",
             Self::NobodyMaySpend => "NobodyMaySpend",
             Self::RefreshUnreadable => "RefreshUnreadable",
+            Self::NotParked { .. } => "NotParked",
         }
     }
 }

@@ -92,12 +92,19 @@ pub fn status(
     if kind == ObjectKind::AiQuota {
         conditions.state("Seeded", balances);
     }
-    conditions.ready(ready, verdict.warnings.iter().map(Warning::condition));
+    let not_parked = match (verdict.life, deletion) {
+        (Life::Stays, Some(Deletion::Stuck { store, error })) => {
+            Some(Warning::NotParked { store: store.clone(), problem: error.clone() })
+        }
+        _ => None,
+    };
+    let warnings = || verdict.warnings.iter().chain(&not_parked);
+    conditions.ready(ready, warnings().map(Warning::condition));
     if let Life::Leaves(Leaving { since: None, .. }) = verdict.life {
         // Whoever wrote this, it counts from now.
         conditions.begin(DELETING);
     }
-    for warning in &verdict.warnings {
+    for warning in warnings() {
         conditions.warn(warning.condition(), warning);
     }
     if let Some((status, reason, message)) = deleting(plan, verdict, writes, deletion) {

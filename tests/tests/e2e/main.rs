@@ -11,6 +11,7 @@ mod faults;
 mod flavor_upstream;
 mod gateway;
 mod hostile;
+mod leftovers;
 mod life;
 mod limit_objects;
 mod limits;

@@ -99,9 +99,7 @@ fn became(reply: Result<ApplyOutcome, ReplyError>, access: &Access) -> Result<Se
         Ok(ApplyOutcome::Stale { term }) => Seeded::Stale { term },
         Ok(ApplyOutcome::Malformed { value }) => Seeded::Malformed { found: described(&value) },
         Err(ReplyError::Layout(version)) => {
-            let layout = version.parse::<u32>();
-            let layout = layout.map_or("an unknown layout".to_owned(), |version| format!("layout version {version}"));
-            Seeded::Unreadable { problem: format!("its ledger has {layout}") }
+            Seeded::Unreadable { problem: format!("its ledger has {}", layout(&version)) }
         }
         Err(
             error @ (ReplyError::NoAuth(_)
@@ -115,6 +113,11 @@ fn became(reply: Result<ApplyOutcome, ReplyError>, access: &Access) -> Result<Se
             error @ (ReplyError::NoScript | ReplyError::Refused(_) | ReplyError::Malformed(_) | ReplyError::Unexpected),
         ) => Seeded::Unreachable { error: format!("{}: {error}", address(access)) },
     })
+}
+
+/// Of a ledger of another version; not the text itself, which is foreign where it is no number.
+pub(super) fn layout(version: &str) -> String {
+    version.parse::<u32>().map_or("an unknown layout".to_owned(), |version| format!("layout version {version}"))
 }
 
 /// Not the text itself: a key prefix may lead to keys of other software, whose values are not for readers of statuses.

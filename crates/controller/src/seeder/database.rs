@@ -1,10 +1,11 @@
 //! One Redis database, whatever stores lead to it: what is recorded there and what nobody wants of that in, calls that
-//! settle it out. Balances are made through their own stores, the rest through the first that answers. I/O: Redis.
+//! settle it out. Balances are made and settled through the stores of their objects, as users whom Redis may permit
+//! different keys; what has none through one that answers. I/O: Redis.
 
 use plan::{Departure, Leftovers, Plan, Seeded};
 use tokio::time::Instant;
 
-use super::index::Index;
+use super::index::{Entry, Index};
 use super::leaving::{self, Round, Sweeps};
 use super::store::Store;
 use crate::connection::Failure;
@@ -43,30 +44,43 @@ impl Database {
         deadline: Instant,
     ) {
         (self.unfinished, self.newer) = (false, None);
-        let stores: Vec<usize> = members.iter().map(|member| member.index).collect();
-        let Some(member) = members.iter_mut().find(|member| member.store.connection().is_some()) else { return };
-        let settled = self.try_to_settle(member, &stores, (plan, leftovers, departures), seeded, deadline).await;
-        if let Err(error) = settled {
-            member.store.lost(error);
+        self.sweeps.begin(departures);
+        let up = members.iter().filter(|member| member.store.connection().is_some());
+        let up: Vec<usize> = up.map(|member| member.index).collect();
+        for member in members {
+            let settled = self.try_to_settle(member, &up, (plan, leftovers, departures), seeded, deadline).await;
+            if let Err(error) = settled {
+                member.store.lost(error);
+            }
         }
     }
 
+    /// What is a store's to settle. `up`: the stores of the database that answer.
     async fn try_to_settle(
         &mut self,
         member: &Member,
-        stores: &[usize],
+        up: &[usize],
         (plan, leftovers, departures): (&Plan, &Leftovers<'_>, &[Departure]),
         seeded: &[Seeded],
         deadline: Instant,
     ) -> Result<(), Failure> {
         let Some(connection) = member.store.connection().filter(|_| self.index.is_known()) else { return Ok(()) };
-        let here = (plan, leftovers);
-        let settled = leaving::settle(&mut self.index, connection, here, member.index, seeded, deadline).await?;
+        let (here, store) = ((plan, leftovers), member.index);
+        let is_its = |owner: &str, entry: &Entry| settles(up, leftovers.store(owner), entry.refusals) == Some(store);
+        let settled = leaving::settle(&mut self.index, connection, here, (store, is_its), seeded, deadline).await?;
         let Round { complete, newer } = settled;
-        self.newer = newer;
-        let swept = self.sweeps.run(connection, stores, (leftovers, departures), deadline).await?;
-        self.unfinished = !complete || !swept;
+        self.newer = self.newer.max(newer);
+        let swept = self.sweeps.run(connection, store, (leftovers, departures), &self.index, deadline).await?;
+        self.unfinished |= !complete || !swept;
         Ok(())
+    }
+
+    /// Of each owner what could not be settled, and why.
+    pub(super) fn problems(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.index.owners.iter().filter_map(|(owner, entry)| {
+            let (problem, _) = entry.settled.as_ref()?.problem.as_ref()?;
+            (problem != leaving::OVERTAKEN).then_some((owner.as_str(), problem.as_str()))
+        })
     }
 
     /// Whether nothing of an owner is recorded, for all that is known.
@@ -82,5 +96,26 @@ impl Database {
     /// When to come again, as long as a store of it answers.
     pub(super) fn again(&self) -> Option<Instant> {
         if self.unfinished { Some(Instant::now()) } else { self.index.again() }
+    }
+}
+
+/// Which of the stores that answer settles what an owner has: the one that it names, and after each refusal the next.
+fn settles(up: &[usize], named: Option<usize>, refusals: usize) -> Option<usize> {
+    let first = up.iter().position(|store| Some(*store) == named).unwrap_or_default();
+    up.iter().cycle().nth((first + refusals) % up.len().max(1)).copied()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_owner_is_settled_through_its_own_store_and_after_a_refusal_through_another() {
+        assert_eq!(settles(&[2, 5, 7], Some(5), 0), Some(5));
+        assert_eq!(settles(&[2, 5, 7], Some(5), 1), Some(7));
+        assert_eq!(settles(&[2, 5, 7], Some(5), 2), Some(2));
+        assert_eq!(settles(&[2, 5, 7], None, 0), Some(2), "of an object that is gone");
+        assert_eq!(settles(&[2, 7], Some(5), 4), Some(2), "its own is away");
+        assert_eq!(settles(&[], Some(5), 0), None);
     }
 }

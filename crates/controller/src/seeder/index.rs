@@ -39,6 +39,9 @@ pub(super) struct Entry {
     /// Those of them that were parked by this process, and not restored since.
     pub(super) parked: HashSet<Balance>,
     pub(super) settled: Option<Settled>,
+    /// How often something could not be made so, although Redis answered: another store of the database may be
+    /// permitted what this one is not.
+    pub(super) refusals: usize,
 }
 
 /// What keeps an owner that is to go.

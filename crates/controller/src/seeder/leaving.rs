@@ -8,13 +8,17 @@ use enforcement::redis::{Balance, Delete, Fence, Invocation, LeaveOutcome, Ledge
 use plan::{Deletion, Departure, Fate, Key, Leftovers, Plan, Seeded};
 use tokio::time::{Instant, timeout};
 
+use super::calls::layout;
 use super::database::Database;
-use super::index::{Index, Left, Settled};
+use super::index::{Entry, Index, Left, Settled};
 use crate::connection::{Connection, Failure, LONGEST_WAIT, with_reply};
 
 const BATCH: usize = 256;
 /// How often a balance is tried again that could not be parked, released or deleted.
 const TRY_AGAIN: Duration = Duration::from_secs(30);
+
+/// What keeps a balance that a newer controller settles.
+pub(super) const OVERTAKEN: &str = "a newer controller was there first";
 
 /// What one round came to.
 #[derive(Default)]
@@ -48,13 +52,13 @@ struct Step {
     call: Option<Invocation>,
 }
 
-/// Makes so what is recorded and not wanted in the database of a store. `seeded`: what became of the plan's seeds.
-/// Begins no call after `deadline`.
+/// Makes so what is recorded and not wanted in the database of a store, of the owners that are this store's. `seeded`:
+/// what became of the plan's seeds. Begins no call after `deadline`.
 pub(super) async fn settle(
     index: &mut Index,
     connection: &Connection,
     (plan, leftovers): (&Plan, &Leftovers<'_>),
-    store: usize,
+    (store, is_its): (usize, impl Fn(&str, &Entry) -> bool),
     seeded: &[Seeded],
     deadline: Instant,
 ) -> Result<Round, Failure> {
@@ -62,7 +66,7 @@ pub(super) async fn settle(
     let mut owners: Vec<Unsettled> = Vec::new();
     let mut steps: Vec<Step> = Vec::new();
     for (owner, entry) in &mut index.owners {
-        let Some(recorded) = leftovers.of(store, owner) else { continue };
+        let Some(recorded) = leftovers.of(store, owner).filter(|_| is_its(owner, entry)) else { continue };
         let stamp = recorded.stamp();
         let due = |settled: &Settled| settled.problem.as_ref().is_none_or(|(_, again)| now < *again);
         if entry.settled.as_ref().is_some_and(|settled| settled.stamp == stamp && due(settled)) {
@@ -126,7 +130,7 @@ pub(super) async fn settle(
                 }
                 Ok(LeaveOutcome::Stale { term }) => {
                     round.newer = round.newer.max(Some(term));
-                    unsettled.problem = Some("a newer controller was there first".to_owned());
+                    unsettled.problem = Some(OVERTAKEN.to_owned());
                 }
                 Ok(LeaveOutcome::Malformed { .. }) => {
                     unsettled.problem = Some(format!("{} is not a balance", step.balance));
@@ -134,6 +138,9 @@ pub(super) async fn settle(
                 Err(error) if is_of_the_store(&error) => {
                     unsettled.waits = true;
                     failure = Some(error.into());
+                }
+                Err(ReplyError::Layout(version)) => {
+                    unsettled.problem = Some(format!("the ledger of {} has {}", step.balance, layout(&version)));
                 }
                 Err(error) => unsettled.problem = Some(format!("{}: {error}", step.balance)),
             }
@@ -156,6 +163,7 @@ pub(super) async fn settle(
             None if taken => Left::Nothing,
             None => Left::Something,
         };
+        entry.refusals += usize::from(problem.is_some());
         let problem = problem.map(|problem| (problem, now + TRY_AGAIN));
         entry.settled = (!waits && !taken && unclear.is_none()).then_some(Settled { stamp, problem });
     }
@@ -177,18 +185,24 @@ struct Unsettled {
 }
 
 impl Sweeps {
-    /// Deletes what requests made from the defaults of leaving objects. Whether there was time for all.
+    /// Forgets objects that do not leave any more.
+    pub(super) fn begin(&mut self, departures: &[Departure]) {
+        let leaving: HashSet<&str> = departures.iter().map(|departure| departure.owner.name.as_str()).collect();
+        self.0.retain(|owner, _| leaving.contains(owner.as_str()));
+    }
+
+    /// Deletes what requests made from the defaults of leaving objects that name this store. Whether there was time for
+    /// all.
     pub(super) async fn run(
         &mut self,
         connection: &Connection,
-        stores: &[usize],
+        store: usize,
         (leftovers, departures): (&Leftovers<'_>, &[Departure]),
+        index: &Index,
         deadline: Instant,
     ) -> Result<bool, Failure> {
-        let leaving: HashSet<&str> = departures.iter().map(|departure| departure.owner.name.as_str()).collect();
-        self.0.retain(|owner, _| leaving.contains(owner.as_str()));
         for departure in departures {
-            let Some((_, key_prefix)) = departure.lazy.as_ref().filter(|(at, _)| stores.contains(at)) else { continue };
+            let Some((_, key_prefix)) = departure.lazy.as_ref().filter(|(at, _)| *at == store) else { continue };
             let plan::Owner { name: owner, uid, generation, term, refresh: _ } = &*departure.owner;
             let fence = Fence { term: *term, uid, generation: *generation };
             let sweep = self.0.entry(owner.clone()).or_insert(Sweep::From(0));
@@ -214,17 +228,36 @@ impl Sweeps {
                     None => return Err(Failure::late()),
                 };
                 // What another object lists stays with that.
-                let own = scanned.balances.iter().filter(|balance| !leftovers.lists(stores[0], balance));
-                let deletes: Vec<Invocation> =
-                    own.map(|balance| Delete { balance, owner, fence }.invocation()).collect();
-                for batch in deletes.chunks(BATCH) {
-                    // What is another's, or not to be read, is not ours to delete.
-                    let mut errors = call(connection, batch).await?.into_iter().filter_map(Result::err);
-                    if let Some(error) = errors.find(is_of_the_store) {
-                        return Err(error.into());
+                let own = scanned.balances.iter().filter(|balance| !leftovers.lists(store, balance));
+                let mut left: Vec<(&Balance, String)> = own.map(|balance| (balance, owner.clone())).collect();
+                let mut refused = None;
+                while !left.is_empty() {
+                    let deletes = left.iter().map(|(balance, of)| {
+                        let fence = if of == owner { fence } else { Fence { uid: "", generation: 0, ..fence } };
+                        Delete { balance, owner: of, fence }.invocation()
+                    });
+                    let replies = call_all(connection, &deletes.collect::<Vec<_>>()).await?;
+                    let mut of_the_dead = Vec::new();
+                    for ((balance, of), reply) in left.into_iter().zip(replies) {
+                        match reply {
+                            // What requests made from the default of an object that is gone went on under this one's.
+                            Ok(LeaveOutcome::Foreign { owner: dead })
+                                if of == *owner && leftovers.is_dead(&dead) && !index.has(&dead, balance) =>
+                            {
+                                of_the_dead.push((balance, dead));
+                            }
+                            // What is another's, or another version's, is not ours to delete.
+                            Ok(_) | Err(ReplyError::Layout(_)) => {}
+                            Err(error) if is_of_the_store(&error) => return Err(error.into()),
+                            Err(error) => refused = Some(error.to_string()),
+                        }
                     }
+                    left = of_the_dead;
                 }
-                *sweep = scanned.next.map_or(Sweep::Done, Sweep::From);
+                *sweep = match (refused, scanned.next) {
+                    (Some(error), _) => Sweep::Refused { error, again: Instant::now() + TRY_AGAIN, from: cursor },
+                    (None, next) => next.map_or(Sweep::Done, Sweep::From),
+                };
             }
         }
         Ok(true)
@@ -267,6 +300,17 @@ pub(super) fn deletion(
     let problem = entry.and_then(|entry| entry.settled.as_ref()?.problem.as_ref()).map(|(problem, _)| problem.as_str());
     let refusal = || database.and_then(|database| database.sweeps.refusal(owner));
     problem.or_else(refusal).map_or(Deletion::Working, |problem| stuck(name, problem.to_owned()))
+}
+
+async fn call_all(
+    connection: &Connection,
+    scripts: &[Invocation],
+) -> Result<Vec<Result<LeaveOutcome, ReplyError>>, Failure> {
+    let mut all = Vec::with_capacity(scripts.len());
+    for batch in scripts.chunks(BATCH) {
+        all.extend(call(connection, batch).await?);
+    }
+    Ok(all)
 }
 
 async fn call(

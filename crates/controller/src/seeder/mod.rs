@@ -11,7 +11,9 @@ mod store;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use plan::{Access, Deletion, Deletions, Departure, Figures, Key, Leftovers, Plan, Seeded, StorePlan};
+use plan::{
+    Access, Deletion, Deletions, Departure, Figures, Key, Leftovers, Life, ObjectKind, Plan, Seeded, StorePlan,
+};
 use tokio::time::Instant;
 
 use crate::connection::LONGEST_WAIT;
@@ -29,7 +31,7 @@ pub(crate) struct Seeding {
     pub(crate) seeds: Vec<Seeded>,
     /// As [`Plan::seeds`]: what each was when it was last looked at.
     pub(crate) figures: Vec<Option<Figures>>,
-    /// How far the balances are of objects that are deleted with them.
+    /// How far the balances are of objects that are deleted with them, and which of others could not be parked.
     pub(crate) deletions: Deletions,
     /// The highest term with which somebody else settled leftovers.
     newer: Option<i64>,
@@ -54,6 +56,8 @@ pub(crate) struct Seeder {
     stores: HashMap<Key, Store>,
     /// By the text that tells a database from others.
     databases: HashMap<String, Database>,
+    /// Of each database, the run of its Redis that was connected to last.
+    runs: HashMap<String, String>,
     /// Whether all stores are to be asked which database they are: one was found to be another.
     asks_all: bool,
     poll: Poll,
@@ -136,14 +140,24 @@ impl Seeder {
         let reached = self.stores.iter_mut().filter(|(name, _)| usable.contains(name)).map(|(_, store)| async move {
             let before = store.database();
             let lost = store.reach(asks_all).await;
-            [before, store.database()].into_iter().flatten().filter(|_| lost).collect::<Vec<_>>()
+            (before, store.database(), store.run_id(), lost)
         });
         // Stores do not wait for each other: one that is slow to fail costs its own timeout, once.
-        for lost in futures::future::join_all(reached).await.into_iter().flatten() {
-            self.databases.remove(&lost.id);
+        for (before, now, run, lost) in futures::future::join_all(reached).await {
+            let is_first = before.is_none();
+            if let Some(before) = before.filter(|_| lost) {
+                self.databases.remove(&before.id);
+            }
+            let Some(plan::Database { id, is_there: true }) = now else { continue };
+            // Another Redis may have been filled with what this one had once.
+            if lost || (is_first && is_another_run(self.runs.get(&id), run)) {
+                self.databases.remove(&id);
+            }
+            self.runs.extend(run.map(|run| (id, run.to_owned())));
         }
         let known: HashSet<String> = self.stores.values().filter_map(|store| Some(store.database()?.id)).collect();
         self.databases.retain(|id, _| known.contains(id));
+        self.runs.retain(|id, _| known.contains(id));
     }
 
     /// Takes the usable stores of the plan out, by the database they lead to. One that never answered is alone.
@@ -183,6 +197,7 @@ impl Seeder {
                 deletions.entry(departure.verdict).and_modify(|all| *all = worse(all.clone(), there));
             }
         }
+        deletions.extend(self.unsettled(plan));
         Seeding {
             stores: stores.clone().map(|index| of(index).map(Store::answers)).collect(),
             evicts: stores.map(|index| of(index).and_then(|store| store.evicts.clone())).collect(),
@@ -194,9 +209,33 @@ impl Seeder {
         }
     }
 
+    /// What living objects list no longer and could not be parked.
+    fn unsettled(&self, plan: &Plan) -> Deletions {
+        let mut problems: HashMap<&str, (&str, &str)> = HashMap::new();
+        for (id, database) in &self.databases {
+            let names = self.stores.iter().filter(|(_, store)| store.database().is_some_and(|found| found.id == *id));
+            let Some(name) = names.map(|(name, _)| name.name.as_str()).min() else { continue };
+            problems.extend(database.problems().map(|(owner, problem)| (owner, (name, problem))));
+        }
+        let lives = plan.verdicts.iter().enumerate().filter(|_| !problems.is_empty());
+        let lives =
+            lives.filter(|(_, verdict)| verdict.object.kind() == ObjectKind::AiQuota && verdict.life == Life::Stays);
+        let stuck = lives.filter_map(|(index, verdict)| {
+            let (store, problem) = problems.get(verdict.owner.name.as_str())?;
+            Some((index, Deletion::Stuck { store: (*store).to_owned(), error: (*problem).to_owned() }))
+        });
+        stuck.collect()
+    }
+
     fn known(&self, store: &Store) -> Option<&Database> {
         self.databases.get(&store.database()?.id)
     }
+}
+
+/// Whether what is known of a database may be of another Redis than the one that was reached, which tells its run or
+/// does not.
+fn is_another_run(known: Option<&String>, run: Option<&str>) -> bool {
+    run.is_none() || known.map(String::as_str) != run
 }
 
 /// The name of a store of the plan.

@@ -128,6 +128,11 @@ impl Store {
         Some(Database { id: self.database.clone()?, is_there: self.connection().is_some() })
     }
 
+    /// The run of its Redis, where that is told.
+    pub(super) fn run_id(&self) -> Option<&str> {
+        self.run_id.as_deref()
+    }
+
     /// It cannot be used as it is declared now.
     pub(super) fn rest(&mut self) {
         self.link = Link::Down { error: None, retry: Instant::now() };

@@ -1,8 +1,11 @@
-//! How the requests under an object may end. No comments on the variants: they would turn the enums into alternatives,
-//! which a structural schema may not have; what they do is said where they are used.
+//! How the requests under an object may end, the same for both kinds; each kind has the fields by itself, since what
+//! they come to is said in its own words, and errors must name them. No comments on the variants: they would turn the
+//! enums into alternatives, which a structural schema may not have.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+use crate::{AiQuotaSpec, AiTokenRateLimitSpec};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum OnStoreFailure {
@@ -38,4 +41,45 @@ pub enum Errors {
     #[serde(rename = "OpenAI")]
     OpenAi,
     Anthropic,
+}
+
+/// What an object of either kind says about the ends of its requests, as it is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ends {
+    pub mode: Option<Mode>,
+    pub on_store_failure: Option<OnStoreFailure>,
+    pub on_missing_usage: Option<OnMissingUsage>,
+    pub unlisted_paths: Option<UnlistedPaths>,
+    pub rate_limit_headers: Option<bool>,
+    pub errors: Option<Errors>,
+}
+
+impl AiQuotaSpec {
+    #[must_use]
+    pub const fn ends(&self) -> Ends {
+        let Self { mode, on_store_failure, on_missing_usage, unlisted_paths, rate_limit_headers, errors, .. } = self;
+        Ends {
+            mode: *mode,
+            on_store_failure: *on_store_failure,
+            on_missing_usage: *on_missing_usage,
+            unlisted_paths: *unlisted_paths,
+            rate_limit_headers: *rate_limit_headers,
+            errors: *errors,
+        }
+    }
+}
+
+impl AiTokenRateLimitSpec {
+    #[must_use]
+    pub const fn ends(&self) -> Ends {
+        let Self { mode, on_store_failure, on_missing_usage, unlisted_paths, rate_limit_headers, errors, .. } = self;
+        Ends {
+            mode: *mode,
+            on_store_failure: *on_store_failure,
+            on_missing_usage: *on_missing_usage,
+            unlisted_paths: *unlisted_paths,
+            rate_limit_headers: *rate_limit_headers,
+            errors: *errors,
+        }
+    }
 }

@@ -11,7 +11,7 @@ mod status;
 mod store;
 
 pub use crd::crds;
-pub use ends::{Errors, Mode, OnMissingUsage, OnStoreFailure, UnlistedPaths};
+pub use ends::{Ends, Errors, Mode, OnMissingUsage, OnStoreFailure, UnlistedPaths};
 pub use higress::{HttpRoute, MatchRule, McpBridge, McpBridgeSpec, Registry, WasmPlugin, WasmPluginSpec};
 pub use limit::{
     AiTokenRateLimit, AiTokenRateLimitSpec, By, ByConsumer, ByIp, LIMITS_MAX, Limit, MESSAGE_MAX_LENGTH, Match,

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::{
+    ends::{Errors, Mode, OnMissingUsage, OnStoreFailure, UnlistedPaths},
     null_is_absent,
     quota::{StoreRef, TARGETS_MAX, TargetRef, only_wide_targets_have_narrower_ones, targets_are_unique},
     status::AiTokenRateLimitStatus,
@@ -90,12 +91,55 @@ pub struct AiTokenRateLimitSpec {
     pub rejection: Option<Rejection>,
 
     /// Which requests are limited and counted: those whose path, without its query, ends in one of these. 1 to 32
-    /// suffixes that begin with `/` or `:`. Absent: `/v1/chat/completions`, `/v1/messages` and `/v1/responses`. Other
-    /// paths pass.
+    /// suffixes that begin with `/` or `:`. Absent: `/v1/chat/completions`, `/v1/messages` and `/v1/responses`. What
+    /// becomes of other paths is said by `unlistedPaths`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = PATHS_MAX), extend("x-kubernetes-list-type" = "set"))]
     #[schemars(inner(length(max = PATH_MAX_LENGTH), regex(pattern = PATH_PATTERN)))]
     pub paths: Option<Vec<String>>,
+
+    /// Whether anything is refused. `Enforce`: what this object says. `Observe`: nothing; each request passes, and those that
+    /// would be refused are counted by the gateway's metric `would_refuse`. What is used meanwhile is added to counters
+    /// of their own, which count only for what would be refused; when `Enforce` begins, nothing of it counts.
+    /// Absent: `Enforce`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mode: Option<Mode>,
+
+    /// What becomes of a limited request while the store does not say where its counters stand. `Admit`: it passes, and what
+    /// its answer used is counted if the store is back when the answer ends; otherwise it is lost and counted as
+    /// unknown. `Refuse`: 503, text `Request denied by ai token ratelimit check. Limit store unavailable.`, details
+    /// `ai-token-ratelimit.error`, also where the store could be read but not written to, or what is stored is no
+    /// counter. Either way a store that hangs costs a request the store's `timeout` and up to 50 ms. Absent: `Admit`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub on_store_failure: Option<OnStoreFailure>,
+
+    /// What a limited request counts whose answer is 2xx but says nothing of its usage. `Estimate`: a token for each 4
+    /// bytes of generated text that was seen, and one for each 4 bytes of the request's body, at most 4096 for the
+    /// latter; a stream that ends before it has counted its output counts its input and what was generated.
+    /// `Ignore`: what usage was seen, if any. Absent: `Estimate`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub on_missing_usage: Option<OnMissingUsage>,
+
+    /// What becomes of requests to the targets on paths that are not in `paths`. `Admit`: they pass and count nothing.
+    /// `Refuse`: 403, text `Request denied by ai token ratelimit check. This path is not listed.`, details
+    /// `ai-token-ratelimit.unlisted_path`, whoever asks; with a target of kind `Gateway` or `Domain` that is every other
+    /// path of the gateway or host. Absent: `Admit`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unlisted_paths: Option<UnlistedPaths>,
+
+    /// Whether answers to limited requests tell the client where it stands, as OpenAI tells of rate limits, by the limit
+    /// with the fewest tokens left: `x-ratelimit-limit-tokens` (its tokens), `x-ratelimit-remaining-tokens` (what was
+    /// left before the request) and `x-ratelimit-reset-tokens` (until its window ends, as in `6m0s`), in place of those
+    /// of the model's API. A request over a limit is told in `retry-after` too, in seconds, when no limit that it is over
+    /// is left. Absent: false.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rate_limit_headers: Option<bool>,
+
+    /// The shape of refusals. `Text`: plain text. `OpenAI`: JSON as OpenAI's API, for a request over a limit with
+    /// `rate_limit_exceeded`. `Anthropic`: JSON as Anthropic's API, for a request over a limit with `rate_limit_error`. What
+    /// `rejection` says, code and text, holds in each. Absent: `Text`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub errors: Option<Errors>,
 }
 
 /// So many tokens in a window, which its first charge opens.

@@ -117,8 +117,9 @@ pub struct AiQuotaSpec {
 
     /// What becomes of a metered request while the store does not answer, or cannot book it. `Refuse`: 503, text
     /// `Request denied by ai quota check. Quota store unavailable.`, details `ai-quota.error`. `Admit`: it passes without
-    /// being checked, and what its answer used is charged if the store is back when the answer ends; otherwise it is lost
-    /// and counted as unknown. Either way a store that hangs costs a request the store's `timeout` and up to 50 ms.
+    /// being checked, and what its answer used is charged if the store is back when the answer ends; otherwise, and for a
+    /// consumer that has no balance yet and would have got one from `defaultQuota`, it is lost and counted as unknown.
+    /// Either way a store that hangs costs a request the store's `timeout` and up to 50 ms.
     /// Absent: `Refuse`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub on_store_failure: Option<OnStoreFailure>,

@@ -8,7 +8,8 @@ use crate::wire::Errors;
 
 /// How the APIs call one kind of refusal.
 struct Fault {
-    status: u16,
+    /// Nothing: as the refusal has it.
+    status: Option<u16>,
     /// OpenAI's `type` and `code`.
     openai: (&'static str, &'static str),
     /// Anthropic's `type`.
@@ -18,6 +19,10 @@ struct Fault {
 /// By what follows the module's name in the details.
 fn fault(details: &str) -> Fault {
     const INVALID: &str = "invalid_request_error";
+    if details == "ai-token-ratelimit.rejected" {
+        // Its status is configured.
+        return Fault { status: None, openai: ("tokens", "rate_limit_exceeded"), anthropic: "rate_limit_error" };
+    }
     let (status, openai, anthropic) = match details.rsplit('.').next().unwrap_or_default() {
         "no_key" => (401, (INVALID, "invalid_api_key"), "authentication_error"),
         "unauthorized" => (403, (INVALID, "unauthorized"), "permission_error"),
@@ -27,7 +32,7 @@ fn fault(details: &str) -> Fault {
         "websocket" => (400, (INVALID, "websocket"), INVALID),
         _ => (503, ("server_error", "service_unavailable"), "api_error"),
     };
-    Fault { status, openai, anthropic }
+    Fault { status: Some(status), openai, anthropic }
 }
 
 impl Response {
@@ -44,6 +49,7 @@ impl Response {
                 format!(r#"{{"type":"error","error":{{"type":"{anthropic}","message":{message}}}}}"#)
             }
         };
+        let status = status.unwrap_or(self.status);
         Self { status, content_type: "application/json", body: Cow::Owned(body), ..self }
     }
 }
@@ -74,6 +80,8 @@ mod tests {
             ("ai-quota.body_too_long", 413, "invalid_request_error", "request_too_large", "request_too_large"),
             ("ai-quota.websocket", 400, "invalid_request_error", "websocket", "invalid_request_error"),
             ("ai-quota.error", 503, "server_error", "service_unavailable", "api_error"),
+            ("ai-token-ratelimit.rejected", 403, "tokens", "rate_limit_exceeded", "rate_limit_error"),
+            ("ai-token-ratelimit.error", 503, "server_error", "service_unavailable", "api_error"),
         ] {
             let message = "a \"word\"\n\\";
             let openai = json!({"error": {"message": message, "type": kind, "param": null, "code": code}});

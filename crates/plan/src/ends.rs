@@ -1,32 +1,34 @@
-//! How the requests under an object may end: from its spec to what the module reads, and what of it Higress' own module
-//! has no means for. Pure.
+//! How the requests under an object may end: from its spec to what the modules read, in which field two differ, and what
+//! of it Higress' own modules have no means for. The same for both kinds. Pure.
 
-use api::{AiQuotaSpec, Errors, Mode, OnMissingUsage, OnStoreFailure, UnlistedPaths};
+use api::{Ends, Errors, Mode, OnMissingUsage, OnStoreFailure, UnlistedPaths};
 use enforcement::wire;
 
 use crate::{Refusal, Refused};
 
 /// What is said in many words and what is left out come to the same: objects that mean the same may share a target.
-pub(crate) fn ends(spec: &AiQuotaSpec) -> wire::Ends {
+/// `usual`: what becomes of requests without their store where nothing is said.
+pub(crate) fn ends(said: Ends, usual: OnStoreFailure) -> wire::Ends {
+    let Ends { mode, on_store_failure, on_missing_usage, unlisted_paths, rate_limit_headers, errors } = said;
     wire::Ends {
-        on_store_failure: match spec.on_store_failure {
-            Some(OnStoreFailure::Admit) => Some(wire::OnStoreFailure::Admit),
-            Some(OnStoreFailure::Refuse) | None => None,
-        },
-        on_missing_usage: match spec.on_missing_usage.unwrap_or_default() {
+        on_store_failure: on_store_failure.filter(|said| *said != usual).map(|said| match said {
+            OnStoreFailure::Refuse => wire::OnStoreFailure::Refuse,
+            OnStoreFailure::Admit => wire::OnStoreFailure::Admit,
+        }),
+        on_missing_usage: match on_missing_usage.unwrap_or_default() {
             OnMissingUsage::Estimate => wire::OnMissingUsage::Estimate,
             OnMissingUsage::Ignore => wire::OnMissingUsage::Ignore,
         },
-        unlisted_paths: match spec.unlisted_paths.unwrap_or_default() {
+        unlisted_paths: match unlisted_paths.unwrap_or_default() {
             UnlistedPaths::Admit => wire::UnlistedPaths::Admit,
             UnlistedPaths::Refuse => wire::UnlistedPaths::Refuse,
         },
-        mode: match spec.mode.unwrap_or_default() {
+        mode: match mode.unwrap_or_default() {
             Mode::Enforce => wire::PolicyMode::Enforce,
             Mode::Observe => wire::PolicyMode::Observe,
         },
-        rate_limit_headers: spec.rate_limit_headers.unwrap_or(false),
-        errors: match spec.errors.unwrap_or_default() {
+        rate_limit_headers: rate_limit_headers.unwrap_or(false),
+        errors: match errors.unwrap_or_default() {
             Errors::Text => wire::Errors::Text,
             Errors::OpenAi => wire::Errors::OpenAi,
             Errors::Anthropic => wire::Errors::Anthropic,
@@ -34,23 +36,39 @@ pub(crate) fn ends(spec: &AiQuotaSpec) -> wire::Ends {
     }
 }
 
-/// What is asked for that Higress' own module does otherwise.
-pub(crate) fn beyond_upstream(spec: &AiQuotaSpec) -> impl Iterator<Item = Refusal> {
-    let AiQuotaSpec { mode, on_store_failure, on_missing_usage, unlisted_paths, rate_limit_headers, errors, .. } = spec;
+/// The first field in which two differ.
+pub(crate) fn difference(a: &wire::Ends, b: &wire::Ends) -> Option<&'static str> {
+    let wire::Ends { on_store_failure, on_missing_usage, unlisted_paths, mode, rate_limit_headers, errors } = a;
     [
-        ("spec.mode", *mode == Some(Mode::Observe), "the module cannot but enforce"),
-        (
-            "spec.onStoreFailure",
-            *on_store_failure == Some(OnStoreFailure::Admit),
-            "the module refuses while the store does not answer",
-        ),
+        ("mode", *mode != b.mode),
+        ("onStoreFailure", *on_store_failure != b.on_store_failure),
+        ("onMissingUsage", *on_missing_usage != b.on_missing_usage),
+        ("unlistedPaths", *unlisted_paths != b.unlisted_paths),
+        ("rateLimitHeaders", *rate_limit_headers != b.rate_limit_headers),
+        ("errors", *errors != b.errors),
+    ]
+    .into_iter()
+    .find_map(|(field, differs)| differs.then_some(field))
+}
+
+/// What is asked for that Higress' own module does otherwise. What it does without its store, and with other paths:
+/// `store` and `paths`.
+pub(crate) fn beyond_upstream(
+    said: Ends,
+    (fixed, store): (OnStoreFailure, &'static str),
+    paths: &'static str,
+) -> impl Iterator<Item = Refusal> {
+    let Ends { mode, on_store_failure, on_missing_usage, unlisted_paths, rate_limit_headers, errors } = said;
+    [
+        ("spec.mode", mode == Some(Mode::Observe), "the module cannot but enforce"),
+        ("spec.onStoreFailure", on_store_failure.is_some_and(|said| said != fixed), store),
         (
             "spec.onMissingUsage",
-            *on_missing_usage == Some(OnMissingUsage::Estimate),
+            on_missing_usage == Some(OnMissingUsage::Estimate),
             "the module books nothing for an answer without usage: Ignore, or leave it out",
         ),
-        ("spec.unlistedPaths", *unlisted_paths == Some(UnlistedPaths::Refuse), "the module lets other paths pass"),
-        ("spec.rateLimitHeaders", *rate_limit_headers == Some(true), "the module tells clients nothing"),
+        ("spec.unlistedPaths", unlisted_paths == Some(UnlistedPaths::Refuse), paths),
+        ("spec.rateLimitHeaders", rate_limit_headers == Some(true), "the module tells clients nothing"),
         ("spec.errors", errors.is_some_and(|errors| errors != Errors::Text), "the module refuses with plain text"),
     ]
     .into_iter()

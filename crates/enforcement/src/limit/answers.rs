@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use crate::redis::limits::State;
 use crate::response::{ByRoute, Response};
+use crate::steps::Count;
 use crate::wire::limit::Rejection;
 
 /// Seconds until the window ends.
@@ -21,6 +22,18 @@ pub(super) fn rejected(rejection: &Rejection, state: State, consumer: Option<Vec
 pub(super) const fn unauthorized_consumer() -> Response {
     let body = "Request denied by ai token ratelimit check. Unauthorized consumer.";
     Response::text(403, "ai-token-ratelimit.unauthorized", body)
+}
+
+/// The native form's, where no other paths than the listed ones are open.
+pub(super) const fn unlisted_path() -> Response {
+    let body = "Request denied by ai token ratelimit check. This path is not listed.";
+    Response::text(403, "ai-token-ratelimit.unlisted_path", body)
+}
+
+/// The native form's, where who cannot be counted is not let through.
+pub(super) fn store_unavailable() -> Response {
+    let body = "Request denied by ai token ratelimit check. Limit store unavailable.";
+    Response::text(503, "ai-token-ratelimit.error", body).counting(&[Count::Refused, Count::StoreFailure])
 }
 
 pub(super) const fn websocket() -> Response {

@@ -17,17 +17,19 @@ use std::sync::Arc;
 use config::{Flavor, Policy};
 use rule::Overridden;
 
+use crate::announce::Announcement;
 use crate::config::Target;
 use crate::identity;
 use crate::models::{Contradiction, Weights};
 use crate::paths::{self, Mode};
 use crate::redis::Reply;
-use crate::redis::limits::{self, Asks, Counter, Hashed, Limit, Name};
+use crate::redis::limits::{self, Asks, Counter, Hashed, Limit, Name, State};
 use crate::redis::overrides;
 use crate::response::Response;
 use crate::steps::{Ask, Body, Failure, Kind, Next, Question, Request, Step, Words, wants_websocket};
 use crate::values;
 use crate::wire::limit::Dialect;
+use crate::wire::{OnMissingUsage, OnStoreFailure};
 
 /// Tokens in a window, per value of something in the request or for all requests together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,12 +76,16 @@ impl Kind for Limits {
             Target::Refuse { reason, .. } => return Step::Refuse(answers::unenforceable(reason)),
             Target::Enforce { policy, open: _ } => policy,
         };
-        if matches!(&policy.flavor, Flavor::Native { paths } if paths.mode(&path) == Mode::Other) {
-            return Step::Pass;
+        if let Flavor::Native { paths } = &policy.flavor {
+            match paths.mode(&path) {
+                Mode::Other => return Step::Pass,
+                Mode::Unlisted => return Step::refuse(&policy.ends, answers::unlisted_path()),
+                Mode::Metered | Mode::Admin(_) => {}
+            }
         }
         let identity = request.header(identity::HEADER);
         if policy.looks_at_consumers() && identity.iter().any(|value| Some(value) != identity.first()) {
-            return Step::Refuse(answers::unauthorized_consumer());
+            return Step::refuse(&policy.ends, answers::unauthorized_consumer());
         }
         check(policy, request, None)
     }
@@ -96,29 +102,33 @@ impl Kind for Limits {
         true
     }
 
-    /// A store that does not say where the counters stand refuses nobody.
     fn decide(Check { policy, limits, model, consumer }: Check, reply: Result<Reply<'_>, Failure>) -> Next<Self> {
-        let count = limits.len();
-        let admission = |policy, limits| Admission { policy, limits, model };
-        let states = match reply.map(|reply| limits::states(&reply, count)) {
-            Err(failure) => return Next::admit_unchecked(admission(policy, limits), &failure),
-            Ok(Err(error)) => return Next::admit_unchecked(admission(policy, limits), &error),
+        let admission = Admission { policy, limits, model };
+        let Policy { ends, rejection, .. } = &*Arc::clone(&admission.policy);
+        let states = match reply.map(|reply| limits::states(&reply, admission.limits.len())) {
+            Err(failure) => return undecided(admission, &failure),
+            Ok(Err(error)) => return undecided(admission, &error),
             Ok(Ok(states)) => states,
         };
         if let Some(over) = states.iter().flatten().find(|state| state.is_over()) {
-            return Next::Refuse(answers::rejected(&policy.rejection, *over, consumer));
+            let told = if ends.rate_limit_headers { announcement(&states, State::is_over) } else { None };
+            return Next::deny(ends, admission, answers::rejected(rejection, *over, consumer)).telling(told);
         }
-        match states.iter().zip(&limits).find(|(state, _)| state.is_none()) {
-            None => Next::admit(admission(policy, limits)),
+        match states.iter().zip(&admission.limits).find(|(state, _)| state.is_none()) {
+            None => {
+                let told = if ends.rate_limit_headers { announcement(&states, |_| true) } else { None };
+                Next::admit(admission).telling(told)
+            }
             Some((_, limit)) => {
                 let why = format!("what is stored at {} is no counter", limit.counter);
-                Next::admit_unchecked(admission(policy, limits), &why)
+                undecided(admission, &why)
             }
         }
     }
 
     fn estimates(admission: &Admission) -> bool {
-        matches!(admission.policy.flavor, Flavor::Native { .. })
+        let Policy { flavor, ends, .. } = &*admission.policy;
+        matches!(flavor, Flavor::Native { .. }) && ends.on_missing_usage == OnMissingUsage::Estimate
     }
 
     fn weights(admission: &Admission) -> Weights {
@@ -152,7 +162,7 @@ impl Kind for Limits {
 fn check(policy: &Arc<Policy>, request: &dyn Request, body: Option<&[u8]>) -> Step<Limits> {
     let model = match policy.models.of(request, body) {
         Ok(model) => model,
-        Err(Contradiction) => return Step::Refuse(answers::contradiction()),
+        Err(Contradiction) => return Step::refuse(&policy.ends, answers::contradiction()),
     };
     let limits = policy.limits(request, model);
     if limits.is_empty() {
@@ -160,19 +170,39 @@ fn check(policy: &Arc<Policy>, request: &dyn Request, body: Option<&[u8]>) -> St
     }
     // Nothing of what passes in it could be counted.
     if matches!(policy.flavor, Flavor::Native { .. }) && wants_websocket(request) {
-        return Step::Refuse(answers::websocket());
+        return Step::refuse(&policy.ends, answers::websocket());
     }
-    let question = Question::new(Arc::clone(&policy.store), Words::Script(limits::check(&limits)));
+    let check = match policy.ends.on_store_failure {
+        Some(OnStoreFailure::Refuse) => limits::probe(&limits),
+        Some(OnStoreFailure::Admit) | None => limits::check(&limits),
+    };
+    let question = Question::new(Arc::clone(&policy.store), Words::Script(check));
     // It becomes part of a metric's name, which the gateway keeps.
     let consumer = request.header(identity::HEADER).first().copied();
     let consumer = consumer.filter(|consumer| values::is_consumer(consumer)).map(<[u8]>::to_vec);
     Step::Ask(Ask::new(question, Check { policy: Arc::clone(policy), limits, model, consumer }))
 }
 
+/// The store has not said where the counters stand: that refuses nobody, unless it is to.
+fn undecided(admission: Admission, why: &dyn fmt::Display) -> Next<Limits> {
+    let ends = admission.policy.ends;
+    Next::undecided(&ends, OnStoreFailure::Admit, admission, answers::store_unavailable(), why)
+}
+
+/// What the client is told: of the limits that are meant the one with the fewest tokens left, and of several such the one
+/// that ends last. All that a request is over are left when that one is.
+fn announcement(states: &[Option<State>], meant: impl Fn(&State) -> bool) -> Option<Announcement> {
+    let remaining = |state: &State| state.tokens.saturating_sub(state.counted).max(0);
+    let meant = states.iter().flatten().filter(|state| meant(state));
+    let tightest = meant.min_by_key(|state| (remaining(state), std::cmp::Reverse(state.left)))?;
+    Some(Announcement { limit: Some(tightest.tokens), remaining: remaining(tightest), reset: Some(tightest.left) })
+}
+
 impl Policy {
     /// What a request is under, global limits first; those for its model last.
     fn limits(&self, request: &dyn Request, model: Option<usize>) -> Vec<Limit> {
-        let name = |model| Name { dialect: self.dialect(), rule: &self.rule_name, model };
+        let name =
+            |model| Name { dialect: self.dialect(), rule: &self.rule_name, model, observed: self.ends.observes() };
         let only_first = self.flavor == Flavor::Upstream(Dialect::V1);
         let mut limits = Vec::new();
         self.limits.collect(request, name(None), only_first, &mut limits);
@@ -199,7 +229,7 @@ impl config::Limits {
             if let Some(Overridden { key, source: (source, of) }) = &rule.overrides {
                 let asks = Asks::Overrides(Hashed(overrides::hashed(name.rule, &hit.value)));
                 into.push(Limit { counter: Counter::overrides(key), asks });
-                let counter = Counter::overridden(name.rule, (source, of), &hit.value);
+                let counter = Counter::overridden(name, (source, of), &hit.value);
                 into.push(Limit { counter, asks: Asks::Override });
             }
             let asks = if rule.overrides.is_some() { Asks::Unless } else { Asks::Rate };

@@ -186,8 +186,7 @@ fn begin(target: &Target<Policy>, request: &dyn Request) -> Step<Quotas> {
 /// Who only observes refuses nothing, and a refusal has the shape that the policy says.
 fn as_said(policy: &Policy, step: Step<Quotas>) -> Step<Quotas> {
     match step {
-        Step::Refuse(_) if policy.ends.observes() => Step::Spare,
-        Step::Refuse(response) => Step::Refuse(response.shaped(policy.ends.errors)),
+        Step::Refuse(response) => Step::refuse(&policy.ends, response),
         step => step,
     }
 }
@@ -264,16 +263,9 @@ fn upstream_check(who: Who, reply: Result<Reply<'_>, Failure>) -> Next<Quotas> {
 }
 
 fn native_check(admission: Admission, now: i64, reply: Result<Reply<'_>, Failure>) -> Next<Quotas> {
-    let wire::Ends { rate_limit_headers, errors, .. } = admission.who.policy.ends;
-    let told = reply.as_ref().ok().filter(|_| rate_limit_headers);
-    let told = told.and_then(|reply| announcement(&admission, now, reply));
-    let next = match checked(admission, reply) {
-        Next::Refuse(response) => Next::Refuse(response.shaped(errors)),
-        next => next,
-    };
-    let Some(told) = told else { return next };
-    let retry_after = told.retry_after().filter(|_| matches!(next, Next::Refuse(_)));
-    next.announcing(told.headers().into_iter().chain(retry_after).collect())
+    let tells = admission.who.policy.ends.rate_limit_headers;
+    let told = reply.as_ref().ok().filter(|_| tells).and_then(|reply| announcement(&admission, now, reply));
+    checked(admission, reply).telling(told)
 }
 
 /// What the client is told; nothing where nothing limits it.
@@ -310,22 +302,16 @@ fn checked(admission: Admission, reply: Result<Reply<'_>, Failure>) -> Next<Quot
 
 /// The balance does not allow it.
 fn denied(admission: Admission, response: Response) -> Next<Quotas> {
-    if !admission.who.policy.ends.observes() {
-        return Next::Refuse(response);
-    }
-    Next::spare(Admission { held: None, ..admission }, response.log)
+    let ends = admission.who.policy.ends;
+    Next::deny(&ends, Admission { held: None, ..admission }, response)
 }
 
 /// The store has not said whether the request may pass. Which period it would have named is not known either: the
 /// charge counts in the one that it comes in.
 fn unchecked(admission: Admission, why: &dyn fmt::Display) -> Next<Quotas> {
-    let wire::Ends { on_store_failure, .. } = admission.who.policy.ends;
-    let (observes, admission) = (admission.who.policy.ends.observes(), Admission { held: None, ..admission });
-    match on_store_failure.unwrap_or(OnStoreFailure::Refuse) {
-        OnStoreFailure::Admit => Next::admit_unchecked(admission, why),
-        OnStoreFailure::Refuse if observes => Next::spare_unchecked(admission, why),
-        OnStoreFailure::Refuse => Next::Refuse(answers::store_unavailable().logged(why)),
-    }
+    let ends = admission.who.policy.ends;
+    let admission = Admission { held: None, ..admission };
+    Next::undecided(&ends, OnStoreFailure::Refuse, admission, answers::store_unavailable(), why)
 }
 
 /// A reply as upstream's client turns it into an integer: what is none is 0, what is too large is the largest.

@@ -5,6 +5,7 @@
 --
 -- ARGV:
 --   check   and for each key: tokens, seconds of its window; what takes the place of these is said below
+--   probe   the same, but fails where writes do: a Redis that is full, or a replica, could not count what it admits
 --   charge  tokens used, and for each key: tokens, seconds of its window
 --   -> for each key {tokens, counted, seconds until it expires}. A missing counter is 0 and its whole window is left;
 --      so is the window of one without expiry. What stands there instead of a counter is answered as it is, or as
@@ -23,11 +24,11 @@ local MAX = 9007199254740991
 local used, first = 0, 2
 if ARGV[1] == 'charge' then
   used, first = tonumber(ARGV[2]), 3
-elseif ARGV[1] ~= 'check' then
+elseif ARGV[1] ~= 'check' and ARGV[1] ~= 'probe' then
   return redis.error_reply('ERR aiquota: unknown operation')
 end
 
-local answers, override = {}, nil
+local answers, override, probes = {}, nil, ARGV[1] == 'probe'
 local function asked(limit, window, key)
   if window == 'overrides' then
     local found = redis.pcall('HGET', key, redis.sha1hex(limit))
@@ -60,6 +61,11 @@ local function count(key, limit, window, shortened)
     if used > 0 and counted <= tonumber(limit) then
       counted = redis.call('INCRBY', key, ARGV[2])
       if counted == used or redis.call('TTL', key) < 0 then redis.call('EXPIRE', key, window) end
+    end
+    if probes then
+      -- Changes nothing, makes no key.
+      redis.call('SETRANGE', key, 0, '')
+      probes = false
     end
     local ttl = redis.call('TTL', key)
     if shortened and ttl > left then

@@ -24,6 +24,8 @@ pub struct Name<'a> {
     pub rule: &'a str,
     /// The declared model that they are for alone; only in our own form, which is `v2`.
     pub model: Option<&'a str>,
+    /// Those of requests that are only observed; only in our own form.
+    pub observed: bool,
 }
 
 /// The key of a counter: an integer that expires with its window.
@@ -37,15 +39,13 @@ pub struct Counter {
 impl Counter {
     /// Counts all requests under a rule name.
     #[must_use]
-    pub fn global(Name { dialect, rule, model }: Name<'_>, rate: Rate) -> Self {
-        let name = name(dialect, rule, model);
+    pub fn global(name: Name<'_>, rate: Rate) -> Self {
         Self::shown(format!("{PREFIX}:{name}:global_threshold:{}", rate.window_seconds))
     }
 
     /// Counts the requests with one value: `limiter` is upstream's name of what is looked at, `key` whose value.
     #[must_use]
-    pub fn item(Name { dialect, rule, model }: Name<'_>, limiter: &str, rate: Rate, key: &str, value: &[u8]) -> Self {
-        let name = name(dialect, rule, model);
+    pub fn item(name: Name<'_>, limiter: &str, rate: Rate, key: &str, value: &[u8]) -> Self {
         let mut counter = Self::shown(format!("{PREFIX}:{name}:{limiter}:{}:{key}:", rate.window_seconds));
         counter.key.extend_from_slice(value);
         // The names of consumers are no secrets.
@@ -57,9 +57,10 @@ impl Counter {
 
     /// Counts the requests with one value that has a limit of its own, of whichever window.
     #[must_use]
-    pub fn overridden(rule: &str, by: (&str, &str), value: &[u8]) -> Self {
+    pub fn overridden(name: Name<'_>, by: (&str, &str), value: &[u8]) -> Self {
         let (source, key) = by;
-        let mut counter = Self::shown(format!("{PREFIX}:{{{rule}}}:override:{source}:{key}:"));
+        let name = Name { model: None, ..name };
+        let mut counter = Self::shown(format!("{PREFIX}:{name}:override:{source}:{key}:"));
         counter.key.extend_from_slice(value);
         if source == "consumer" || key.eq_ignore_ascii_case(identity::HEADER) {
             counter.shown = counter.key.len();
@@ -84,12 +85,16 @@ impl Counter {
 }
 
 /// With braces all counters of a rule are in one hash slot, those of its models too. Neither rules nor models have blanks:
-/// what stands between two is a model.
-fn name(dialect: Dialect, rule: &str, model: Option<&str>) -> String {
-    match (dialect, model) {
-        (Dialect::V1, _) => rule.to_owned(),
-        (Dialect::V2, None) => format!("{{{rule}}}"),
-        (Dialect::V2, Some(model)) => format!("{{{rule}}} {model} "),
+/// what stands between two is a model. No limiter of upstream's is called `observed`.
+impl fmt::Display for Name<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { dialect, rule, model, observed } = *self;
+        match (dialect, model) {
+            (Dialect::V1, _) => f.write_str(rule)?,
+            (Dialect::V2, None) => write!(f, "{{{rule}}}")?,
+            (Dialect::V2, Some(model)) => write!(f, "{{{rule}}} {model} ")?,
+        }
+        f.write_str(if observed { ":observed" } else { "" })
     }
 }
 
@@ -160,6 +165,12 @@ pub fn check(limits: &[Limit]) -> Invocation {
     rates(Invocation::of(&LIMITS, keys(limits), "check"), limits)
 }
 
+/// The same, but fails where a charge would: a store that is full, or a replica, could not count what it admits.
+#[must_use]
+pub fn probe(limits: &[Limit]) -> Invocation {
+    rates(Invocation::of(&LIMITS, keys(limits), "probe"), limits)
+}
+
 /// Counts what a request used, 1 to `MAX_AMOUNT` tokens.
 #[must_use]
 pub fn charge(limits: &[Limit], tokens: i64) -> Invocation {
@@ -210,7 +221,7 @@ mod tests {
 
     #[test]
     fn keys_are_upstreams_byte_for_byte() {
-        let name = |dialect, rule| Name { dialect, rule, model: None };
+        let name = |dialect, rule| Name { dialect, rule, model: None, observed: false };
         let global = |dialect| Counter::global(name(dialect, "default_rule"), RATE).key;
         assert_eq!(global(Dialect::V1), b"higress-token-ratelimit:default_rule:global_threshold:60");
         assert_eq!(global(Dialect::V2), b"higress-token-ratelimit:{default_rule}:global_threshold:60");
@@ -233,7 +244,7 @@ mod tests {
 
     #[test]
     fn counters_of_a_model_are_in_the_slot_of_its_rule_and_no_rules_own() {
-        let name = Name { dialect: Dialect::V2, rule: "r", model: Some("gpt-4*") };
+        let name = Name { dialect: Dialect::V2, rule: "r", model: Some("gpt-4*"), observed: false };
         assert_eq!(Counter::global(name, RATE).key, b"higress-token-ratelimit:{r} gpt-4* :global_threshold:60");
         assert_eq!(
             Counter::item(name, "limit_by_consumer", RATE, "x-mse-consumer", b"user1").key,
@@ -243,13 +254,24 @@ mod tests {
 
     #[test]
     fn the_counter_of_an_overridden_value_is_in_the_rules_slot_and_shows_none_but_consumers() {
-        let counter = |by, value| Counter::overridden("r", by, value).to_string();
+        let name = Name { dialect: Dialect::V2, rule: "r", model: Some("m"), observed: false };
+        let counter = |by, value| Counter::overridden(name, by, value).to_string();
         let prefix = "higress-token-ratelimit:{r}:override";
         assert_eq!(counter(("header", "k"), b"sk-1"), format!("{prefix}:header:k:<hidden>"));
         assert_eq!(counter(("consumer", ""), b"user1"), format!("{prefix}:consumer::user1"));
-        let key = Counter::overridden("r", ("param", "k"), b"a:b").as_bytes().to_vec();
+        let key = Counter::overridden(name, ("param", "k"), b"a:b").as_bytes().to_vec();
         assert_eq!(key, format!("{prefix}:param:k:a:b").into_bytes());
+        let observed = Counter::overridden(Name { observed: true, ..name }, ("consumer", ""), b"user1");
+        assert_eq!(observed.to_string(), "higress-token-ratelimit:{r}:observed:override:consumer::user1");
         assert_eq!(format!("{:?}", Asks::Overrides(Hashed(b"sk-1".to_vec()))), "Overrides(<hidden>)");
+    }
+
+    #[test]
+    fn what_is_only_observed_is_counted_under_a_name_of_its_own_in_the_same_slot() {
+        let name = |model| Name { dialect: Dialect::V2, rule: "r", model, observed: true };
+        assert_eq!(Counter::global(name(None), RATE).key, b"higress-token-ratelimit:{r}:observed:global_threshold:60");
+        let item = Counter::item(name(Some("m*")), "limit_by_header", RATE, "k", b"v");
+        assert_eq!(item.key, b"higress-token-ratelimit:{r} m* :observed:limit_by_header:60:k:v");
     }
 
     #[test]
@@ -263,6 +285,7 @@ mod tests {
             call.evalsha().words().map(|word| String::from_utf8_lossy(word).into_owned()).collect()
         };
         assert_eq!(words(check(&limits)), ["EVALSHA", LIMITS.sha1, "2", "a", "b", "check", "1", "60", "2", "60"]);
+        assert_eq!(words(probe(&limits))[5], "probe");
         assert_eq!(
             words(charge(&limits, i64::MAX)),
             ["EVALSHA", LIMITS.sha1, "2", "a", "b", "charge", "9007199254740991", "1", "60", "2", "60"]
@@ -282,7 +305,7 @@ mod tests {
     #[test]
     fn the_value_of_a_counter_is_not_shown_for_it_may_be_a_credential() {
         let counter = Counter::item(
-            Name { dialect: Dialect::V2, rule: "r", model: None },
+            Name { dialect: Dialect::V2, rule: "r", model: None, observed: false },
             "limit_by_per_header",
             RATE,
             "x-api-key",

@@ -7,6 +7,7 @@
 
 mod booking;
 mod count;
+mod ends;
 mod meter;
 mod question;
 
@@ -225,16 +226,6 @@ impl<K: Kind> Next<K> {
     pub(crate) fn spare_unchecked(admission: K::Admission, why: &dyn Display) -> Self {
         let counts = &[Count::Admitted, Count::WouldRefuse, Count::StoreFailure];
         Self::admit_counting(admission, counts, Some(why.to_string()))
-    }
-
-    /// Puts headers on the answer, whoever gives it.
-    pub(crate) fn announcing(mut self, headers: Vec<(&'static str, String)>) -> Self {
-        match &mut self {
-            Self::Admit(admitted) => admitted.meter.announce(headers),
-            Self::Refuse(response) => response.headers = headers,
-            Self::Ask(_) | Self::Reauthenticate(_) => {}
-        }
-        self
     }
 
     fn admit_counting(admission: K::Admission, counts: &'static [Count], log: Option<String>) -> Self {

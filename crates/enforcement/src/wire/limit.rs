@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{LimitedModel, Store};
+use super::{Ends, LimitedModel, Store};
 use crate::values::{DEFAULT_REJECTION_CODE, DEFAULT_REJECTION_MESSAGE};
 
 /// `defaultConfig.aiquota`. `P` is [`Policy`] for who writes it; the module reads each by itself, so that a broken one
@@ -46,7 +46,7 @@ pub struct Policy {
     pub store: Option<String>,
     /// Part of every key; who has the same shares counters.
     pub rule_name: String,
-    /// Path suffixes that are limited and metered; other paths pass.
+    /// Path suffixes that are limited and metered.
     pub paths: Vec<String>,
     /// Limits for all requests together.
     #[serde(default = "Vec::new", skip_serializing_if = "Vec::is_empty")]
@@ -60,6 +60,8 @@ pub struct Policy {
     /// The answer to a request over a limit.
     #[serde(default, skip_serializing_if = "Rejection::is_default")]
     pub rejection: Rejection,
+    #[serde(default, skip_serializing_if = "Ends::is_default")]
+    pub ends: Ends,
     /// Everything that is matched is answered with 503 and this reason: the store or its secret vanished.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unavailable: Option<String>,
@@ -213,6 +215,7 @@ mod tests {
                 rules: vec![rule(By::Consumer(Consumer {}), Match::Any)],
             }],
             rejection: Rejection { code: 503, message: "later".into() },
+            ends: Ends { rate_limit_headers: true, ..Ends::default() },
             unavailable: Some("gone".into()),
         }
     }
@@ -242,7 +245,7 @@ mod tests {
                 "name": "gpt-4*", "weights": [1, 3, 0, 3], "global": [{"tokens": 7, "windowSeconds": 1}],
                 "rules": [rule(json!({"consumer": {}}), json!("any"))],
             }],
-            "rejection": {"code": 503, "message": "later"}, "unavailable": "gone"
+            "rejection": {"code": 503, "message": "later"}, "ends": {"rateLimitHeaders": true}, "unavailable": "gone"
         }}});
         assert_eq!(serde_json::to_value(&native).unwrap(), written);
         assert_eq!(serde_json::from_value::<Native>(written).unwrap(), native);
@@ -255,6 +258,7 @@ mod tests {
             rules: vec![],
             models: vec![],
             rejection: Rejection::default(),
+            ends: Ends::default(),
             unavailable: None,
             ..policy()
         };

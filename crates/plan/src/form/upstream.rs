@@ -6,7 +6,7 @@ use std::{
     collections::{BTreeMap, HashMap, hash_map::Entry},
 };
 
-use api::{AiQuota, AiQuotaSpec, Consumer, MatchRule, TargetKind, WasmPlugin};
+use api::{AiQuota, AiQuotaSpec, Consumer, MatchRule, OnStoreFailure, TargetKind, WasmPlugin};
 use enforcement::{
     values::DEFAULT_ADMIN_PATH,
     wire::{
@@ -103,7 +103,8 @@ impl Form<Quota> for Upstream {
         if default_quota.is_some() {
             refuse("spec.defaultQuota".to_owned(), "the module makes no balances: list the consumers".to_owned());
         }
-        refusals.extend(ends::beyond_upstream(&quota.spec));
+        let store = (OnStoreFailure::Refuse, "the module refuses while the store does not answer");
+        refusals.extend(ends::beyond_upstream(quota.spec.ends(), store, "the module lets other paths pass"));
         refusals
     }
 

@@ -3,7 +3,7 @@
 
 use std::{borrow::Cow, collections::HashMap};
 
-use api::{AiTokenRateLimit, MatchRule, WasmPlugin};
+use api::{AiTokenRateLimit, MatchRule, OnStoreFailure, WasmPlugin};
 use enforcement::{
     values::RULES_MAX,
     wire::{
@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Body, Form, Read, Ruled, Size, Stores, policies, text, upstream::anything, value};
 use crate::{
-    Refusal, Refused,
+    Refusal, Refused, ends,
     gateway::{Gateway, Matcher, Part, Policy},
     kind::Limit,
     validate::seconds,
@@ -77,6 +77,8 @@ impl Form<Limit> for UpstreamLimits {
             );
             refuse("spec.rules".to_owned(), message);
         }
+        let store = (OnStoreFailure::Admit, "the module lets requests pass while the store does not answer");
+        refusals.extend(ends::beyond_upstream(spec.ends(), store, "the module limits every path"));
         refusals
     }
 
@@ -85,7 +87,7 @@ impl Form<Limit> for UpstreamLimits {
     }
 
     fn said<'a>(&self, settings: &'a Settings) -> Cow<'a, Settings> {
-        Cow::Owned(Settings { paths: Vec::new(), models: Vec::new(), ..settings.clone() })
+        Cow::Owned(Settings { paths: Vec::new(), models: Vec::new(), ends: wire::Ends::default(), ..settings.clone() })
     }
 
     fn rolls(&self) -> bool {
@@ -114,6 +116,7 @@ impl Form<Limit> for UpstreamLimits {
             && settings.global.len() <= 1
             && count + settings.global.len() > 0
             && settings.global.iter().all(|rate| is_known(rate.window_seconds))
+            && !settings.ends.observes()
     }
 
     fn write(&self, gateway: &Gateway, part: &Part<Limit>, rules: Vec<Ruled>) -> Body {
@@ -172,7 +175,7 @@ fn is_widened<T>(groups: &[Vec<&T>], is_exact: impl Fn(&T) -> bool) -> bool {
 
 /// Where the store cannot be used there is none to ask: the module lets requests pass then.
 fn configuration(settings: &Settings, stores: Stores<'_>) -> Rule {
-    let Settings { store, rule_name, paths: _, global, rules, models: _, rejection, unavailable } = settings;
+    let Settings { store, rule_name, paths: _, global, rules, models: _, rejection, ends: _, unavailable } = settings;
     let store = store.as_ref().filter(|_| unavailable.is_none()).and_then(|store| stores.usable.get(store));
     Rule {
         rule_name: rule_name.clone(),

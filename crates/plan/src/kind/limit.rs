@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use api::{AiTokenRateLimit, ByIp, TargetRef, WasmPlugin};
+use api::{AiTokenRateLimit, ByIp, OnStoreFailure, TargetRef, WasmPlugin};
 use enforcement::{
     identity,
     wire::{
@@ -18,7 +18,7 @@ use serde_json::Value;
 
 use super::{Kind, unread};
 use crate::{
-    AI_TOKEN_RATELIMIT, Flavor, Key, LimitModule, Object, ObjectKind, Refusal, Settings, World,
+    AI_TOKEN_RATELIMIT, Flavor, Key, LimitModule, Object, ObjectKind, Refusal, Settings, World, ends,
     form::{self, Form, Read},
     plan::Declared,
     program::Place,
@@ -124,6 +124,7 @@ impl Kind for Limit {
             rules: spec.rules.iter().filter_map(rule).collect(),
             models: Vec::new(),
             rejection: Rejection { code: code.unwrap_or(usual.code), message: message.unwrap_or(usual.message) },
+            ends: ends::ends(spec.ends(), OnStoreFailure::Admit),
             unavailable: None,
         }
     }
@@ -184,7 +185,7 @@ impl Kind for Limit {
 
     fn difference(a: &Policy, b: &Policy) -> Option<&'static str> {
         // Whether its store can be used is not for the object to say.
-        let Policy { store, rule_name, paths, global, rules, models, rejection, unavailable: _ } = a;
+        let Policy { store, rule_name, paths, global, rules, models, rejection, ends, unavailable: _ } = a;
         [
             ("global", *global != b.global),
             ("rules", *rules != b.rules),
@@ -192,10 +193,11 @@ impl Kind for Limit {
             ("rejection", *rejection != b.rejection),
             ("paths", *paths != b.paths),
             ("ruleName", *rule_name != b.rule_name),
-            ("storeRef", *store != b.store),
         ]
         .into_iter()
         .find_map(|(field, differs)| differs.then_some(field))
+        .or_else(|| ends::difference(ends, &b.ends))
+        .or_else(|| (*store != b.store).then_some("storeRef"))
     }
 }
 

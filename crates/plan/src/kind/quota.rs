@@ -2,10 +2,10 @@
 
 use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 
-use api::{AiQuota, TargetRef, WasmPlugin};
+use api::{AiQuota, OnStoreFailure, TargetRef, WasmPlugin};
 use enforcement::{
     values::{DEFAULT_ADMIN_PATH, RESERVED_KEY_PREFIX},
-    wire::{self, Ends},
+    wire,
 };
 use serde_json::Value;
 
@@ -118,7 +118,7 @@ impl Kind for Quota {
             yields: false,
             refresh: spec.refresh.as_ref().and_then(tables::refresh),
             reserve: None,
-            ends: ends::ends(spec),
+            ends: ends::ends(spec.ends(), OnStoreFailure::Refuse),
             models: Vec::new(),
             unavailable: None,
         }
@@ -191,7 +191,6 @@ impl Kind for Quota {
             models,
             unavailable: _,
         } = a;
-        let Ends { on_store_failure, on_missing_usage, unlisted_paths, mode, rate_limit_headers, errors } = ends;
         [
             ("keyPrefix", *key_prefix != b.key_prefix),
             ("admin", *admin != b.admin),
@@ -199,15 +198,10 @@ impl Kind for Quota {
             ("paths", *paths != b.paths),
             ("refresh", *refresh != b.refresh),
             ("models", *models != b.models),
-            ("mode", *mode != b.ends.mode),
-            ("onStoreFailure", *on_store_failure != b.ends.on_store_failure),
-            ("onMissingUsage", *on_missing_usage != b.ends.on_missing_usage),
-            ("unlistedPaths", *unlisted_paths != b.ends.unlisted_paths),
-            ("rateLimitHeaders", *rate_limit_headers != b.ends.rate_limit_headers),
-            ("errors", *errors != b.ends.errors),
-            ("storeRef", *store != b.store),
         ]
         .into_iter()
         .find_map(|(field, differs)| differs.then_some(field))
+        .or_else(|| ends::difference(ends, &b.ends))
+        .or_else(|| (*store != b.store).then_some("storeRef"))
     }
 }

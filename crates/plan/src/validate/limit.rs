@@ -16,8 +16,22 @@ use super::{Check, Refusal, Refused};
 /// # Errors
 /// Every field that is refused, in the order of the spec.
 pub fn validate_limit(object: &AiTokenRateLimit) -> Result<(), Vec<Refusal>> {
-    let AiTokenRateLimitSpec { target_refs, allow_narrower, store_ref, rule_name, global, rules, rejection, paths } =
-        &object.spec;
+    let AiTokenRateLimitSpec {
+        target_refs,
+        allow_narrower,
+        store_ref,
+        rule_name,
+        global,
+        rules,
+        rejection,
+        paths,
+        mode: _,
+        on_store_failure: _,
+        on_missing_usage: _,
+        unlisted_paths: _,
+        rate_limit_headers: _,
+        errors: _,
+    } = &object.spec;
     let mut check = Check::default();
     check.metadata(&object.metadata);
     check.targets(target_refs);

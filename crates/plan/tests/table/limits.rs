@@ -27,6 +27,12 @@ pub(super) fn valid() -> Value {
             ],
             "rejection": {"code": 429, "message": "Too many requests"},
             "paths": ["/v1/chat/completions", ":generateContent"],
+            "mode": "Enforce",
+            "onStoreFailure": "Admit",
+            "onMissingUsage": "Estimate",
+            "unlistedPaths": "Admit",
+            "rateLimitHeaders": true,
+            "errors": "Text",
         },
     })
 }
@@ -81,6 +87,14 @@ pub(super) fn accepted() -> Vec<(Kind, Value)> {
         limit("/spec/rejection/code", json!(400)),
         limit("/spec/rejection/code", json!(599)),
         limit("/spec/rejection/message", json!("")),
+        limit("/spec/mode", json!("Observe")),
+        limit("/spec/mode", json!(null)),
+        limit("/spec/onStoreFailure", json!("Refuse")),
+        limit("/spec/onMissingUsage", json!("Ignore")),
+        limit("/spec/unlistedPaths", json!("Refuse")),
+        limit("/spec/rateLimitHeaders", json!(false)),
+        limit("/spec/errors", json!("OpenAI")),
+        limit("/spec/errors", json!("Anthropic")),
         limit("/spec/rejection/message", json!("Zu viele Anfragen: \"später\"")),
     ]
 }
@@ -90,7 +104,7 @@ pub(super) fn refused() -> Vec<Case> {
     let limit = |at, to, field, reason| Case { at, to, kind: Kind::Limit, field, reason };
     let match0 = "/spec/rules/0/limits/0/match";
     let mut cases = vec![
-        limit("/spec/mode", json!("Observe"), "spec.mode", Unreadable),
+        limit("/spec/surprise", json!("Observe"), "spec.surprise", Unreadable),
         limit("/spec/keyPrefix", json!("q:"), "spec.keyPrefix", Unreadable),
         limit("/spec", json!({"targetRefs": [{"kind": "Ingress", "name": "qwen"}]}), "spec.rules", Required),
         limit("/spec/targetRefs", json!([]), "spec.targetRefs", Required),
@@ -149,6 +163,13 @@ pub(super) fn refused() -> Vec<Case> {
         limit("/spec/rejection/message", json!("m".repeat(1_025)), "spec.rejection.message", TooLong),
         limit("/spec/rejection/message", json!("a\r\nb"), "spec.rejection.message", Characters),
         limit("/spec/paths", json!([]), "spec.paths", Required),
+        // how requests end
+        limit("/spec/mode", json!("Off"), "spec.mode", Unreadable),
+        limit("/spec/onStoreFailure", json!("Pass"), "spec.onStoreFailure", Unreadable),
+        limit("/spec/onMissingUsage", json!("Refuse"), "spec.onMissingUsage", Unreadable),
+        limit("/spec/unlistedPaths", json!(true), "spec.unlistedPaths", Unreadable),
+        limit("/spec/rateLimitHeaders", json!("true"), "spec.rateLimitHeaders", Unreadable),
+        limit("/spec/errors", json!("openai"), "spec.errors", Unreadable),
     ];
     let template = "x${secret.higress-system/redis-auth.password}";
     cases.push(limit(match0, json!({"exact": template}), "spec.rules[0].limits[0].match.exact", Characters));

@@ -11,6 +11,7 @@ use redis::aio::MultiplexedConnection;
 use testbed::{Redis, RedisOptions};
 
 const RULE: &str = "team.chat";
+const NAME: Name<'static> = Name { dialect: Dialect::V2, rule: RULE, model: None, observed: false };
 const OWNER: &str = "cluster/higress-system/chat";
 const OWN: Rate = Rate { tokens: 100, window_seconds: 60 };
 const SET: &str = "*2\r\n$3\r\nset\r\n:1\r\n";
@@ -71,16 +72,10 @@ fn fence(term: i64, generation: i64) -> Fence<'static> {
 /// What a request with this value asks for: it has a limit of its own perhaps, and one by the rule.
 fn of(value: &str) -> Vec<Limit> {
     let value = value.as_bytes();
-    let own = Counter::item(
-        Name { dialect: Dialect::V2, rule: RULE, model: None },
-        "limit_by_per_header",
-        OWN,
-        "x-api-key",
-        value,
-    );
+    let own = Counter::item(NAME, "limit_by_per_header", OWN, "x-api-key", value);
     vec![
         Limit { counter: Counter::overrides(&key()), asks: Asks::Overrides(Hashed(overrides::hashed(RULE, value))) },
-        Limit { counter: Counter::overridden(RULE, ("header", "x-api-key"), value), asks: Asks::Override },
+        Limit { counter: Counter::overridden(NAME, ("header", "x-api-key"), value), asks: Asks::Override },
         Limit { counter: own, asks: Asks::Unless(OWN) },
     ]
 }

@@ -29,6 +29,8 @@ pub struct Policy {
     /// Limits of the requests for one model, besides.
     pub models: Models<Limits>,
     pub rejection: Rejection,
+    /// How requests may end; in upstream's form nothing of it is said.
+    pub ends: wire::Ends,
 }
 
 /// Limits that apply together.

@@ -10,11 +10,11 @@ use crate::models::{self, Model, Models};
 use crate::paths::Paths;
 use crate::redis::overrides::Overrides;
 use crate::values::{self, MODELS_MAX, REJECTION_CODE_MAX, REJECTION_CODE_MIN, RULES_MAX};
-use crate::wire::LimitedModel;
 use crate::wire::limit::{self as wire, By, Consumer, Ip, Limit, Match, Rate};
+use crate::wire::{LimitedModel, UnlistedPaths};
 
 pub(super) fn policy(wire: wire::Policy, stores: NamedStores<'_>) -> Result<Compiled<Policy>, Invalid> {
-    let wire::Policy { store, rule_name, paths, global, rules, models, rejection, unavailable } = wire;
+    let wire::Policy { store, rule_name, paths, global, rules, models, rejection, ends, unavailable } = wire;
     if !values::is_rule_name(rule_name.as_bytes()) {
         return Err(Invalid::new("ruleName", "is not a rule name"));
     }
@@ -30,12 +30,15 @@ pub(super) fn policy(wire: wire::Policy, stores: NamedStores<'_>) -> Result<Comp
     }
     let limits = limits(Some(&rule_name), global, rules)?;
     let models = limited(models)?;
-    let paths = Paths::new(paths, None).tolerant();
+    let paths = Paths::new(paths, None).tolerant().closed(ends.unlisted_paths == UnlistedPaths::Refuse);
     if let Some(reason) = unavailable {
+        // Who only observes refuses nothing for that either.
+        let paths = if ends.observes() { Paths::none() } else { paths };
         return Ok(Compiled::Unavailable { reason, paths });
     }
     let store = stores.named(store.as_deref())?;
-    Ok(Compiled::Policy(Policy { store, rule_name, flavor: Flavor::Native { paths }, limits, models, rejection }))
+    let flavor = Flavor::Native { paths };
+    Ok(Compiled::Policy(Policy { store, rule_name, flavor, limits, models, rejection, ends }))
 }
 
 fn limited(models: Vec<LimitedModel>) -> Result<Models<Limits>, Invalid> {

@@ -9,6 +9,7 @@ use crate::limit::rule::{Rule, Source};
 use crate::models::Models;
 use crate::rules::lenient::{integer, list, text};
 use crate::values::{DEFAULT_REJECTION_CODE, DEFAULT_REJECTION_MESSAGE, MAX_AMOUNT, REJECTION_CODE_MAX, RULES_MAX};
+use crate::wire::Ends;
 use crate::wire::limit::{Dialect, Match, Rate, Rejection};
 
 /// Keys of a rate and the seconds of its window.
@@ -42,6 +43,7 @@ pub(super) fn policy(keys: &Map<String, Value>, dialect: Dialect, stores: &mut S
         limits: Limits { global, rules },
         models: Models::none(),
         rejection,
+        ends: Ends::default(),
     })
 }
 

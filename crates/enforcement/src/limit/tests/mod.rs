@@ -2,6 +2,7 @@
 //! and in our form, what a reply decides, what is charged, and that nothing hostile makes a step panic.
 
 mod deciding;
+mod ends;
 mod hostile;
 mod matching;
 

@@ -1,0 +1,192 @@
+//! What a policy may say about the ends of its requests: each choice against what is usual.
+
+use super::*;
+use crate::steps::{Admitted, Count};
+
+const OVER: &[u8] = b"*1\r\n*3\r\n:5\r\n:6\r\n:42\r\n";
+const UNDER: &[u8] = b"*1\r\n*3\r\n:5\r\n:5\r\n:42\r\n";
+const KEY: &str = "higress-token-ratelimit:{r}:global_threshold:60";
+const OBSERVED: &str = "higress-token-ratelimit:{r}:observed:global_threshold:60";
+
+fn with(ends: &Value) -> Value {
+    native(json!({
+        "global": [{"tokens": 5, "windowSeconds": 60}],
+        "rules": [{"by": {"consumer": {}}, "limits": [{"match": {"exact": "vip"}, "tokens": 3, "windowSeconds": 60}]}],
+        "ends": ends
+    }))
+}
+
+fn answered(config: &Value, reply: Result<&[u8], Failure>) -> Next {
+    ask(config, &Asked::with(&[])).pending.answer(reply)
+}
+
+fn refusal(next: Next) -> Response {
+    match next {
+        Next::Refuse(response) => response,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn sent(config: &Value) -> Vec<String> {
+    words(&ask(config, &Asked::with(&[])).call.command)
+}
+
+#[test]
+fn without_the_stores_answer_a_request_is_refused_where_that_is_chosen() {
+    let (refuses, usual) = (with(&json!({"onStoreFailure": "Refuse"})), with(&json!({})));
+    let admits = with(&json!({"onStoreFailure": "Admit"}));
+    let replies: [Result<&[u8], Failure>; 9] = [
+        Err(Failure::Network),
+        Err(Failure::Deadline),
+        Err(Failure::Dispatch(2)),
+        Ok(b"-LOADING x\r\n"),
+        Ok(b"-READONLY x\r\n"),
+        Ok(b"-OOM x\r\n"),
+        Ok(b"garbage"),
+        Ok(b"*2\r\n:5\r\n:6\r\n"),
+        Ok(b"*1\r\n*3\r\n:5\r\n$1\r\nx\r\n:60\r\n"),
+    ];
+    for reply in replies {
+        let response = refusal(answered(&refuses, reply));
+        assert_eq!((response.status, response.details), (503, "ai-token-ratelimit.error"), "{reply:?}");
+        assert_eq!(response.body, "Request denied by ai token ratelimit check. Limit store unavailable.");
+        assert_eq!(response.counts, [Count::Refused, Count::StoreFailure]);
+        assert!(response.log.is_some());
+        for config in [&usual, &admits] {
+            let Next::Admit(Admitted { counts, log, .. }) = answered(config, reply) else { panic!("{reply:?}") };
+            assert!(counts == [Count::Admitted, Count::StoreFailure] && log.is_some());
+        }
+    }
+    let response = refusal(answered(&refuses, Ok(OVER)));
+    assert_eq!((response.status, response.details), (429, "ai-token-ratelimit.rejected"), "the store did answer");
+    assert!(matches!(answered(&refuses, Ok(UNDER)), Next::Admit(_)));
+}
+
+#[test]
+fn who_is_refused_without_the_store_is_asked_for_with_what_fails_where_writes_do() {
+    assert_eq!(sent(&with(&json!({"onStoreFailure": "Refuse"})))[4], "probe");
+    for ends in [json!({}), json!({"onStoreFailure": "Admit"})] {
+        assert_eq!(sent(&with(&ends))[4], "check", "{ends}: one that can only be read refuses nobody");
+    }
+}
+
+#[test]
+fn an_answer_without_usage_is_estimated_unless_that_is_to_be_ignored() {
+    let end = |config: &Value| {
+        let (mut meter, _) = admitted(answered(config, Ok(UNDER)));
+        meter.response_headers(Some(200), Some(b"application/json"), None);
+        meter.response_body(br#"{"choices":[{"message":{"content":"12345678"}}]}"#);
+        meter.end(NOW)
+    };
+    let Ending::Charge(charge) = end(&with(&json!({}))) else { panic!() };
+    assert_eq!((charge.booking.tokens, charge.booking.estimated), (2, true));
+    assert_eq!(end(&with(&json!({"onMissingUsage": "Ignore"}))), Ending::Nothing(Unbooked::NoUsage));
+}
+
+#[test]
+fn other_paths_are_refused_where_that_is_chosen_whoever_asks() {
+    let config = with(&json!({"unlistedPaths": "Refuse"}));
+    for (path, headers) in [("/v1/models", &[][..]), ("/", &[("x-mse-consumer", "vip")])] {
+        let Step::Refuse(response) = start(&config, &Asked::to(path, headers)) else { panic!("{path}") };
+        assert_eq!((response.status, response.details), (403, "ai-token-ratelimit.unlisted_path"));
+        assert_eq!(response.body, "Request denied by ai token ratelimit check. This path is not listed.");
+        assert_eq!(start(&with(&json!({})), &Asked::to(path, headers)), Step::Pass);
+    }
+    assert!(matches!(start(&config, &Asked::to("/V1//chat/completions/", &[])), Step::Ask(_)), "a listed path still");
+    let mut gone = config;
+    gone["aiquota"]["policies"]["p"]["unavailable"] = json!("gone");
+    let Step::Refuse(response) = start(&gone, &Asked::to("/v1/models", &[])) else { panic!() };
+    assert_eq!(response.status, 503, "what it closes it does not open when it cannot be enforced");
+}
+
+#[test]
+fn a_policy_that_only_observes_counts_by_itself_and_refuses_nothing() {
+    let config = with(&json!({"mode": "Observe", "unlistedPaths": "Refuse", "onStoreFailure": "Refuse"}));
+    assert_eq!(sent(&config)[3], OBSERVED);
+    assert_eq!(sent(&with(&json!({})))[3], KEY, "what was observed does not count when it enforces");
+    for (reply, counted) in [(UNDER, &[Count::Admitted][..]), (OVER, &[Count::Admitted, Count::WouldRefuse])] {
+        let Next::Admit(Admitted { mut meter, counts, log: None }) = answered(&config, Ok(reply)) else { panic!() };
+        assert_eq!(counts, counted);
+        meter.response_body(br#"{"usage":{"total_tokens":7}}"#);
+        let Ending::Charge(charge) = meter.end(NOW) else { panic!() };
+        assert_eq!(words(&charge.call.command)[3..6], [OBSERVED, "charge", "7"]);
+    }
+    let Next::Admit(Admitted { counts, .. }) = answered(&config, Err(Failure::Deadline)) else { panic!() };
+    assert_eq!(counts, [Count::Admitted, Count::WouldRefuse, Count::StoreFailure]);
+    let two = Asked::with(&[("x-mse-consumer", "a"), ("x-mse-consumer", "b")]);
+    let socket = Asked::with(&[("upgrade", "websocket")]);
+    for asked in [two, socket, Asked::to("/v1/models", &[])] {
+        assert_eq!(start(&config, &asked), Step::Spare, "{asked:?}");
+    }
+    let mut gone = config;
+    gone["aiquota"]["policies"]["p"]["unavailable"] = json!("gone");
+    for path in [PATH, "/v1/models"] {
+        assert_eq!(start(&gone, &Asked::to(path, &[])), Step::Pass, "{path}");
+    }
+}
+
+/// The replies of two limits, `[tokens, counted, left]` each.
+fn states(states: [[i64; 3]; 2]) -> Vec<u8> {
+    let state = |[tokens, counted, left]: [i64; 3]| format!("*3\r\n:{tokens}\r\n:{counted}\r\n:{left}\r\n");
+    format!("*2\r\n{}", states.map(state).concat()).into_bytes()
+}
+
+#[test]
+fn clients_are_told_of_the_tightest_limit_where_that_is_chosen() {
+    let told = |config: &Value, reply: &[u8]| {
+        let headers = match ask(config, &Asked::with(&[("x-mse-consumer", "vip")])).pending.answer(Ok(reply)) {
+            Next::Admit(Admitted { mut meter, .. }) => meter.take_headers(),
+            Next::Refuse(response) => response.headers,
+            other => panic!("{other:?}"),
+        };
+        headers.into_iter().map(|(name, value)| format!("{name}: {value}")).collect::<Vec<_>>().join(", ")
+    };
+    let config = with(&json!({"rateLimitHeaders": true}));
+    let line = |limit, remaining, reset: &str| {
+        format!(
+            "x-ratelimit-limit-tokens: {limit}, x-ratelimit-remaining-tokens: {remaining}, \
+             x-ratelimit-reset-tokens: {reset}"
+        )
+    };
+    for (reply, expected) in [
+        ([[100, 40, 60], [50, 10, 3600]], line(50, 40, "1h0m0s")),
+        ([[100, 60, 60], [50, 10, 3600]], line(50, 40, "1h0m0s")),
+        ([[100, 61, 60], [50, 10, 3600]], line(100, 39, "1m0s")),
+        ([[100, 100, 60], [50, 50, 30]], line(100, 0, "1m0s")),
+    ] {
+        assert_eq!(told(&config, &states(reply)), expected, "{reply:?}");
+    }
+    // A refused client may try again when none of those is left that it is over.
+    for (reply, first, limit, seconds) in [
+        ([[5, 6, 10], [3, 9, 40]], 10, 3, 40),
+        ([[5, 9, 40], [3, 4, 10]], 40, 5, 40),
+        ([[5, 5, 50], [3, 4, 40]], 40, 3, 40),
+    ] {
+        let expected = format!("{}, retry-after: {seconds}", line(limit, 0, &format!("{seconds}s")));
+        assert_eq!(told(&config, &states(reply)), format!("X-TokenRateLimit-Reset: {first}, {expected}"), "{reply:?}");
+    }
+    assert_eq!(told(&config, b"-LOADING x\r\n"), "", "nobody knows");
+    assert_eq!(told(&with(&json!({})), &states([[5, 1, 1], [3, 1, 1]])), "", "off unless chosen");
+    assert_eq!(told(&with(&json!({})), &states([[5, 6, 10], [3, 9, 40]])), "X-TokenRateLimit-Reset: 10");
+}
+
+#[test]
+fn refusals_have_the_shape_that_is_chosen_with_the_code_and_text_of_the_rejection() {
+    let mut config = with(&json!({"errors": "OpenAI", "unlistedPaths": "Refuse", "onStoreFailure": "Refuse"}));
+    let response = refusal(answered(&config, Ok(OVER)));
+    assert_eq!((response.status, response.content_type), (429, "application/json"));
+    let body = r#"{"error":{"message":"Too many requests","type":"tokens","param":null,"code":"rate_limit_exceeded"}}"#;
+    assert_eq!(response.body, body);
+    assert_eq!(response.headers, [("X-TokenRateLimit-Reset", "42".to_owned())]);
+    assert!(response.by_route.is_some(), "upstream's metric counts it still");
+    let response = refusal(answered(&config, Err(Failure::Network)));
+    assert_eq!((response.status, response.content_type), (503, "application/json"));
+    let Step::Refuse(response) = start(&config, &Asked::to("/v1/models", &[])) else { panic!() };
+    assert_eq!((response.status, response.content_type), (404, "application/json"));
+
+    config["aiquota"]["policies"]["p"]["ends"] = json!({"errors": "Anthropic"});
+    config["aiquota"]["policies"]["p"]["rejection"] = json!({"code": 503, "message": "later"});
+    let response = refusal(answered(&config, Ok(OVER)));
+    let body = r#"{"type":"error","error":{"type":"rate_limit_error","message":"later"}}"#;
+    assert_eq!((response.status, &*response.body), (503, body));
+}

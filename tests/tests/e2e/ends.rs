@@ -10,6 +10,8 @@ use testbed::{Call, Gateway, eventually, get};
 use crate::scenario_a::{completion, is};
 use crate::stage::{Stage, quota};
 
+mod limits;
+
 const METRICS: &str = "aiquota.quota.policy.higress-system/chat.metric.";
 
 struct Bed {

@@ -87,6 +87,36 @@ async fn a_missing_counter_is_zero_with_its_whole_window_and_asking_makes_none()
 }
 
 #[tokio::test]
+async fn a_probe_changes_nothing_and_fails_where_a_charge_would() -> Result<()> {
+    let mut bed = Bed::new().await?;
+    let limits = [global(Dialect::V2), item(HOUR)];
+    let answer = "*2\r\n*3\r\n:100\r\n:0\r\n:60\r\n*3\r\n:1000\r\n:0\r\n:3600\r\n";
+    assert_eq!(bed.answer(limits::probe(&limits)).await?, answer);
+    let keys: i64 = redis::cmd("DBSIZE").query_async(&mut bed.look).await?;
+    assert_eq!(keys, 0);
+    bed.set(GLOBAL, "40").await?;
+    ensure!(bed.answer(limits::probe(&limits)).await?.starts_with("*2\r\n*3\r\n:100\r\n:40\r\n:60\r\n"));
+    assert_eq!((bed.value(GLOBAL).await?.as_deref(), bed.ttl(GLOBAL).await?), (Some("40"), -1));
+    // What is no counter is answered as it is; another key is written to for the proof.
+    let _: () = redis::cmd("DEL").arg(GLOBAL).query_async(&mut bed.look).await?;
+    let _: () = redis::cmd("LPUSH").arg(GLOBAL).arg("x").query_async(&mut bed.look).await?;
+    ensure!(bed.answer(limits::probe(&limits)).await?.starts_with("*2\r\n*3\r\n:100\r\n$10\r\nno counter"));
+
+    for (set, unset, code) in [
+        (&["CONFIG", "SET", "maxmemory", "1"][..], &["CONFIG", "SET", "maxmemory", "0"][..], "-OOM"),
+        (&["REPLICAOF", "127.0.0.1", "1"], &["REPLICAOF", "NO", "ONE"], "-READONLY"),
+    ] {
+        let _: () = redis::cmd(set[0]).arg(&set[1..]).query_async(&mut bed.look).await?;
+        let probed = bed.answer(limits::probe(&limits)).await?;
+        let checked = bed.check(&limits).await?;
+        let _: () = redis::cmd(unset[0]).arg(&unset[1..]).query_async(&mut bed.look).await?;
+        ensure!(probed.starts_with(code), "{probed:?}");
+        ensure!(checked.starts_with("*2\r\n*3"), "one that is only asked need not be written to: {checked:?}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_charge_opens_the_windows_and_counts_in_all_of_them() -> Result<()> {
     let mut bed = Bed::new().await?;
     let limits = [global(Dialect::V2), item(HOUR)];

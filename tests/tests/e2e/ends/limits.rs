@@ -1,0 +1,183 @@
+//! The same for token rate limits.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::{Value, json};
+use testbed::{Call, Gateway, Reply, eventually, get};
+
+use crate::scenario_a::{completion, is};
+use crate::stage::{NAMESPACE, Stage};
+
+const METRICS: &str = "aiquota.limit.policy.higress-system/burst.metric.";
+const COUNTER: &str = "higress-token-ratelimit:{burst}:limit_by_per_consumer:3600:x-mse-consumer:aliyun-user1";
+const OBSERVED: &str =
+    "higress-token-ratelimit:{burst}:observed:limit_by_per_consumer:3600:x-mse-consumer:aliyun-user1";
+
+struct Bed {
+    stage: Stage,
+    gateway: Gateway,
+}
+
+impl Bed {
+    async fn new() -> Result<Self> {
+        let stage = Stage::set().await?;
+        stage.start_controller()?;
+        let gateway = stage.start_gateway().await?;
+        stage.apply_example("gateway.yaml").await?;
+        stage
+            .apply_example_with("quota.yaml", |text| {
+                let store = text.split("---").find(|object| object.contains("kind: AIQuotaStore"));
+                store.unwrap_or_default().to_owned()
+            })
+            .await?;
+        let bed = Self { stage, gateway };
+        bed.declare(&json!({})).await?;
+        Ok(bed)
+    }
+
+    /// 50 tokens an hour for each consumer, with these fields; the gateway runs it then.
+    async fn declare(&self, fields: &Value) -> Result<()> {
+        let mut limit = json!({
+            "apiVersion": "quota.higress.io/v1alpha1", "kind": "AITokenRateLimit",
+            "metadata": {"name": "burst", "namespace": NAMESPACE},
+            "spec": {
+                "targetRefs": [{"kind": "Ingress", "name": "qwen"}],
+                "ruleName": "burst",
+                "rules": [{"by": {"consumer": {}}, "limits": [{"match": {"any": true}, "tokens": 50, "window": "1h"}]}],
+            },
+        });
+        for (field, value) in fields.as_object().into_iter().flatten() {
+            limit["spec"][field] = value.clone();
+        }
+        self.stage.api.apply(&limit).await?;
+        let limits = self.stage.api.objects("quota.higress.io/v1alpha1", "AITokenRateLimit", NAMESPACE).await?;
+        self.stage.condition(&limits, "burst", "Ready", "True").await?;
+        self.stage.in_force(&self.gateway).await
+    }
+
+    fn ask(&self, tokens: i64) -> Call {
+        completion(&self.gateway, "user1-key", false).header("x-test-usage", format!("{tokens},0"))
+    }
+
+    async fn models(&self) -> Result<Reply> {
+        get(format!("{}/v1/models", self.gateway.url())).header("x-api-key", "user1-key").send().await
+    }
+
+    fn counted(&self) -> BTreeMap<String, i64> {
+        let metrics = self.gateway.metrics().into_iter();
+        metrics.filter_map(|(name, value)| Some((name.strip_prefix(METRICS)?.to_owned(), value))).collect()
+    }
+
+    async fn stores(&self, key: &str, expected: Option<&str>) -> Result<()> {
+        eventually("what was used is counted", async || {
+            let found = self.stage.redis.get(key).await?;
+            ensure!(found.as_deref() == expected, "{key} is {found:?}, not {expected:?}");
+            Ok(())
+        })
+        .await
+    }
+
+    async fn configure_redis(&self, words: &[&str]) -> Result<()> {
+        let mut redis = self.stage.redis.connect().await?;
+        Ok(redis::cmd(words[0]).arg(&words[1..]).query_async(&mut redis).await?)
+    }
+}
+
+#[tokio::test]
+async fn a_store_that_cannot_count_refuses_where_that_is_declared() -> Result<()> {
+    let bed = Bed::new().await?;
+    is(bed.ask(10), 200, "").await?;
+    bed.stores(COUNTER, Some("10")).await?;
+    // Full: it can be read.
+    bed.configure_redis(&["CONFIG", "SET", "maxmemory", "1"]).await?;
+    is(bed.ask(10), 200, "").await?;
+
+    bed.declare(&json!({"onStoreFailure": "Refuse"})).await?;
+    let refused = bed.ask(10).send().await?;
+    assert_eq!(refused.status, 503);
+    assert_eq!(refused.text(), "Request denied by ai token ratelimit check. Limit store unavailable.");
+    bed.configure_redis(&["CONFIG", "SET", "maxmemory", "0"]).await?;
+    is(bed.ask(10), 200, "").await?;
+    bed.stores(COUNTER, Some("20")).await?;
+
+    bed.configure_redis(&["REPLICAOF", "127.0.0.1", "1"]).await?;
+    is(bed.ask(10), 503, "Limit store unavailable.").await?;
+    bed.configure_redis(&["REPLICAOF", "NO", "ONE"]).await?;
+
+    bed.stage.redis.pause()?;
+    let refused = is(bed.ask(10), 503, "Limit store unavailable.").await;
+    bed.stage.redis.resume()?;
+    refused?;
+    is(bed.ask(10), 200, "").await?;
+    bed.stores(COUNTER, Some("30")).await?;
+    let log = eventually("all are logged", async || {
+        let log = bed.gateway.access_log();
+        ensure!(log.len() == 7, "{log:#?}");
+        Ok(log)
+    })
+    .await?;
+    assert_eq!(log.iter().filter(|exchange| exchange.details == "ai-token-ratelimit.error").count(), 3, "{log:#?}");
+    assert_eq!((bed.counted()["refused"], bed.counted()["store_failures"]), (3, 3));
+    assert_eq!(bed.gateway.traps(), 0);
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_is_observed_is_counted_apart_refuses_nothing_and_does_not_count_when_enforcing_begins() -> Result<()> {
+    let bed = Bed::new().await?;
+    is(bed.ask(20), 200, "").await?;
+    bed.stores(COUNTER, Some("20")).await?;
+
+    bed.declare(&json!({"mode": "Observe", "unlistedPaths": "Refuse"})).await?;
+    is(bed.ask(60), 200, "").await?;
+    bed.stores(OBSERVED, Some("60")).await?;
+    is(bed.ask(10), 200, "").await?;
+    ensure!(bed.models().await?.status != 403, "it only observes");
+    bed.stores(COUNTER, Some("20")).await?;
+    let counted = bed.counted();
+    assert_eq!((counted["would_refuse"], counted["refused"], counted["admitted"]), (2, 0, 3));
+
+    bed.declare(&json!({"unlistedPaths": "Refuse"})).await?;
+    is(bed.ask(40), 200, "").await?;
+    bed.stores(COUNTER, Some("60")).await?;
+    is(bed.ask(10), 429, "Too many requests").await?;
+    let other = bed.models().await?;
+    assert_eq!(
+        (other.status, &*other.text()),
+        (403, "Request denied by ai token ratelimit check. This path is not listed.")
+    );
+    bed.stores(OBSERVED, Some("60")).await?;
+    assert_eq!(bed.gateway.traps(), 0);
+    Ok(())
+}
+
+#[tokio::test]
+async fn clients_are_told_of_their_limits_refused_in_the_shape_that_is_declared_and_free_without_usage() -> Result<()> {
+    let bed = Bed::new().await?;
+    let plain = bed.ask(10).send().await?;
+    ensure!(plain.header("x-ratelimit-remaining-tokens").is_none(), "nothing is added unless it is declared");
+    bed.stores(COUNTER, Some("10")).await?;
+
+    let fields = json!({"rateLimitHeaders": true, "errors": "OpenAI", "onMissingUsage": "Ignore"});
+    bed.declare(&fields).await?;
+    let told = completion(&bed.gateway, "user1-key", true).header("x-test-usage", "none").send().await?;
+    assert_eq!((told.status, told.header("x-ratelimit-remaining-tokens")), (200, Some("40")));
+    assert_eq!(told.header("x-ratelimit-limit-tokens"), Some("50"));
+    let reset = told.header("x-ratelimit-reset-tokens").context("no reset")?;
+    ensure!(reset == "1h0m0s" || reset.starts_with("59m"), "{reset}");
+    ensure!(told.header("retry-after").is_none(), "it is not refused");
+    is(bed.ask(50), 200, "").await?;
+    bed.stores(COUNTER, Some("60")).await?;
+
+    let refused = bed.ask(1).send().await?;
+    assert_eq!((refused.status, refused.header("content-type")), (429, Some("application/json")));
+    assert_eq!(refused.json()?["error"]["code"], "rate_limit_exceeded");
+    assert_eq!(refused.header("x-ratelimit-remaining-tokens"), Some("0"));
+    let seconds: i64 = refused.header("retry-after").context("no retry-after")?.parse()?;
+    ensure!((3_540..=3_600).contains(&seconds), "{seconds}");
+    ensure!(refused.header("x-tokenratelimit-reset").is_some(), "upstream's header stays");
+    assert_eq!(bed.counted()["estimated"], 0);
+    assert_eq!(bed.gateway.traps(), 0);
+    Ok(())
+}

@@ -5,6 +5,7 @@ mod check;
 mod completion;
 mod crds;
 mod files;
+mod import;
 mod log;
 mod module_url;
 mod problem;
@@ -12,6 +13,7 @@ mod render;
 mod run;
 mod settings;
 mod tell;
+mod usage;
 mod world;
 
 use std::io::Write;
@@ -34,6 +36,8 @@ enum Command {
     Run(Box<run::Run>),
     Render(Box<render::Render>),
     Check(Box<check::Check>),
+    Import(import::Import),
+    Usage(usage::Usage),
     Crds(crds::Crds),
     Completion(completion::Completion),
 }
@@ -45,6 +49,8 @@ fn main() -> ExitCode {
         Command::Run(run) => control(*run).map(|()| ExitCode::SUCCESS),
         Command::Render(render) => render.run(),
         Command::Check(check) => check.run(),
+        Command::Import(import) => import.run(),
+        Command::Usage(usage) => usage.run(),
         Command::Crds(crds) => crds.run().map(|()| ExitCode::SUCCESS),
         Command::Completion(completion) => completion.run(Aiquota::command()).map(|()| ExitCode::SUCCESS),
     };

@@ -80,7 +80,7 @@ struct Rendered {
 
 impl Render {
     pub(crate) fn run(self) -> Result<ExitCode> {
-        let (settings, stands_in) = self.flags.to_look()?;
+        let (settings, stands_in) = self.flags.into_looking()?;
         let Contents { documents, unreadable, files: _ } = self.files.read()?;
         let around = Where { now: self.at.unwrap_or_else(Timestamp::now), cluster: self.cluster_uid };
         let no_cluster = around.cluster == NO_CLUSTER;

@@ -121,7 +121,7 @@ const STAND_IN: &str = "oci://registry.invalid/aiquota";
 impl Flags {
     /// What the controller would be told, for who only wants to see what it would do: where no module is named at all,
     /// something stands in for them. Whether that is so.
-    pub(crate) fn to_look(mut self) -> Result<(Settings, bool)> {
+    pub(crate) fn into_looking(mut self) -> Result<(Settings, bool)> {
         let stands_in = self.module_url.is_none() && self.limit_module_url.is_none();
         let named = |module: &str| format!("{STAND_IN}/{module}:{}", env!("CARGO_PKG_VERSION")).parse().ok();
         if self.module_url.is_none() {

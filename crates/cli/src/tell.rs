@@ -24,6 +24,11 @@ impl Style {
         Self::of(std::io::stderr().is_terminal())
     }
 
+    #[cfg(test)]
+    pub(crate) const fn plain() -> Self {
+        Self { colour: false }
+    }
+
     /// `NO_COLOR` and `TERM=dumb` are asked too, as everywhere.
     fn of(terminal: bool) -> Self {
         let set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());

@@ -13,8 +13,9 @@ pub(crate) fn is_ours(plugin: &WasmPlugin) -> bool {
     plugin.metadata.name.as_deref().is_some_and(|name| [GUARD, AI_QUOTA, AI_TOKEN_RATELIMIT].contains(&name))
 }
 
-/// Whether it is that plugin, by its object, its plugin name or its image.
-pub(crate) fn is_plugin(plugin: &WasmPlugin, known: &str) -> bool {
+/// Whether it is that plugin, as `ai-quota`, by its object, its plugin name or its image.
+#[must_use]
+pub fn is_plugin(plugin: &WasmPlugin, known: &str) -> bool {
     let spec = &plugin.spec;
     let names = [plugin.metadata.name.as_deref(), spec.plugin_name.as_deref()];
     names.into_iter().flatten().any(|name| is_named(name, known))

@@ -52,6 +52,7 @@ pub use build::build;
 use build::owner_name;
 pub use decode::decode;
 pub use figures::Figures;
+pub use foreign::is_plugin;
 pub use form::POLICIES;
 pub use leftovers::{Deletion, Deletions, Departure, Fate, Leftovers, Recorded};
 pub use life::{Finalizer, Leaving, Life};

@@ -60,7 +60,7 @@ impl Found<'_> {
                 Reason::NotSupportedByPlugin(refusals) | Reason::Invalid(refusals) => {
                     refusals.iter().for_each(|refusal| self.refusal(named, refusal));
                 }
-                _ => self.reason(Level::Error, named, field(verdict, reason), reason),
+                _ => self.reason(Level::Error, named, &field(verdict, reason), reason),
             }
         }
         for (index, (target, reason)) in verdict.targets.iter().enumerate() {
@@ -76,10 +76,10 @@ impl Found<'_> {
                 Reason::Overridden { ceiling, .. } if unknown && ceiling.kind == TargetKind::Domain => Level::Warning,
                 _ => Level::Error,
             };
-            self.reason(level, named, field, reason);
+            self.reason(level, named, &field, reason);
         }
         for (index, reason) in &verdict.waits {
-            self.reason(Level::Warning, named, format!("spec.targetRefs[{index}]"), reason);
+            self.reason(Level::Warning, named, &format!("spec.targetRefs[{index}]"), reason);
         }
     }
 
@@ -89,7 +89,7 @@ impl Found<'_> {
     }
 
     /// With the place of the other object, where there is one: who is older is for the cluster to say.
-    fn reason(&mut self, level: Level, named: &Named, field: String, reason: &Reason) {
+    fn reason(&mut self, level: Level, named: &Named, field: &str, reason: &Reason) {
         let other = match reason {
             Reason::TargetConflicted { kind, winner, .. } | Reason::Overridden { kind, winner, .. } => {
                 Some((*kind, winner))
@@ -106,7 +106,7 @@ impl Found<'_> {
         if let Some(rest) = message.strip_prefix(&format!("{field}: ")) {
             message = rest.to_owned();
         }
-        self.tell(level, named, &field, reason.reason(), message, remedy(reason));
+        self.tell(level, named, field, reason.reason(), message, remedy(reason));
     }
 
     fn tell(&mut self, level: Level, named: &Named, field: &str, reason: &str, message: String, remedy: &str) {

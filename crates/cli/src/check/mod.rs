@@ -61,7 +61,7 @@ struct Report {
 
 impl Check {
     pub(crate) fn run(self) -> Result<ExitCode> {
-        let (settings, _) = self.flags.to_look()?;
+        let (settings, _) = self.flags.into_looking()?;
         let Contents { documents, unreadable, files } = self.files.read()?;
         let around = Where { now: Timestamp::now(), cluster: NO_CLUSTER.to_owned() };
         let Assembled { world, places, assumed, mut problems } = world::assemble(&documents, settings, around);

@@ -280,7 +280,7 @@ mod tests {
         crd.pointer("/spec/versions/0/schema/openAPIV3Schema").unwrap().clone()
     }
 
-    fn refused(spec: Value) -> (Vec<String>, Vec<String>) {
+    fn refused(spec: &Value) -> (Vec<String>, Vec<String>) {
         let Checked { unreadable, bounds, .. } = check(&schema("AIQuota"), &json!({"spec": spec}));
         let told = |all: Vec<Refusal>| all.iter().map(ToString::to_string).collect();
         (told(unreadable), told(bounds))
@@ -288,7 +288,7 @@ mod tests {
 
     #[test]
     fn every_field_that_cannot_be_read_is_told_and_what_may_be_meant() {
-        let (unreadable, bounds) = refused(json!({
+        let (unreadable, bounds) = refused(&json!({
             "targetRefs": [{"kind": "ingress", "name": "a"}, {"name": "b"}],
             "keyPrefx": "q:",
             "consumers": [{"name": 7, "quota": "many"}, {"name": "a", "Quota": 1}],
@@ -311,7 +311,7 @@ mod tests {
 
     #[test]
     fn bounds_are_those_of_the_schema() {
-        let (unreadable, bounds) = refused(json!({
+        let (unreadable, bounds) = refused(&json!({
             "targetRefs": [],
             "consumers": [{"name": "a b", "quota": -1}],
             "paths": ["v1"],

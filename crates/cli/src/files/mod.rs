@@ -27,6 +27,21 @@ pub(crate) struct Files {
     namespace: String,
 }
 
+/// The same, where something else may take their place.
+#[derive(Args, Debug)]
+pub(crate) struct Optional {
+    /// A file, a folder with all .yaml, .yml and .json files in it and below, or - for standard input; repeatable
+    #[arg(short = 'f', long = "filename", value_name = "PATH")]
+    paths: Vec<PathBuf>,
+}
+
+impl Optional {
+    pub(crate) fn given(&self) -> Option<Files> {
+        let namespace = "default".to_owned();
+        (!self.paths.is_empty()).then(|| Files { paths: self.paths.clone(), namespace })
+    }
+}
+
 /// A line in a file.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Place {

@@ -4,7 +4,8 @@
 use serde_json::Value;
 
 /// The value as text: `null` and what is absent are empty, numbers and booleans as they are written.
-pub(crate) fn text(value: Option<&Value>) -> String {
+#[must_use]
+pub fn text(value: Option<&Value>) -> String {
     match value {
         None | Some(Value::Null) => String::new(),
         Some(Value::String(text)) => text.clone(),
@@ -18,7 +19,8 @@ pub(crate) fn text(value: Option<&Value>) -> String {
 
 /// The value as an integer: fractions are cut off, text counts if it is digits with at most a minus, what is no
 /// number is 0.
-pub(crate) fn integer(value: Option<&Value>) -> i64 {
+#[must_use]
+pub fn integer(value: Option<&Value>) -> i64 {
     match value {
         Some(Value::Bool(true)) => 1,
         Some(Value::Number(number)) => number.as_i64().unwrap_or_else(|| saturate(number.as_f64().unwrap_or(0.0))),
@@ -28,7 +30,8 @@ pub(crate) fn integer(value: Option<&Value>) -> i64 {
 }
 
 /// The value as a list: a lone value is a list of one, what is absent is empty.
-pub(crate) fn list(value: Option<&Value>) -> &[Value] {
+#[must_use]
+pub fn list(value: Option<&Value>) -> &[Value] {
     match value {
         None | Some(Value::Null) => &[],
         Some(Value::Array(items)) => items,

@@ -4,7 +4,7 @@
 
 mod affixes;
 mod envelope;
-pub(crate) mod lenient;
+pub mod lenient;
 #[cfg(test)]
 mod tests;
 

@@ -32,7 +32,7 @@ impl<K: Kind> Enforcer<K> {
         }
     }
 
-    fn charge(&mut self, root: u32, counters: Option<PolicyCounters>, Charge { call, booking }: Charge<K>) {
+    pub(super) fn charge(&mut self, root: u32, counters: Option<PolicyCounters>, Charge { call, booking }: Charge<K>) {
         let Some(Root { calls, .. }) = self.roots.get_mut(&root) else { return };
         let (left, waiter) = (Ticks::of(&call.store), Waiter::Charge(booking, counters));
         if let Err((Waiter::Charge(booking, counters), failure)) = calls.send(&mut self.clients, &call, left, waiter) {

@@ -4,6 +4,7 @@
 
 mod charging;
 mod counters;
+mod holds;
 mod ids;
 mod policies;
 mod stores;
@@ -17,11 +18,12 @@ use enforcement::prompt::{self, Prompt};
 use enforcement::response::Response;
 use enforcement::rules::Subject;
 use enforcement::steps::{
-    self, Admitted, Ask, Body, Booking, Count, Failure, Kind, Meter, Next, Pending, Request, Step,
+    self, Admitted, Ask, Body, Booking, Charge, Count, Failure, Kind, Meter, Next, Pending, Request, Step,
 };
 use enforcement::{guard, identity};
 use guest_abi::host::{self, Buffer, Level, Map};
 use guest_abi::{Action, Headers, Module, Unanswered};
+use holds::Renewals;
 use ids::Ids;
 use policies::PolicyCounters;
 use stores::{Calls, Clients, TICK_MS, Ticks};
@@ -42,6 +44,7 @@ pub struct Enforcer<K: Kind> {
     logged_at: u64,
     unlogged: u64,
     ids: Ids,
+    renewals: Renewals,
     clients: Clients,
     counters: Counters,
     policies: policies::Policies,
@@ -59,6 +62,8 @@ struct Root<K: Kind> {
 enum Waiter<K: Kind> {
     Stream(u32, Pending<K>),
     Charge(Booking<K>, Option<PolicyCounters>),
+    /// Nobody any more: what it may have held is dropped.
+    Late(Charge<K>),
 }
 
 struct Stream<K: Kind> {
@@ -107,7 +112,17 @@ impl<K: Kind> Default for Enforcer<K> {
     fn default() -> Self {
         let (roots, streams) = (BTreeMap::new(), BTreeMap::new());
         let (clients, counters, policies) = (Clients::default(), Counters::default(), policies::Policies::default());
-        Self { logged_at: 0, unlogged: 0, ids: Ids::default(), clients, counters, policies, roots, streams }
+        Self {
+            logged_at: 0,
+            unlogged: 0,
+            ids: Ids::default(),
+            renewals: Renewals::default(),
+            clients,
+            counters,
+            policies,
+            roots,
+            streams,
+        }
     }
 }
 
@@ -150,9 +165,10 @@ impl<K: Kind> Module for Enforcer<K> {
 
     fn tick(&mut self, root: u32) {
         let expired = self.roots.get_mut(&root).map(|root| root.calls.tick()).unwrap_or_default();
-        for waiter in expired {
-            self.answer(root, waiter, None, Err(Failure::Deadline));
+        for (token, waiter) in expired {
+            self.overdue(root, token, waiter);
         }
+        self.renew(root);
     }
 
     fn redis_reply(&mut self, root: u32, token: u32, reply: Result<&[u8], Unanswered>) {
@@ -341,7 +357,7 @@ impl<K: Kind> Enforcer<K> {
             None if metered => Action::StopAllAndWatermark,
             None => Action::StopIteration,
             Some(Ok(meter)) => {
-                self.enter(stream, State::Metered(meter));
+                self.admit(stream, meter);
                 Action::Continue
             }
             Some(Err(response)) => self.refuse(stream, response),
@@ -352,20 +368,25 @@ impl<K: Kind> Enforcer<K> {
     fn answer(&mut self, root: u32, waiter: Waiter<K>, left: Option<Ticks>, answer: Result<&[u8], Failure>) {
         match waiter {
             Waiter::Charge(booking, counters) => self.booked(root, counters, booking.answer(answer)),
+            Waiter::Late(release) if answer.is_ok() => self.charge(root, None, release),
+            Waiter::Late(_) => {}
             Waiter::Stream(stream, pending) => {
                 // The stream may be gone by now.
                 let waits = |stream: &Stream<K>| matches!(stream.state, State::Waiting);
                 if !self.streams.get(&stream).is_some_and(waits) {
-                    return;
+                    return self.unwanted(root, &pending, answer);
                 }
                 let Some(decided) = self.follow(root, stream, pending.answer(answer), left) else { return };
                 if host::set_effective_context(stream).is_err() {
                     self.enter(stream, State::Passing);
+                    if let Ok(meter) = decided {
+                        self.forget(root, meter);
+                    }
                     return;
                 }
                 match decided {
                     Ok(meter) => {
-                        self.enter(stream, State::Metered(meter));
+                        self.admit(stream, meter);
                         if let Err(status) = host::continue_request() {
                             host::log(Level::Debug, &format!("a request could not be continued: {status:?}"));
                         }
@@ -415,7 +436,7 @@ impl<K: Kind> Enforcer<K> {
                     return None;
                 }
                 Err((Waiter::Stream(_, pending), failure)) => pending.answer(Err(failure)),
-                Err((Waiter::Charge(..), _)) => return None,
+                Err((Waiter::Charge(..) | Waiter::Late(_), _)) => return None,
             };
         }
     }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use enforcement::config::Store;
-use enforcement::steps::{Call, Failure};
+use enforcement::steps::{Call, Failure, HOLD_SECONDS};
 use guest_abi::host::{self, Level, Status};
 
 /// How often a root context looks for calls whose deadline has passed.
@@ -41,6 +41,11 @@ impl Ticks {
     /// A store's whole timeout. One tick more, since the next may be due at once.
     pub(crate) fn of(store: &Store) -> Self {
         Self(store.timeout_ms.div_ceil(TICK_MS).saturating_add(1))
+    }
+
+    /// As long as a hold lasts that nobody renews.
+    pub(crate) const fn of_a_hold() -> Self {
+        Self(HOLD_SECONDS * 1000 / TICK_MS)
     }
 }
 
@@ -132,11 +137,16 @@ impl<W> Calls<W> {
         self.0.remove(&token).map(|Waiting { who, left }| (who, left))
     }
 
-    /// Everybody whose deadline passes with this tick.
-    pub(crate) fn tick(&mut self) -> Vec<W> {
+    /// Waits, with another, for an answer that is late.
+    pub(crate) fn wait(&mut self, token: u32, left: Ticks, who: W) {
+        self.0.insert(token, Waiting { who, left });
+    }
+
+    /// Everybody whose deadline passes with this tick, and for which answer they waited.
+    pub(crate) fn tick(&mut self) -> Vec<(u32, W)> {
         for waiting in self.0.values_mut() {
             waiting.left.0 = waiting.left.0.saturating_sub(1);
         }
-        self.0.extract_if(.., |_, waiting| waiting.left.0 == 0).map(|(_, waiting)| waiting.who).collect()
+        self.0.extract_if(.., |_, waiting| waiting.left.0 == 0).map(|(token, waiting)| (token, waiting.who)).collect()
     }
 }

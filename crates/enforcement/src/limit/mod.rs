@@ -139,6 +139,14 @@ impl Kind for Limits {
         false
     }
 
+    fn renew(_: &Admission) -> Option<(Question, Ticket)> {
+        None
+    }
+
+    fn release(_: &Check, _: i64) -> Option<(Question, Ticket)> {
+        None
+    }
+
     fn charge(Admission { policy, limits, model: _ }: Admission, tokens: i64, _: i64) -> (Question, Ticket) {
         let words = Words::Script(limits::charge(&limits, tokens));
         let counters = limits.into_iter().map(|limit| limit.counter).collect();

@@ -128,20 +128,23 @@ impl Kind for Quotas {
         admission.held.is_some()
     }
 
+    fn renew(admission: &Admission) -> Option<(Question, Ticket)> {
+        let Admission { who, period: _, held } = admission;
+        let balance = who.balance();
+        let words = Words::Script(redis::Renew { balance: &balance, hold: held.as_ref()?.hold() }.invocation());
+        Some((Question::new(Arc::clone(&who.policy.store), words), Ticket { native: true, observes: false, balance }))
+    }
+
+    fn release(Purpose(why): &Purpose, now: i64) -> Option<(Question, Ticket)> {
+        match why {
+            Why::Check { who, held: Some(held), now: _ } => Some(charge(who, Some(held), 0, None, now)),
+            Why::Check { held: None, .. } | Why::Admin { .. } => None,
+        }
+    }
+
     fn charge(admission: Admission, tokens: i64, now: i64) -> (Question, Ticket) {
-        let Admission { who, period: admitted_in, held } = admission;
-        let (balance, policy) = (who.balance(), who.policy);
-        let (native, words) = match &policy.flavor {
-            Flavor::Upstream => (false, Words::Command(Command::decr_by(balance.as_bytes(), tokens))),
-            Flavor::Native { .. } => {
-                let period = policy.period(now);
-                let hold = held.as_ref().map(|held| &*held.id);
-                let charge = redis::Charge { balance: &balance, tokens, hold, admitted_in, period };
-                let script = if policy.ends.observes() { charge.observing() } else { charge.invocation() };
-                (true, Words::Script(script))
-            }
-        };
-        (Question::new(Arc::clone(&policy.store), words), Ticket { native, observes: policy.ends.observes(), balance })
+        let Admission { who, period, held } = admission;
+        charge(&who, held.as_ref(), tokens, period, now)
     }
 
     fn booked(ticket: &Ticket, reply: &Reply<'_>) -> Result<(), String> {
@@ -162,6 +165,20 @@ impl Kind for Quotas {
     fn unenforceable(reason: &str) -> Response {
         answers::unenforceable(reason)
     }
+}
+
+fn charge(who: &Who, held: Option<&Held>, tokens: i64, admitted_in: Option<i64>, now: i64) -> (Question, Ticket) {
+    let (balance, policy) = (who.balance(), &who.policy);
+    let (native, words) = match &policy.flavor {
+        Flavor::Upstream => (false, Words::Command(Command::decr_by(balance.as_bytes(), tokens))),
+        Flavor::Native { .. } => {
+            let (hold, period) = (held.map(|held| &*held.id), policy.period(now));
+            let charge = redis::Charge { balance: &balance, tokens, hold, admitted_in, period };
+            let script = if policy.ends.observes() { charge.observing() } else { charge.invocation() };
+            (true, Words::Script(script))
+        }
+    };
+    (Question::new(Arc::clone(&policy.store), words), Ticket { native, observes: policy.ends.observes(), balance })
 }
 
 impl fmt::Display for Ticket {

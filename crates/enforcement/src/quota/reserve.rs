@@ -6,10 +6,7 @@ use std::sync::Arc;
 use super::config::Policy;
 use super::{Quotas, answers, check};
 use crate::redis;
-use crate::steps::{Body, Request, Step};
-
-/// Seconds after which a hold that nobody renews counts no more: what a module leaves behind that ended all at once.
-pub(crate) const HOLD_SECONDS: u32 = 60;
+use crate::steps::{Body, HOLD_SECONDS, Request, Step};
 
 /// A request that is held until its body has come.
 #[derive(Debug, PartialEq, Eq)]

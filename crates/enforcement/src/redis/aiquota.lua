@@ -30,6 +30,7 @@
 --           -> unlimited, ordinal | admitted, available, ordinal, grant | refused, available, grant | malformed, value
 --   charge  tokens, hold id, ordinal at admission, PERIOD
 --           -> booked, balance | forgiven | absent | malformed, value
+--   renew   hold id, hold seconds   -> renewed, 0 or 1: a hold that is gone is not made again
 --   observe, note   as check and charge, under a policy that only observes: a note changes neither balance nor used, but
 --           observed, which an observe takes off what is available
 --   apply   owner, term, uid, generation, grant or "unlimited", takeover 0 or 1, refresh token, PERIOD
@@ -64,7 +65,11 @@ local EXPIRED_PER_CALL = 64
 local BALANCE, LEDGER, HOLDS, AMOUNTS = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local operation, observes = ARGV[1], false
 if operation == 'observe' then operation, observes = 'check', true
-elseif operation == 'note' then operation, observes = 'charge', true end
+elseif operation == 'note' then operation, observes = 'charge', true
+elseif operation == 'renew' then
+  local to = string.format('%.0f', redis.call('TIME')[1] + tonumber(ARGV[3]))
+  return { 'renewed', redis.call('ZADD', HOLDS, 'XX', 'CH', to, ARGV[2]) }
+end
 
 -- What is stored. -----------------------------------------------------------------------------------------------
 

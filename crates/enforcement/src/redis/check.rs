@@ -1,5 +1,5 @@
 //! May this request pass? A balance and what the request needs come in; a script call goes out, and its reply
-//! becomes an admission or a refusal. Pure.
+//! becomes an admission or a refusal. What it holds is renewed as long as the request lives. Pure.
 
 use super::{
     error::{Answer, ReplyError, shown},
@@ -34,6 +34,13 @@ pub struct Hold<'a> {
     pub id: &'a [u8],
     /// Seconds after which it no longer counts if it was not charged.
     pub expires_in: u32,
+}
+
+/// Lets a hold last from now on as long as when it was made. One that is not there any more is not made again.
+#[derive(Clone, Copy, Debug)]
+pub struct Renew<'a> {
+    pub balance: &'a Balance,
+    pub hold: Hold<'a>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,6 +87,14 @@ impl Check<'_> {
             .text(owner.as_bytes())
             .number(yields.into())
             .period(period)
+    }
+}
+
+impl Renew<'_> {
+    #[must_use]
+    pub fn invocation(&self) -> Invocation {
+        let Self { balance, hold: Hold { id, expires_in } } = *self;
+        Invocation::new("renew", balance).text(id).number(expires_in.into())
     }
 }
 

@@ -23,7 +23,7 @@ mod script;
 pub use admin::{Add, AdminOutcome, Query, Set};
 pub use apply::{Apply, ApplyOutcome, Fence, Grant};
 pub use charge::{Charge, ChargeOutcome};
-pub use check::{Check, CheckOutcome, Hold, Left};
+pub use check::{Check, CheckOutcome, Hold, Left, Renew};
 pub use error::ReplyError;
 pub use keys::{Balance, of_model};
 pub use leave::{Delete, LeaveOutcome, Park, Release};

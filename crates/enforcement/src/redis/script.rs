@@ -102,7 +102,7 @@ impl Invocation {
 #[cfg(test)]
 mod tests {
     use super::{
-        super::{Add, Apply, Charge, Check, Delete, Grant, Hold, Park, Query, Release, Set},
+        super::{Add, Apply, Charge, Check, Delete, Grant, Hold, Park, Query, Release, Set, check::Renew},
         *,
     };
     use crate::wire::RefreshMode;
@@ -142,6 +142,8 @@ mod tests {
         };
         let period = ["daily", "reset", "9", "4", "400", "5", "500"];
         args(&full.invocation(), &[&["check", "70", "7-1", "60", "1000", "c/n/o", "1"], &period[..]].concat());
+
+        args(&Renew { balance, hold: Hold { id: b"7-1", expires_in: 60 } }.invocation(), &["renew", "7-1", "60"]);
 
         let charge = Charge { balance, tokens: 25, hold: None, admitted_in: None, period: None };
         args(&charge.invocation(), &["charge", "25", "", ""]);

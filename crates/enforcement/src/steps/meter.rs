@@ -2,7 +2,7 @@
 //! the reason why there is none. Pure.
 
 use super::booking::Booking;
-use super::{Call, Kind};
+use super::{Call, Kind, Question};
 use crate::usage::{Scanner, Usage};
 use crate::values::MAX_AMOUNT;
 
@@ -62,6 +62,18 @@ pub enum Unbooked {
 impl<K: Kind> Meter<K> {
     pub(super) const fn new(admission: K::Admission) -> Self {
         Self { admission, request_bytes: 0, answer: Answer::Unseen, headers: Vec::new() }
+    }
+
+    /// Whether something is held for it, which must be renewed.
+    #[must_use]
+    pub fn holds(&self) -> bool {
+        K::holds(&self.admission)
+    }
+
+    /// What lets its hold last longer.
+    #[must_use]
+    pub fn renewal(&self) -> Option<Charge<K>> {
+        K::renew(&self.admission).map(Charge::of_nothing)
     }
 
     /// Adds headers to the response.
@@ -153,6 +165,11 @@ fn cost(answer: Answer, request_bytes: u64, estimates: bool) -> Result<(Usage, b
 impl<K: Kind> Charge<K> {
     pub(super) fn new(booking: Booking<K>) -> Self {
         Self { call: booking.call(), booking }
+    }
+
+    /// What changes a hold and books nothing.
+    pub(super) fn of_nothing((question, ticket): (Question, K::Ticket)) -> Self {
+        Self::new(Booking::new(question, ticket, 0, false))
     }
 }
 

@@ -29,6 +29,12 @@ use crate::response::Response;
 /// Why a request is refused that nobody announced: it cannot be held to anything.
 pub const UNKNOWN: &str = "The request is unknown.";
 
+/// Seconds after which a hold that nobody renews counts no more: what a module leaves behind that ended all at once.
+pub const HOLD_SECONDS: u32 = 60;
+
+/// How often the hold of a request that lives is renewed, in seconds.
+pub const RENEWED_AFTER_SECONDS: u32 = 20;
+
 /// What a module enforces.
 pub trait Kind: Copy + Eq + Debug + 'static {
     /// What is enforced, in the plural, for the gateway's log.
@@ -73,6 +79,12 @@ pub trait Kind: Copy + Eq + Debug + 'static {
 
     /// Whether something is held for it that only its charge drops, be it one of no tokens.
     fn holds(admission: &Self::Admission) -> bool;
+
+    /// Lets what is held for it last longer; nothing where nothing is held.
+    fn renew(admission: &Self::Admission) -> Option<(Question, Self::Ticket)>;
+
+    /// Drops what the store may have held for who waits no more; `now` in unix seconds.
+    fn release(purpose: &Self::Purpose, now: i64) -> Option<(Question, Self::Ticket)>;
 
     /// Books so many tokens, 0 to `MAX_AMOUNT`, and drops what is held.
     fn charge(admission: Self::Admission, tokens: i64, now: i64) -> (Question, Self::Ticket);
@@ -188,6 +200,12 @@ impl<K: Kind> Pending<K> {
     #[must_use]
     pub fn is_metered(&self) -> bool {
         K::is_metered(&self.purpose)
+    }
+
+    /// What drops a hold that the store may make though nobody waits for it any more; to be sent behind its answer.
+    #[must_use]
+    pub fn release(&self, now: i64) -> Option<Charge<K>> {
+        K::release(&self.purpose, now).map(Charge::of_nothing)
     }
 
     /// Takes the store's answer, or the reason why there is none.

@@ -128,3 +128,29 @@ fn what_a_client_is_told_is_left_is_without_its_own_hold() {
     let remaining = headers.iter().find(|(name, _)| *name == "x-ratelimit-remaining-tokens").unwrap();
     assert_eq!(remaining.1, "475");
 }
+
+#[test]
+fn a_hold_is_renewed_while_its_request_lives_and_only_what_is_held() {
+    let meter = admitted_with(&reserving(json!({})), ADMITTED);
+    assert!(meter.holds());
+    let sent = words(&meter.renewal().unwrap().call.command);
+    assert_eq!(sent[3..], ["k:user", "{k:user}:ledger", "{k:user}:holds", "{k:user}:amounts", "renew", "7-1", "60"]);
+    let renewal = meter.renewal().unwrap();
+    let Booked::Again(again) = renewal.booking.answer(Ok(b"-NOSCRIPT x\r\n")) else { panic!() };
+    assert_eq!(words(&again.call.command)[0], "EVAL", "a renewal is not lost to a Redis that forgot the script");
+    assert_eq!(
+        again.booking.answer(Ok(b"*2\r\n$7\r\nrenewed\r\n:0\r\n")),
+        Booked::Done { tokens: 0, estimated: false }
+    );
+    let plain = admitted(&native_config(false));
+    assert!(!plain.holds() && plain.renewal().is_none());
+}
+
+#[test]
+fn what_a_late_answer_may_have_held_can_be_dropped() {
+    let pending = held(&reserving(json!({})), r#"{"max_tokens":20}"#).pending;
+    let sent = words(&pending.release(NOW).unwrap().call.command);
+    assert_eq!(sent[7..11], ["charge", "0", "7-1", ""]);
+    let plain = ask(start(&native_config(false), &["user"], METERED)).pending;
+    assert!(plain.release(NOW).is_none());
+}

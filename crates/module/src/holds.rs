@@ -1,0 +1,75 @@
+//! What the store holds for requests in flight. In: streams that were admitted, ticks, answers that nobody waits for any
+//! more. Out: calls that renew a hold while its stream lives, and that drop one whose stream is gone. I/O through the
+//! host.
+
+use std::collections::VecDeque;
+
+use enforcement::steps::{Ending, Failure, Kind, Meter, Pending, RENEWED_AFTER_SECONDS};
+use guest_abi::host;
+
+use crate::stores::Ticks;
+use crate::{Enforcer, Root, State, Stream, Waiter, now};
+
+const RENEWED_AFTER_NS: u64 = RENEWED_AFTER_SECONDS as u64 * 1_000_000_000;
+
+/// So many are renewed with one tick: those of 25,000 streams before they count no more.
+const RENEWED_PER_TICK: usize = 64;
+
+/// Streams with a hold and when it is renewed next, the first first. A stream that ended stays until then.
+#[derive(Default)]
+pub(crate) struct Renewals(VecDeque<(u64, u32)>);
+
+impl<K: Kind> Enforcer<K> {
+    /// The stream goes on, metered.
+    pub(super) fn admit(&mut self, stream: u32, meter: Box<Meter<K>>) {
+        if meter.holds() {
+            self.renewals.0.push_back((host::now_nanoseconds().saturating_add(RENEWED_AFTER_NS), stream));
+        }
+        self.enter(stream, State::Metered(meter));
+    }
+
+    /// The stream was admitted and is gone: nothing is left of it.
+    pub(super) fn forget(&mut self, root: u32, mut meter: Box<Meter<K>>) {
+        if meter.holds() {
+            meter.redirected();
+            if let Ending::Charge(charge) = meter.end(now()) {
+                self.charge(root, None, charge);
+            }
+        }
+    }
+
+    pub(super) fn renew(&mut self, acting: u32) {
+        for _ in 0..RENEWED_PER_TICK {
+            let Some((due, stream)) = self.renewals.0.front().copied() else { return };
+            let now = host::now_nanoseconds();
+            if due > now {
+                return;
+            }
+            self.renewals.0.pop_front();
+            let Some(Stream { root, state: State::Metered(meter), .. }) = self.streams.get(&stream) else { continue };
+            let (root, Some(renewal)) = (*root, meter.renewal()) else { continue };
+            self.renewals.0.push_back((now.saturating_add(RENEWED_AFTER_NS), stream));
+            // Its answer is for the root that calls.
+            let _ = host::set_effective_context(root);
+            self.charge(root, None, renewal);
+            let _ = host::set_effective_context(acting);
+        }
+    }
+
+    /// A deadline passed: what the store still does is undone when its answer comes.
+    pub(super) fn overdue(&mut self, root: u32, token: u32, waiter: Waiter<K>) {
+        if let Waiter::Stream(_, pending) = &waiter
+            && let (Some(release), Some(Root { calls, .. })) = (pending.release(now()), self.roots.get_mut(&root))
+        {
+            calls.wait(token, Ticks::of_a_hold(), Waiter::Late(release));
+        }
+        self.answer(root, waiter, None, Err(Failure::Deadline));
+    }
+
+    /// An answer came for a stream that is gone.
+    pub(super) fn unwanted(&mut self, root: u32, pending: &Pending<K>, answer: Result<&[u8], Failure>) {
+        if let (Ok(_), Some(release)) = (answer, pending.release(now())) {
+            self.charge(root, None, release);
+        }
+    }
+}

@@ -1,6 +1,7 @@
 //! The custom resources of aiquota and narrow views of other people's: Higress' WasmPlugin and McpBridge, the
 //! Gateway API's HTTPRoute. Types and the CRDs made from them; no I/O.
 
+mod admission;
 mod crd;
 mod ends;
 mod higress;
@@ -10,6 +11,7 @@ mod refresh;
 mod status;
 mod store;
 
+pub use admission::{Admission, Reservation};
 pub use crd::crds;
 pub use ends::{Ends, Errors, Mode, OnMissingUsage, OnStoreFailure, UnlistedPaths};
 pub use higress::{HttpRoute, MatchRule, McpBridge, McpBridgeSpec, Registry, WasmPlugin, WasmPluginSpec};

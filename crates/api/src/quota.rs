@@ -10,6 +10,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    admission::{Admission, Reservation, reservation_with_reserve},
     ends::{Errors, Mode, OnMissingUsage, OnStoreFailure, UnlistedPaths},
     null_is_absent,
     refresh::Refresh,
@@ -44,7 +45,7 @@ pub const TARGET_NAME_PATTERN: &str = r"^(\*\.)?[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"
     printcolumn = r#"{"name":"Message","type":"string","priority":1,"jsonPath":".status.conditions[?(@.type==\"Ready\")].message"}"#
 )]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-#[schemars(extend("x-kubernetes-validations" = [admin_path_is_not_metered(), only_wide_targets_have_narrower_ones()]))]
+#[schemars(extend("x-kubernetes-validations" = [admin_path_is_not_metered(), only_wide_targets_have_narrower_ones(), reservation_with_reserve()]))]
 pub struct AiQuotaSpec {
     /// What the quota applies to: a request is under it when any of these matches. 1 to 16, each at most once.
     #[schemars(length(min = 1, max = TARGETS_MAX), extend("x-kubernetes-list-type" = "atomic"))]
@@ -107,6 +108,22 @@ pub struct AiQuotaSpec {
     #[schemars(length(min = 1, max = PATHS_MAX), extend("x-kubernetes-list-type" = "set"))]
     #[schemars(inner(length(max = PATH_MAX_LENGTH), regex(pattern = PATH_PATTERN)))]
     pub paths: Option<Vec<String>>,
+
+    /// When a metered request passes. `Check`: while a token is left; requests in flight together may spend more than is
+    /// left. `Reserve`: if what it may cost is left besides what is held for requests in flight: the largest number of
+    /// tokens that it lets its answer have (`max_tokens`, `max_completion_tokens`, `max_output_tokens`,
+    /// `generationConfig.maxOutputTokens`, else `reservation.defaultMaxTokens`), times the answers it asks for, and a
+    /// token for each 4 bytes of its body, at most 131072 for the latter. That is held until its answer is charged. So
+    /// a balance falls below zero by at most what requests that were admitted together cost more than that. The
+    /// request waits until its body has come; one of more than 10 MiB is answered 413. With `mode: Observe` as `Check`.
+    /// Absent: `Check`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub admission: Option<Admission>,
+
+    /// What is held for requests that do not say how long their answers may be. Required with `admission: Reserve`, and
+    /// allowed with no other.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reservation: Option<Reservation>,
 
     /// Whether anything is refused. `Enforce`: what this object says. `Observe`: nothing but misuse of the admin API; each
     /// request passes, and those that would be refused are counted by the gateway's metric `would_refuse`. What is

@@ -1,6 +1,7 @@
 //! Whether a spec may be what it is: objects in, refusals by field out. It refuses what the CRD's schema refuses,
 //! by the same constants; where the two differ, this one decides. Pure.
 
+pub(crate) mod admission;
 mod limit;
 
 use std::{collections::HashSet, fmt};
@@ -70,6 +71,8 @@ pub fn validate(quota: &AiQuota) -> Result<(), Vec<Refusal>> {
         default_quota,
         refresh,
         paths,
+        admission,
+        reservation,
         mode: _,
         on_store_failure: _,
         on_missing_usage: _,
@@ -101,6 +104,7 @@ pub fn validate(quota: &AiQuota) -> Result<(), Vec<Refusal>> {
     if let Some(paths) = paths {
         check.paths(paths);
     }
+    check.admission(*admission, *reservation);
     check.done()
 }
 

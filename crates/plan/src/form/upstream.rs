@@ -22,6 +22,7 @@ use crate::{
     gateway::{Gateway, Matcher, Part, Policy},
     kind::Quota,
     prefix::fnv1a,
+    validate::admission,
 };
 
 /// Around a rule's matchers and its configuration: `{"ingress":[],"config":},`.
@@ -69,6 +70,8 @@ impl Form<Quota> for Upstream {
             default_quota,
             refresh: _,
             paths: _,
+            admission: _,
+            reservation: _,
             mode: _,
             on_store_failure: _,
             on_missing_usage: _,
@@ -103,6 +106,7 @@ impl Form<Quota> for Upstream {
         if default_quota.is_some() {
             refuse("spec.defaultQuota".to_owned(), "the module makes no balances: list the consumers".to_owned());
         }
+        refusals.extend(admission::beyond_upstream(quota.spec.admission));
         let store = (OnStoreFailure::Refuse, "the module refuses while the store does not answer");
         refusals.extend(ends::beyond_upstream(quota.spec.ends(), store, "the module lets other paths pass"));
         refusals

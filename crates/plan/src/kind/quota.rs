@@ -18,7 +18,7 @@ use crate::{
     prefix,
     program::Place,
     stores, tables,
-    validate::validate,
+    validate::{admission, validate},
 };
 
 pub(crate) struct Quota;
@@ -117,7 +117,7 @@ impl Kind for Quota {
             default_quota: spec.default_quota,
             yields: false,
             refresh: spec.refresh.as_ref().and_then(tables::refresh),
-            reserve: None,
+            reserve: admission::reserve(spec.admission, spec.reservation),
             ends: ends::ends(spec.ends(), OnStoreFailure::Refuse),
             models: Vec::new(),
             unavailable: None,
@@ -186,7 +186,7 @@ impl Kind for Quota {
             default_quota,
             yields: _,
             refresh,
-            reserve: _,
+            reserve,
             ends,
             models,
             unavailable: _,
@@ -198,6 +198,8 @@ impl Kind for Quota {
             ("paths", *paths != b.paths),
             ("refresh", *refresh != b.refresh),
             ("models", *models != b.models),
+            ("admission", reserve.is_some() != b.reserve.is_some()),
+            ("reservation", *reserve != b.reserve),
         ]
         .into_iter()
         .find_map(|(field, differs)| differs.then_some(field))

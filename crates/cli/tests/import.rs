@@ -92,6 +92,10 @@ impl Request for Asked {
     fn now(&self) -> i64 {
         1_800_000_000
     }
+
+    fn unique(&self) -> Vec<u8> {
+        b"1".to_vec()
+    }
 }
 
 /// Every combination that a limiter of the configurations could look at.
@@ -163,8 +167,8 @@ fn decided<K: Kind>(policies: &Policies<K::Policy>, asked: &Asked, said: fn(&[St
             }
             other => panic!("{other:?}"),
         },
-        Step::AwaitBody(_) => "its body decides".to_owned(),
         Step::Spare => "would be refused".to_owned(),
+        _ => "its body decides".to_owned(),
     }
 }
 

@@ -83,10 +83,15 @@ impl<T> Models<T> {
     }
 
     #[must_use]
-    pub fn new(mut models: Vec<Model<T>>) -> Self {
+    pub fn new(models: Vec<Model<T>>) -> Self {
         // Names before beginnings, and of these the longest first: the first that fits is the one.
-        models.sort_by_key(|model| (model.name.ends_with('*'), usize::MAX - model.name.len()));
-        Self(models)
+        let rank = |model: &Model<T>| (model.name.ends_with('*'), usize::MAX - model.name.len());
+        let mut sorted: Vec<Model<T>> = Vec::with_capacity(models.len());
+        for model in models {
+            // There are few: a sort would weigh more than this takes.
+            sorted.insert(sorted.partition_point(|before| rank(before) <= rank(&model)), model);
+        }
+        Self(sorted)
     }
 
     #[must_use]

@@ -3,6 +3,7 @@
 //! said by each kind of enforcement, by [`Policy`]. Pure.
 
 mod native;
+mod node;
 mod store;
 
 use std::fmt;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
+use super::node::{self, Unreadable};
 use super::{Common, Compiled, ConfigError, Invalid, NamedStores, Policy, Store, Stores, Target};
 use crate::paths::Paths;
 use crate::wire;
@@ -48,30 +49,26 @@ impl<P: Policy> Native<P> {
             return Err(ConfigError::Version(version.unwrap_or(&Value::Null).to_string()));
         }
         // Stores hold secrets, which the reader's messages would quote: they are read apart.
-        let declared: BTreeMap<String, Result<Store, Invalid>> = take(&mut native, "stores")?
-            .into_iter()
-            .map(|(name, value)| {
-                let store = Store::native(value).map_err(|invalid| invalid.under(&format!("aiquota.stores.{name}")));
-                (name, store)
-            })
-            .collect();
+        let mut declared = BTreeMap::new();
+        for (name, value) in take(&mut native, "stores")? {
+            let store = Store::native(value).map_err(|invalid| invalid.under(&format!("aiquota.stores.{name}")));
+            declared.insert(name, store);
+        }
         let policies = take(&mut native, "policies")?;
         let shared = match P::common(native)? {
             Common::Guard => return Ok(Read::Guard),
             Common::Shared(shared) => shared,
         };
-        let policies = policies
-            .into_iter()
-            .map(|(name, value)| {
-                let stores = NamedStores { declared: &declared, used: &mut *stores };
-                let policy = read(value)
-                    .and_then(|policy| P::native(policy, &shared, stores))
-                    .map(Named::new)
-                    .map_err(|invalid| invalid.under(&format!("aiquota.policies.{name}")));
-                (name, policy)
-            })
-            .collect();
-        Ok(Read::Policies(Self { shared, policies }))
+        let mut named = BTreeMap::new();
+        for (name, value) in policies {
+            let stores = NamedStores { declared: &declared, used: &mut *stores };
+            let policy = read(value)
+                .and_then(|policy| P::native(policy, &shared, stores))
+                .map(Named::new)
+                .map_err(|invalid| invalid.under(&format!("aiquota.policies.{name}")));
+            named.insert(name, policy);
+        }
+        Ok(Read::Policies(Self { shared, policies: named }))
     }
 
     /// What a rule with these keys asks for.
@@ -121,20 +118,16 @@ const fn flag(value: Option<&Value>) -> Option<bool> {
 /// Reads a value as a type of [`wire`], or names the field that cannot be read.
 pub(crate) fn read<T: DeserializeOwned>(value: Value) -> Result<T, Invalid> {
     let Value::Object(fields) = value else { return Err(Invalid::new("", "is not an object")) };
-    let parse = |fields: Map<String, Value>| {
-        serde_json::from_value::<T>(Value::Object(fields)).map_err(|error| error.to_string())
-    };
-    let missing = |message: &str| Some(message.strip_prefix("missing field `")?.split('`').next()?.to_owned());
-    parse(fields.clone()).map_err(|message| {
-        if let Some(field) = missing(&message) {
+    node::parse::<T>(fields.clone()).map_err(|Unreadable { missing }| {
+        if let Some(field) = missing {
             return Invalid::new(field, "is missing");
         }
-        // The field without which the complaint goes away, or becomes one about its absence, is the one. Messages
-        // themselves are not passed on: they quote values.
+        // The field without which the complaint goes away, or becomes one about its absence, is the one.
         let culprit = fields.keys().find(|key| {
             let mut others = fields.clone();
             others.remove(*key);
-            parse(others).map_or_else(|message| missing(&message).as_ref() == Some(key), |_| true)
+            let left = node::parse::<T>(others);
+            left.map_or_else(|Unreadable { missing }| missing == Some(key.as_str()), |_| true)
         });
         Invalid::new(culprit.map_or("", String::as_str), "is unknown or not what it should be")
     })

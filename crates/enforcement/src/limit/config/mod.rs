@@ -67,8 +67,8 @@ impl config::Policy for Policy {
 
     fn common(native: Value) -> Result<Common<Dialect>, ConfigError> {
         let wire::limit::Native { version: _, dialect, stores: _, policies: _ } =
-            serde_json::from_value::<wire::limit::Native<Value>>(native)
-                .map_err(|error| ConfigError::Native(error.to_string()))?;
+            config::read::<wire::limit::Native<Value>>(native)
+                .map_err(|invalid| ConfigError::Native(invalid.to_string()))?;
         Ok(Common::Shared(dialect))
     }
 

@@ -13,8 +13,7 @@ use crate::wire;
 
 pub(super) fn common(native: Value) -> Result<Common<Tables>, ConfigError> {
     let wire::Native { version: _, guard, stores: _, schedules, policies: _ } =
-        serde_json::from_value::<wire::Native<Value, Value>>(native)
-            .map_err(|error| ConfigError::Native(error.to_string()))?;
+        read::<wire::Native<Value, Value>>(native).map_err(|invalid| ConfigError::Native(invalid.to_string()))?;
     if guard {
         return Ok(Common::Guard);
     }
@@ -22,7 +21,9 @@ pub(super) fn common(native: Value) -> Result<Common<Tables>, ConfigError> {
         let table = table(value).map_err(|invalid| invalid.under(&format!("aiquota.schedules.{name}")));
         (name, table)
     });
-    Ok(Common::Shared(tables.collect()))
+    let mut shared = Tables::new();
+    shared.extend(tables);
+    Ok(Common::Shared(shared))
 }
 
 fn table(value: Value) -> Result<Table, Invalid> {

@@ -6,6 +6,7 @@ mod crd;
 mod ends;
 mod higress;
 mod limit;
+mod models;
 mod quota;
 mod refresh;
 mod status;
@@ -19,6 +20,7 @@ pub use limit::{
     AiTokenRateLimit, AiTokenRateLimitSpec, By, ByConsumer, ByIp, LIMITS_MAX, Limit, MESSAGE_MAX_LENGTH, Match,
     RULE_NAME_CHOICE_MAX_LENGTH, Rate, Rejection, Rule, SOURCE_MAX_LENGTH, VALUE_MAX_LENGTH,
 };
+pub use models::{LimitedModel, Model, Weights};
 pub use quota::{
     Admin, AiQuota, AiQuotaSpec, CONSUMERS_MAX, Consumer, DeletionPolicy, StoreRef, TARGET_NAME_MAX_LENGTH,
     TARGET_NAME_PATTERN, TARGETS_MAX, TargetKind, TargetRef,

@@ -2,7 +2,7 @@
 //! together. The comments with three slashes are what `kubectl explain` shows.
 
 use enforcement::values::{
-    MAX_AMOUNT, PATH_MAX_LENGTH, PATH_PATTERN, PATHS_MAX, REJECTION_CODE_MAX, REJECTION_CODE_MIN, RULES_MAX,
+    MAX_AMOUNT, MODELS_MAX, PATH_MAX_LENGTH, PATH_PATTERN, PATHS_MAX, REJECTION_CODE_MAX, REJECTION_CODE_MIN, RULES_MAX,
 };
 use kube::CustomResource;
 use schemars::JsonSchema;
@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use crate::{
     ends::{Errors, Mode, OnMissingUsage, OnStoreFailure, UnlistedPaths},
+    models::LimitedModel,
     null_is_absent,
     quota::{StoreRef, TARGETS_MAX, TargetRef, only_wide_targets_have_narrower_ones, targets_are_unique},
     status::AiTokenRateLimitStatus,
@@ -85,6 +86,15 @@ pub struct AiTokenRateLimitSpec {
     #[schemars(length(max = RULES_MAX), extend("x-kubernetes-list-type" = "atomic"))]
     #[schemars(extend("x-kubernetes-validations" = [rules_differ()]))]
     pub rules: Vec<Rule>,
+
+    /// What tokens of some models count, and limits that requests for them are under besides. At most 32, each name once.
+    /// The body of a limited request says which model it is for, or the path, as Gemini's does; where neither does, the
+    /// header `x-higress-llm-model`. Where two of them differ, the request is refused with 403. A model that is not listed
+    /// is counted as `other`, each token once. Absent: models are not told apart.
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "null_is_absent")]
+    #[schemars(length(max = MODELS_MAX))]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub models: Vec<LimitedModel>,
 
     /// What a request over a limit is answered with. Absent: 429 with the text `Too many requests`.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -279,14 +289,16 @@ pub struct Rejection {
 
 fn something_is_limited() -> Value {
     json!({
-        "rule": "(has(self.global) && self.global.size() > 0) || (has(self.rules) && self.rules.size() > 0)",
-        "message": "at least one of global and rules must be given",
+        "rule": "(has(self.global) && self.global.size() > 0) || (has(self.rules) && self.rules.size() > 0) || \
+                 (has(self.models) && self.models.exists(m, (has(m.global) && m.global.size() > 0) || \
+                 (has(m.rules) && m.rules.size() > 0)))",
+        "message": "at least one of global and rules must be given, here or for a model",
         "fieldPath": ".rules",
     })
 }
 
 /// As they are written: whether `60s` and `1m` stand side by side is left to the controller.
-fn windows_differ() -> Value {
+pub(crate) fn windows_differ() -> Value {
     json!({
         "rule": "self.all(a, self.exists_one(b, a.window == b.window))",
         "message": "each window may be listed once",
@@ -294,7 +306,7 @@ fn windows_differ() -> Value {
     })
 }
 
-fn rules_differ() -> Value {
+pub(crate) fn rules_differ() -> Value {
     json!({
         "rule": "self.all(a, self.exists_one(b, a.by == b.by))",
         "message": "limits by one thing stand in one rule",

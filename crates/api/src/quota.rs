@@ -3,7 +3,7 @@
 
 use enforcement::values::{
     ADMIN_PATH_PATTERN, CONSUMER_MAX_LENGTH, CONSUMER_PATTERN, KEY_PREFIX_MAX_LENGTH, KEY_PREFIX_PATTERN, MAX_AMOUNT,
-    PATH_MAX_LENGTH, PATH_PATTERN, PATHS_MAX,
+    MODELS_MAX, PATH_MAX_LENGTH, PATH_PATTERN, PATHS_MAX,
 };
 use kube::CustomResource;
 use schemars::JsonSchema;
@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     admission::{Admission, Reservation, reservation_with_reserve},
     ends::{Errors, Mode, OnMissingUsage, OnStoreFailure, UnlistedPaths},
+    models::Model,
     null_is_absent,
     refresh::Refresh,
     status::AiQuotaStatus,
@@ -100,6 +101,15 @@ pub struct AiQuotaSpec {
     /// `quota.higress.io/refresh`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub refresh: Option<Refresh>,
+
+    /// What tokens of some models count, and which models have quotas of their own. At most 32, each name once. The body of
+    /// a metered request says which model it is for, or the path, as Gemini's does; where neither does, the header
+    /// `x-higress-llm-model`. Where two of them differ, the request is refused with 403. A model that is not listed is
+    /// `other`: its requests draw on the common quotas, each token counts once. Absent: models are not told apart.
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "null_is_absent")]
+    #[schemars(length(max = MODELS_MAX))]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub models: Vec<Model>,
 
     /// Which requests spend tokens: those whose path, without its query, ends in one of these. 1 to 32 suffixes that
     /// begin with `/` or `:`. Absent: `/v1/chat/completions`, `/v1/messages` and `/v1/responses`. What becomes of other
@@ -228,6 +238,7 @@ pub struct StoreRef {
 
 /// The admin API: `GET <path>?consumer=<name>` answers the balance, `POST <path>/refresh` with the form
 /// `consumer=<name>&quota=<tokens>` sets it, `POST <path>/delta` with `consumer=<name>&value=<tokens>` changes it.
+/// With `model=<name>` in addition it is the balance that requests for that model draw on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Admin {

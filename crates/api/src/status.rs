@@ -67,7 +67,7 @@ pub struct TargetStatus {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Summary {
-    /// Consumers listed in the spec.
+    /// Consumers listed in the spec; who is listed for models too counts once for each.
     pub consumers: i64,
     /// Those of them whose balance is in Redis.
     pub seeded: i64,
@@ -100,6 +100,9 @@ pub struct AiTokenRateLimitStatus {
 #[serde(rename_all = "camelCase")]
 pub struct ConsumerStatus {
     pub name: String,
+    /// The entry of `spec.models` whose balance this is. Absent: the common one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
     /// What `spec.consumers` gives it, in tokens. Absent: unlimited.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quota: Option<i64>,

@@ -31,10 +31,10 @@ impl Weights {
         *self == Self::default()
     }
 
-    /// Whether they may be declared: at least one is not zero.
+    /// Whether they may be declared. Where all are 0, nothing is charged.
     #[must_use]
     pub fn are_valid(self) -> bool {
-        self.0.iter().all(|weight| *weight <= WEIGHT_MAX) && self.0 != [0; 4]
+        self.0.iter().all(|weight| *weight <= WEIGHT_MAX)
     }
 
     /// What is charged for a usage. What the answer's total has beyond the parts that it names is output, or input where

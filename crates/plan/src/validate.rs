@@ -3,6 +3,7 @@
 
 pub(crate) mod admission;
 mod limit;
+mod models;
 
 use std::{collections::HashSet, fmt};
 
@@ -70,6 +71,7 @@ pub fn validate(quota: &AiQuota) -> Result<(), Vec<Refusal>> {
         consumers,
         default_quota,
         refresh,
+        models,
         paths,
         admission,
         reservation,
@@ -94,13 +96,14 @@ pub fn validate(quota: &AiQuota) -> Result<(), Vec<Refusal>> {
     if let Some(admin) = admin {
         check.admin(admin, paths.as_deref());
     }
-    check.consumers(consumers);
+    check.consumers("spec.consumers", consumers);
     if let Some(amount) = default_quota {
         check.amount("spec.defaultQuota", *amount);
     }
     if let Some(refresh) = refresh {
         check.refresh(refresh);
     }
+    check.models(models);
     if let Some(paths) = paths {
         check.paths(paths);
     }
@@ -327,10 +330,10 @@ impl Check {
         }
     }
 
-    fn consumers(&mut self, consumers: &[Consumer]) {
+    fn consumers(&mut self, field: &str, consumers: &[Consumer]) {
         if consumers.len() > CONSUMERS_MAX {
             self.refuse(
-                "spec.consumers",
+                field,
                 Refused::TooMany,
                 format!("has {} consumers, at most {CONSUMERS_MAX} may be", consumers.len()),
             );
@@ -338,7 +341,7 @@ impl Check {
         let mut seen = HashSet::with_capacity(consumers.len());
         for (index, consumer) in consumers.iter().enumerate() {
             let Consumer { name, quota, unlimited } = consumer;
-            let at = |field: &str| format!("spec.consumers[{index}]{field}");
+            let at = |inner: &str| format!("{field}[{index}]{inner}");
             if !is_consumer(name.as_bytes()) {
                 self.consumer(&at(".name"), name);
             }

@@ -15,7 +15,7 @@ use enforcement::wire;
 use serde_json::Value;
 
 use crate::{
-    Refusal,
+    Refusal, Refused,
     gateway::{Gateway, Matcher, Part, Policy},
     kind::Kind,
 };
@@ -121,6 +121,15 @@ impl<K: Kind> Default for Read<K> {
             rules: Vec::new(),
         }
     }
+}
+
+/// Models are nothing to upstream's modules.
+fn beyond_upstream(without_models: bool) -> Option<Refusal> {
+    (!without_models).then(|| Refusal {
+        field: "spec.models".to_owned(),
+        reason: Refused::Unsupported,
+        message: "the module does not tell models apart: leave it out".to_owned(),
+    })
 }
 
 /// Whether two WasmPlugins enforce the same and say the same about it.

@@ -69,6 +69,7 @@ impl Form<Quota> for Upstream {
             consumers,
             default_quota,
             refresh: _,
+            models,
             paths: _,
             admission: _,
             reservation: _,
@@ -108,6 +109,7 @@ impl Form<Quota> for Upstream {
         }
         refusals.extend(admission::beyond_upstream(quota.spec.admission));
         let store = (OnStoreFailure::Refuse, "the module refuses while the store does not answer");
+        refusals.extend(form::beyond_upstream(models.is_empty()));
         refusals.extend(ends::beyond_upstream(quota.spec.ends(), store, "the module lets other paths pass"));
         refusals
     }

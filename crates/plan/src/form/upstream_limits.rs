@@ -79,6 +79,7 @@ impl Form<Limit> for UpstreamLimits {
         }
         let store = (OnStoreFailure::Admit, "the module lets requests pass while the store does not answer");
         refusals.extend(ends::beyond_upstream(spec.ends(), store, "the module limits every path"));
+        refusals.extend(form::beyond_upstream(spec.models.is_empty()));
         refusals
     }
 

@@ -13,6 +13,7 @@ use super::{Kind, unread};
 use crate::{
     AI_QUOTA, Flavor, Key, Module, Object, ObjectKind, Refusal, Settings, World, ends,
     form::{self, Form, Read},
+    models,
     owner_name,
     plan::Declared,
     prefix,
@@ -119,7 +120,7 @@ impl Kind for Quota {
             refresh: spec.refresh.as_ref().and_then(tables::refresh),
             reserve: admission::reserve(spec.admission, spec.reservation),
             ends: ends::ends(spec.ends(), OnStoreFailure::Refuse),
-            models: Vec::new(),
+            models: models::declared(&spec.models),
             unavailable: None,
         }
     }
@@ -197,7 +198,7 @@ impl Kind for Quota {
             ("defaultQuota", *default_quota != b.default_quota),
             ("paths", *paths != b.paths),
             ("refresh", *refresh != b.refresh),
-            ("models", *models != b.models),
+            ("models", models::differ(models, &b.models)),
             ("admission", reserve.is_some() != b.reserve.is_some()),
             ("reservation", *reserve != b.reserve),
         ]

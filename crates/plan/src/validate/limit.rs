@@ -3,7 +3,7 @@
 use std::{collections::HashSet, net::IpAddr};
 
 use api::{
-    AiTokenRateLimit, AiTokenRateLimitSpec, By, ByConsumer, ByIp, LIMITS_MAX, Limit, MESSAGE_MAX_LENGTH, Match,
+    AiTokenRateLimit, AiTokenRateLimitSpec, By, ByConsumer, ByIp, LIMITS_MAX, Limit, LimitedModel, MESSAGE_MAX_LENGTH, Match,
     RULE_NAME_CHOICE_MAX_LENGTH, Rate, Rejection, Rule, SOURCE_MAX_LENGTH, VALUE_MAX_LENGTH,
 };
 use enforcement::{
@@ -23,6 +23,7 @@ pub fn validate_limit(object: &AiTokenRateLimit) -> Result<(), Vec<Refusal>> {
         rule_name,
         global,
         rules,
+        models,
         rejection,
         paths,
         mode: _,
@@ -48,11 +49,14 @@ pub fn validate_limit(object: &AiTokenRateLimit) -> Result<(), Vec<Refusal>> {
             "must be visible ASCII characters without braces and dots",
         );
     }
-    if global.is_empty() && rules.is_empty() {
-        check.refuse("spec.rules", Refused::Required, "at least one of global and rules must be given");
+    let limits_nothing = |model: &LimitedModel| model.global.is_empty() && model.rules.is_empty();
+    if global.is_empty() && rules.is_empty() && models.iter().all(limits_nothing) {
+        let message = "at least one of global and rules must be given, here or for a model";
+        check.refuse("spec.rules", Refused::Required, message);
     }
-    check.global(global);
-    check.rules(rules);
+    check.global("spec.global", global);
+    check.rules("spec.rules", rules);
+    check.limited_models(models);
     if let Some(Rejection { code, message }) = rejection {
         if code.is_some_and(|code| !(REJECTION_CODE_MIN..=REJECTION_CODE_MAX).contains(&code)) {
             let message = format!("must be {REJECTION_CODE_MIN} to {REJECTION_CODE_MAX}");
@@ -89,33 +93,33 @@ fn written(window: &str) -> Option<Option<u32>> {
 }
 
 impl Check {
-    fn global(&mut self, rates: &[Rate]) {
+    pub(super) fn global(&mut self, field: &str, rates: &[Rate]) {
         if rates.len() > RULES_MAX {
             let message = format!("has {} limits, at most {RULES_MAX} may be", rates.len());
-            self.refuse("spec.global", Refused::TooMany, message);
+            self.refuse(field, Refused::TooMany, message);
         }
         let mut seen = HashSet::new();
         for (index, Rate { tokens, window }) in rates.iter().enumerate() {
-            self.rate(&format!("spec.global[{index}]"), *tokens, window);
+            self.rate(&format!("{field}[{index}]"), *tokens, window);
             if let Some(seconds) = seconds(window)
                 && !seen.insert(seconds)
             {
-                self.refuse("spec.global", Refused::Duplicate, format!("the window {window} is there already"));
+                self.refuse(field, Refused::Duplicate, format!("the window {window} is there already"));
             }
         }
     }
 
-    fn rules(&mut self, rules: &[Rule]) {
+    pub(super) fn rules(&mut self, all: &str, rules: &[Rule]) {
         if rules.len() > RULES_MAX {
             let message = format!("has {} rules, at most {RULES_MAX} may be", rules.len());
-            self.refuse("spec.rules", Refused::TooMany, message);
+            self.refuse(all, Refused::TooMany, message);
         }
         for (index, Rule { by, limits }) in rules.iter().enumerate() {
-            let field = format!("spec.rules[{index}]");
+            let field = format!("{all}[{index}]");
             self.by(&format!("{field}.by"), by);
             if rules[..index].iter().any(|other| other.by == *by) {
                 let message = "there is a rule by this already: put its limits there";
-                self.refuse("spec.rules", Refused::Duplicate, message);
+                self.refuse(all, Refused::Duplicate, message);
             }
             self.limits(&format!("{field}.limits"), by, limits);
         }

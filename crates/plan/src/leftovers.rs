@@ -50,7 +50,7 @@ pub struct Recorded<'a, 'p> {
     owner: &'a str,
     /// Nothing where the object is gone.
     verdict: Option<&'p Verdict>,
-    listed: OnceCell<HashSet<&'p [u8]>>,
+    listed: OnceCell<HashSet<(Option<&'p str>, &'p str)>>,
 }
 
 impl<'p> Leftovers<'p> {
@@ -209,7 +209,7 @@ impl Recorded<'_, '_> {
     fn lists(&self, verdict: &Verdict, balance: &Balance) -> bool {
         let Some(declared) = &verdict.declared else { return false };
         let listed = self.listed.get_or_init(|| self.consumers());
-        balance.as_bytes().strip_prefix(declared.key_prefix.as_bytes()).is_some_and(|name| listed.contains(name))
+        balance.under(&declared.key_prefix).is_some_and(|listing| listed.contains(&listing))
     }
 
     fn own_seeds(&self, verdict: &Verdict) -> impl Iterator<Item = usize> {
@@ -220,9 +220,9 @@ impl Recorded<'_, '_> {
 }
 
 impl<'p> Recorded<'_, 'p> {
-    fn consumers(&self) -> HashSet<&'p [u8]> {
-        let consumers = self.verdict.map(|verdict| verdict.object.consumers()).unwrap_or_default();
-        consumers.iter().map(|consumer| consumer.name.as_bytes()).collect()
+    fn consumers(&self) -> HashSet<(Option<&'p str>, &'p str)> {
+        let listed = self.verdict.into_iter().flat_map(|verdict| verdict.object.listed());
+        listed.map(|listed| (listed.model, listed.consumer.name.as_str())).collect()
     }
 }
 

@@ -31,6 +31,7 @@ mod leftovers;
 mod life;
 mod manual;
 mod merge;
+mod models;
 mod plan;
 mod prefix;
 mod program;

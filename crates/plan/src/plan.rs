@@ -3,7 +3,9 @@
 
 use std::{collections::HashSet, fmt, ops::Range, sync::Arc, time::Duration};
 
-use api::{AiQuota, AiQuotaStatus, AiQuotaStore, AiTokenRateLimit, Condition, Consumer, TargetRef, TargetStatus};
+use api::{
+    AiQuota, AiQuotaStatus, AiQuotaStore, AiTokenRateLimit, Condition, Consumer, Model, TargetRef, TargetStatus,
+};
 use enforcement::redis::{Apply, Balance, Fence, Grant, Query};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -14,6 +16,7 @@ use crate::{
     Database, Finalizer, Key, Life, ObjectKind, Reason, Undecodable,
     gateway::{Gateway, Part},
     kind::{Limit, Quota},
+    models::{self, Listed},
     stores::Databases,
     tables::{Refreshing, Turn},
 };
@@ -85,7 +88,7 @@ pub struct Seed {
     /// How they were refreshed until now, where that is edited.
     pub(crate) former: Option<Arc<Refreshing>>,
     pub(crate) turn: Option<Turn>,
-    /// The index of the consumer in the object's spec.
+    /// The index of the consumer among all that the object lists.
     pub consumer: usize,
 }
 
@@ -302,11 +305,12 @@ impl Object {
     }
 
     /// The consumers it lists; none where it could not be read.
-    pub(crate) fn consumers(&self) -> &[Consumer] {
-        match self {
-            Self::Read(quota) => &quota.spec.consumers,
-            Self::Limit(_) | Self::Undecodable(_) => &[],
-        }
+    pub(crate) fn listed(&self) -> impl Iterator<Item = Listed<'_>> {
+        let (consumers, models): (&[Consumer], &[Model]) = match self {
+            Self::Read(quota) => (&quota.spec.consumers, &quota.spec.models),
+            Self::Limit(_) | Self::Undecodable(_) => (&[], &[]),
+        };
+        models::listed(consumers, models)
     }
 }
 

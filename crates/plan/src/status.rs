@@ -125,8 +125,8 @@ pub fn status(
         next_refresh: verdict.next_refresh.map(|next| next.to_string()),
         refreshed: refreshed(verdict, &seeds).map(str::to_owned),
         summary: match &verdict.object {
-            Object::Read(quota) => Some(Summary {
-                consumers: count(quota.spec.consumers.len()),
+            object @ Object::Read(_) => Some(Summary {
+                consumers: count(object.listed().count()),
                 seeded: count(seeds.applied),
                 exhausted: count(exhausted),
             }),
@@ -169,7 +169,7 @@ fn refreshed<'a>(verdict: &'a Verdict, seeds: &Seeds<'_>) -> Option<&'a str> {
         return None;
     }
     let token = manual::annotated(verdict.object.metadata())?;
-    let all = seeds.applied == verdict.object.consumers().len() && !rejected(verdict);
+    let all = seeds.applied == verdict.object.listed().count() && !rejected(verdict);
     token.ok().filter(|_| all).or_else(|| manual::refreshed(&verdict.object))
 }
 
@@ -275,7 +275,10 @@ fn balances(plan: &Plan, verdict: &Verdict, seeds: &Seeds, refused: &str) -> Sta
     if let Some(reason) = &verdict.withheld {
         return State::not(reason);
     }
-    let name = |seed: usize| verdict.object.consumers()[plan.seeds[seed].consumer].name.clone();
+    let name = |seed: usize| {
+        let listed = verdict.object.listed().nth(plan.seeds[seed].consumer);
+        listed.map(|listed| listed.name()).unwrap_or_default()
+    };
     // The worst first: what a person has to act on, then what time heals.
     let problem =
         [&seeds.malformed, &seeds.unreadable, &seeds.conflict, &seeds.unreachable, &seeds.stale, &seeds.pending]

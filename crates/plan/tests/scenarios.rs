@@ -88,6 +88,14 @@ fn limits_are_planned_as_quotas_are_and_beside_them() {
 }
 
 #[test]
+fn models_are_written_seeded_merged_and_reported() {
+    let scenarios: Vec<Scenario> = serde_yaml::from_str(include_str!("scenarios/models.yaml")).unwrap();
+    for scenario in &scenarios {
+        play(scenario, Flavor::Native);
+    }
+}
+
+#[test]
 fn upstreams_limits_are_spelled_as_it_reads_them_and_what_they_cannot_say_is_refused() {
     let scenarios: Vec<Scenario> = serde_yaml::from_str(include_str!("scenarios/limits_upstream.yaml")).unwrap();
     for scenario in &scenarios {

@@ -25,6 +25,16 @@ impl Balance {
         &self.0
     }
 
+    /// The model and the consumer whose it is under a prefix; nothing if it is another's, or of no name of ours.
+    #[must_use]
+    pub fn under(&self, key_prefix: &str) -> Option<(Option<&str>, &str)> {
+        let rest = std::str::from_utf8(self.0.strip_prefix(key_prefix.as_bytes())?).ok()?;
+        match rest.strip_prefix(' ') {
+            None => Some((None, rest)),
+            Some(rest) => rest.split_once(' ').map(|(model, consumer)| (Some(model), consumer)),
+        }
+    }
+
     /// The hash of what is known about the balance; its fields are listed in `aiquota.lua`.
     #[must_use]
     pub fn ledger(&self) -> Vec<u8> {
@@ -93,6 +103,10 @@ mod tests {
         assert_eq!(balance.amounts(), b"{chat_quota:user1}:amounts");
         let of_model = Balance::new(&of_model("chat_quota:", "gpt-4*"), b"user1");
         assert_eq!(of_model.as_bytes(), b"chat_quota: gpt-4* user1");
+        assert_eq!(of_model.under("chat_quota:"), Some((Some("gpt-4*"), "user1")));
+        assert_eq!(balance.under("chat_quota:"), Some((None, "user1")));
+        assert_eq!(balance.under("chat_quota:u"), Some((None, "ser1")));
+        assert_eq!(balance.under("other:"), None);
         assert_eq!(of_model.ledger(), b"{chat_quota: gpt-4* user1}:ledger");
     }
 }

@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use enforcement::redis::{Balance, Grant};
+use enforcement::redis::Grant;
 
 use super::{Draft, Former};
 use crate::{
@@ -15,6 +15,7 @@ use crate::{
     gateway::Matcher,
     kind::{Kind as _, Quota},
     merge::Slot,
+    models,
     stores::Stores,
     tables::{Known, Refreshing, Tables},
 };
@@ -67,7 +68,7 @@ impl Draft<Quota> {
         }
         self.warn(slots);
         let mut seeding = Vec::with_capacity(self.policies.len());
-        let consumers = self.verdicts.iter().map(|verdict| verdict.object.consumers().len());
+        let consumers = self.verdicts.iter().map(|verdict| verdict.object.listed().count());
         let mut seeds = Vec::with_capacity(consumers.sum());
         for (by, policy) in self.policies.iter().enumerate().filter(|(by, policy)| in_force[*by] && !policy.kept) {
             let Some(Ok(store)) = policy.settings.store.as_deref().map(|store| stores.find(store)) else { continue };
@@ -80,10 +81,10 @@ impl Draft<Quota> {
                 .and_then(|refresh| Some(Arc::new(tables.get(&refresh.schedule)?.refreshing(refresh, world.now))));
             let turn = refreshing.as_deref().filter(|_| !form.rolls()).and_then(Refreshing::turn);
             let begin = seeds.len();
-            seeds.extend(verdict.object.consumers().iter().enumerate().map(|(consumer, listed)| Seed {
+            seeds.extend(verdict.object.listed().enumerate().map(|(consumer, listed)| Seed {
                 store,
-                balance: Balance::new(&policy.settings.key_prefix, listed.name.as_bytes()),
-                grant: listed.quota.map_or(Grant::Unlimited, Grant::Tokens),
+                balance: listed.balance(&policy.settings.key_prefix),
+                grant: listed.consumer.quota.map_or(Grant::Unlimited, Grant::Tokens),
                 object: object.clone(),
                 refreshing: refreshing.clone(),
                 former: former.get(&by).cloned(),
@@ -115,11 +116,12 @@ impl Draft<Quota> {
 
     /// Says so to those whose rules let nobody spend: neither they nor who shares a target with them list anybody.
     fn warn(&mut self, slots: &[Slot<Matcher>]) {
-        let lists = |by: usize| !self.verdicts[self.policies[by].verdict].object.consumers().is_empty();
+        let lists = |by: usize| self.verdicts[self.policies[by].verdict].object.listed().next().is_some();
         let is_closed = |by: &usize| {
             let policy = &self.policies[*by];
             let refuses = !policy.settings.ends.observes();
-            refuses && !policy.kept && policy.settings.default_quota.is_none() && !lists(*by)
+            let has_default = models::places(&policy.settings).any(|(_, default)| default.is_some());
+            refuses && !policy.kept && !has_default && !lists(*by)
         };
         let holders = |slot: &Slot<Matcher>| slot.holders.iter().map(|holder| holder.by).collect::<Vec<_>>();
         let mut closed: BTreeSet<usize> = slots.iter().flat_map(holders).filter(is_closed).collect();
@@ -163,7 +165,7 @@ impl Draft<Quota> {
                 let apart = may_choose && !conflicts.iter().any(|(winner, _)| share(*by, *winner));
                 let winner = self.verdicts[self.policies[*winner].verdict].key.clone();
                 let verdict = &mut self.verdicts[verdict];
-                let consumer = verdict.object.consumers()[*consumer].name.clone();
+                let consumer = verdict.object.listed().nth(*consumer).map(|listed| listed.name()).unwrap_or_default();
                 verdict.refused.push(Reason::ConsumerConflicted { consumer, winner, apart, more: conflicts.len() - 1 });
             }
         }

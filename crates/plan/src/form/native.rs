@@ -81,7 +81,11 @@ impl<K: Kind> Form<K> for Native {
 
     fn size(&self, policy: &Policy<K>, _: Stores<'_>) -> Size {
         let name = policy.name.len();
-        Size { once: text(&policy.settings).len() + YIELDS + name + ENTRY, rule: RULE + name, note: 0 }
+        Size {
+            once: text(&policy.settings).len() + YIELDS * K::places(&policy.settings) + name + ENTRY,
+            rule: RULE + name,
+            note: 0,
+        }
     }
 
     fn schedule_size(&self, name: &str) -> usize {

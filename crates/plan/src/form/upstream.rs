@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use super::{Body, Form, NAMELESS, Read, Ruled, Size, Stores, policies, text, value};
 use crate::{
     Refusal, Refused, ends,
+    form::beyond_upstream,
     gateway::{Gateway, Matcher, Part, Policy},
     kind::Quota,
     prefix::fnv1a,
@@ -109,7 +110,7 @@ impl Form<Quota> for Upstream {
         }
         refusals.extend(admission::beyond_upstream(quota.spec.admission));
         let store = (OnStoreFailure::Refuse, "the module refuses while the store does not answer");
-        refusals.extend(form::beyond_upstream(models.is_empty()));
+        refusals.extend(beyond_upstream(models.is_empty()));
         refusals.extend(ends::beyond_upstream(quota.spec.ends(), store, "the module lets other paths pass"));
         refusals
     }

@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use super::{Body, Form, Read, Ruled, Size, Stores, policies, text, upstream::anything, value};
 use crate::{
     Refusal, Refused, ends,
+    form::beyond_upstream,
     gateway::{Gateway, Matcher, Part, Policy},
     kind::Limit,
     validate::seconds,
@@ -79,7 +80,7 @@ impl Form<Limit> for UpstreamLimits {
         }
         let store = (OnStoreFailure::Admit, "the module lets requests pass while the store does not answer");
         refusals.extend(ends::beyond_upstream(spec.ends(), store, "the module limits every path"));
-        refusals.extend(form::beyond_upstream(spec.models.is_empty()));
+        refusals.extend(beyond_upstream(spec.models.is_empty()));
         refusals
     }
 

@@ -20,6 +20,7 @@ use super::{Kind, unread};
 use crate::{
     AI_TOKEN_RATELIMIT, Flavor, Key, LimitModule, Object, ObjectKind, Refusal, Settings, World, ends,
     form::{self, Form, Read},
+    models,
     plan::Declared,
     program::Place,
     stores, validate,
@@ -45,7 +46,7 @@ impl Kind for Limit {
     }
 
     fn believes(settings: &Policy) -> bool {
-        settings.rules.iter().any(by_consumer)
+        all_rules(settings).any(by_consumer)
     }
 
     fn form(world: &World) -> &'static dyn Form<Self> {
@@ -106,23 +107,15 @@ impl Kind for Limit {
             None => Self::form(world).default_paths(),
         };
         paths.sort_unstable();
-        let rule = |api::Rule { by, limits }: &api::Rule| {
-            let limit = |limit: &api::Limit| {
-                let rate = rate(limit.tokens, &limit.window)?;
-                let matches = matches(&limit.matches)?;
-                Some(WireLimit { matches, tokens: rate.tokens, window_seconds: rate.window_seconds })
-            };
-            Some(Rule { by: source(by)?, limits: limits.iter().filter_map(limit).collect(), overridden: false })
-        };
         let usual = Rejection::default();
         let (code, message) = spec.rejection.as_ref().map_or((None, None), |said| (said.code, said.message.clone()));
         Policy {
             store: Some(spec.store_ref.as_ref().map_or(stores::DEFAULT, |store| &store.name).to_owned()),
             rule_name: spec.rule_name.clone().unwrap_or_else(|| format!("{}.{}", key.namespace, key.name)),
             paths,
-            global: spec.global.iter().filter_map(|said| rate(said.tokens, &said.window)).collect(),
-            rules: spec.rules.iter().filter_map(rule).collect(),
-            models: Vec::new(),
+            global: rates(&spec.global),
+            rules: rules(&spec.rules),
+            models: limited(&spec.models),
             rejection: Rejection { code: code.unwrap_or(usual.code), message: message.unwrap_or(usual.message) },
             ends: ends::ends(spec.ends(), OnStoreFailure::Admit),
             unavailable: None,
@@ -170,8 +163,12 @@ impl Kind for Limit {
         !settings.rule_name.is_empty() && !own
     }
 
+    fn places(_: &Policy) -> usize {
+        0
+    }
+
     fn consumers<'a>(settings: &'a Policy, _: &'a Object) -> Vec<&'a str> {
-        let limits = settings.rules.iter().filter(|rule| by_consumer(rule)).flat_map(|rule| &rule.limits);
+        let limits = all_rules(settings).filter(|rule| by_consumer(rule)).flat_map(|rule| &rule.limits);
         let exact = limits.filter_map(|limit| match &limit.matches {
             Match::Exact(name) => Some(name.as_str()),
             Match::Pattern(_) | Match::Any | Match::Cidr(_) => None,
@@ -207,6 +204,40 @@ fn by_consumer(rule: &Rule) -> bool {
         By::Header(name) => name.eq_ignore_ascii_case(identity::HEADER),
         By::Param(_) | By::Cookie(_) | By::Ip(_) => false,
     }
+}
+
+/// Those for all requests, and those for one model.
+fn all_rules(settings: &Policy) -> impl Iterator<Item = &Rule> {
+    settings.rules.iter().chain(settings.models.iter().flat_map(|model| &model.rules))
+}
+
+/// Whatever the order in which they are listed.
+fn limited(models: &[api::LimitedModel]) -> Vec<wire::LimitedModel> {
+    let model = |model: &api::LimitedModel| wire::LimitedModel {
+        name: model.name.clone(),
+        weights: models::weights(model.weights),
+        global: rates(&model.global),
+        rules: rules(&model.rules),
+    };
+    let mut models: Vec<_> = models.iter().map(model).collect();
+    models.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+    models
+}
+
+fn rates(declared: &[api::Rate]) -> Vec<Rate> {
+    declared.iter().filter_map(|said| rate(said.tokens, &said.window)).collect()
+}
+
+fn rules(declared: &[api::Rule]) -> Vec<Rule> {
+    let limit = |limit: &api::Limit| {
+        let rate = rate(limit.tokens, &limit.window)?;
+        let matches = matches(&limit.matches)?;
+        Some(WireLimit { matches, tokens: rate.tokens, window_seconds: rate.window_seconds })
+    };
+    let rule = |api::Rule { by, limits }: &api::Rule| {
+        Some(Rule { by: source(by)?, limits: limits.iter().filter_map(limit).collect(), overridden: false })
+    };
+    declared.iter().filter_map(rule).collect()
 }
 
 /// Nothing for what is refused.

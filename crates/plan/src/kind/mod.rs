@@ -103,6 +103,9 @@ pub(crate) trait Kind: Sized + 'static {
     /// Whether what they keep in Redis has a name that objects of this namespace do not get without choosing one.
     fn is_chosen(settings: &Self::Settings, namespace: &str) -> bool;
 
+    /// How many sorts of balances it has, of each of which it is said where it yields to another.
+    fn places(settings: &Self::Settings) -> usize;
+
     /// The consumers that it names, who therefore should come through.
     fn consumers<'a>(settings: &'a Self::Settings, object: &'a Object) -> Vec<&'a str>;
 

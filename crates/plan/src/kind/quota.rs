@@ -1,6 +1,10 @@
 //! AIQuota: balances per consumer. Pure.
 
-use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+};
 
 use api::{AiQuota, OnStoreFailure, TargetRef, WasmPlugin};
 use enforcement::{
@@ -13,8 +17,7 @@ use super::{Kind, unread};
 use crate::{
     AI_QUOTA, Flavor, Key, Module, Object, ObjectKind, Refusal, Settings, World, ends,
     form::{self, Form, Read},
-    models,
-    owner_name,
+    models, owner_name,
     plan::Declared,
     prefix,
     program::Place,
@@ -166,10 +169,15 @@ impl Kind for Quota {
         !settings.key_prefix.is_empty() && !own.is_some_and(|rest| rest.starts_with('/'))
     }
 
+    fn places(settings: &wire::Policy) -> usize {
+        models::places(settings).count()
+    }
+
     fn consumers<'a>(settings: &'a wire::Policy, object: &'a Object) -> Vec<&'a str> {
         let admin = settings.admin.as_ref().map(|admin| admin.consumer.as_str());
-        let listed = object.consumers().iter().map(|consumer| consumer.name.as_str());
-        admin.into_iter().chain(listed.filter(|name| Some(*name) != admin)).collect()
+        let listed = object.listed().map(|listed| listed.consumer.name.as_str());
+        let mut seen = HashSet::new();
+        admin.into_iter().chain(listed).filter(|name| seen.insert(*name)).collect()
     }
 
     fn refresh(settings: &wire::Policy) -> Option<&wire::Refresh> {

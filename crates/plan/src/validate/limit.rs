@@ -3,8 +3,8 @@
 use std::{collections::HashSet, net::IpAddr};
 
 use api::{
-    AiTokenRateLimit, AiTokenRateLimitSpec, By, ByConsumer, ByIp, LIMITS_MAX, Limit, LimitedModel, MESSAGE_MAX_LENGTH, Match,
-    RULE_NAME_CHOICE_MAX_LENGTH, Rate, Rejection, Rule, SOURCE_MAX_LENGTH, VALUE_MAX_LENGTH,
+    AiTokenRateLimit, AiTokenRateLimitSpec, By, ByConsumer, ByIp, LIMITS_MAX, Limit, LimitedModel, MESSAGE_MAX_LENGTH,
+    Match, RULE_NAME_CHOICE_MAX_LENGTH, Rate, Rejection, Rule, SOURCE_MAX_LENGTH, VALUE_MAX_LENGTH,
 };
 use enforcement::{
     limit::pattern::Pattern,

@@ -43,7 +43,8 @@ impl Check {
         let mut seen = HashSet::new();
         for (index, name) in names.enumerate() {
             let field = format!("spec.models[{index}]");
-            let message = "must be visible ASCII characters without braces, `*` at the end only, and without models/ before it";
+            let message =
+                "must be visible ASCII characters without braces, `*` at the end only, and without models/ before it";
             self.text(&format!("{field}.name"), name, MODEL_MAX_LENGTH, is_declarable, message);
             if !seen.insert(name) {
                 self.refuse(field, Refused::Duplicate, "this name is there already: list each model once");

@@ -329,7 +329,9 @@ fn check(world: &World, index: &Index, step: &Step, of_limits: bool, at: &str) {
         let status = status.unwrap_or_else(|| panic!("{at}: no status of {object}"));
         let shown = status.consumers.iter().map(|one| {
             let shown = |tokens: Option<i64>| tokens.map_or("unlimited".to_owned(), |tokens| tokens.to_string());
-            format!("{} {} of {}, {} used", one.name, shown(one.balance), shown(one.quota), one.used).into()
+            let model = one.model.as_ref().map(|model| format!(" of model {model}")).unwrap_or_default();
+            let (name, used) = (&one.name, one.used);
+            format!("{name}{model} {} of {}, {used} used", shown(one.balance), shown(one.quota)).into()
         });
         let exhausted = status.summary.as_ref().map_or(0, |summary| summary.exhausted);
         let found: Vec<Value> = [exhausted.into()].into_iter().chain(shown).collect();

@@ -5,6 +5,7 @@ use plan::Refused;
 use serde_json::{Value, json};
 
 mod limits;
+mod models;
 
 pub(crate) struct Case {
     /// The JSON pointer of what is changed in the valid object.
@@ -51,6 +52,7 @@ pub(crate) fn valid(kind: Kind) -> Value {
                 "consumers": [{"name": "user1", "quota": 10000}, {"name": "user2", "unlimited": true}],
                 "defaultQuota": 1000,
                 "refresh": {"schedule": "0 0 * * *", "timeZone": "Asia/Shanghai", "mode": "CarryOver", "maxBalance": 5000},
+                "models": models::valid(),
                 "paths": ["/v1/chat/completions", ":generateContent"],
                 "admission": "Reserve",
                 "reservation": {"defaultMaxTokens": 1000},
@@ -84,6 +86,7 @@ pub(crate) fn accepted() -> Vec<(Kind, Value)> {
     let store = |at: &'static str, to: Value| (Kind::Store, put(valid(Kind::Store), at, to));
     let many = |count: usize| (0..count).map(|n| json!({"name": format!("user{n}"), "quota": n})).collect::<Vec<_>>();
     let mut all = limits::accepted();
+    all.extend(models::accepted());
     all.extend([
         (Kind::Quota, valid(Kind::Quota)),
         (Kind::Store, valid(Kind::Store)),
@@ -326,6 +329,7 @@ pub(crate) fn refused() -> Vec<Case> {
         store("/spec/auth/passwordKey", json!("pass.word"), "spec.auth.passwordKey", Characters),
     ];
     cases.extend(limits::refused());
+    cases.extend(models::refused());
     // Everything that a user chooses and that reaches Redis or the gateway, with what must never get there.
     let free = [
         ("/spec/consumers/0/name", "spec.consumers[0].name", Kind::Quota, ""),

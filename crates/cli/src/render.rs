@@ -132,7 +132,7 @@ fn balances(plan: &Plan) -> Vec<Balance> {
         let balance = |seed: &Seed| Balance {
             store: plan.stores[seed.store].object.metadata.name.clone().unwrap_or_default(),
             key: seed.balance.to_string(),
-            consumer: quota.spec.consumers.get(seed.consumer).map(|listed| listed.name.clone()).unwrap_or_default(),
+            consumer: verdict.object.listed_name(seed.consumer).unwrap_or_default(),
             grant: match seed.grant {
                 Grant::Tokens(tokens) => tokens.into(),
                 Grant::Unlimited => "unlimited".into(),

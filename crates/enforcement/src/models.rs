@@ -4,6 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::paths;
+use crate::prompt::{Model as Named, Prompt};
 use crate::steps::Request;
 use crate::usage::Usage;
 use crate::values::{MAX_AMOUNT, MODEL_MAX_LENGTH, WEIGHT_MAX, is_plain};
@@ -99,14 +100,24 @@ impl<T> Models<T> {
         self.0.is_empty()
     }
 
-    /// The declared model that a request is for; `body`: the one that its body names.
+    /// The declared model that a request is for.
     ///
     /// # Errors
-    /// If it names different ones.
-    pub fn of(&self, request: &dyn Request, body: Option<&[u8]>) -> Result<Option<usize>, Contradiction> {
+    /// If it names different ones, or its body could be read otherwise than we read it.
+    pub fn of(&self, request: &dyn Request, body: Option<&Prompt>) -> Result<Option<usize>, Contradiction> {
         if self.is_empty() {
             return Ok(None);
         }
+        let body = match body {
+            None => None,
+            Some(Prompt { is_object: true, model: Named::Named(name), .. }) => Some(name.as_bytes()),
+            Some(Prompt { is_object, bytes, model: Named::Absent, .. })
+                if *is_object || *bytes == 0 || is_form(request) =>
+            {
+                None
+            }
+            Some(_) => return Err(Contradiction),
+        };
         let path = paths::plain(&paths::split(request.path()).0);
         agreed(body, in_path(&path), request.header(HEADER)).map(|model| self.find(model))
     }
@@ -142,7 +153,7 @@ impl<T> Models<T> {
     }
 }
 
-/// What a request says about its model contradicts itself: what it is charged for is not what it gets.
+/// What a request says about its model contradicts itself, or is not clear: what it is charged for may not be what it gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Contradiction;
 
@@ -158,6 +169,13 @@ fn agreed<'a>(
     let mut named = body.into_iter().chain(path).chain(headers).map(bare).filter(|name| !name.is_empty());
     let first = named.next();
     if named.all(|other| Some(other) == first) { Ok(first) } else { Err(Contradiction) }
+}
+
+/// Whether the body is said to be a form: what is in it is not read.
+fn is_form(request: &dyn Request) -> bool {
+    const FORM: &[u8] = b"multipart/form-data";
+    let types = request.header("content-type");
+    types.first().and_then(|said| said.get(..FORM.len())).is_some_and(|said| said.eq_ignore_ascii_case(FORM))
 }
 
 /// The model in a path as Gemini's: `/v1beta/models/<model>:generateContent`.

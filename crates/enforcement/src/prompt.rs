@@ -113,13 +113,4 @@ impl Prompt {
         let total = input.saturating_add(output).min(MAX_AMOUNT.unsigned_abs());
         Usage { input: Some(input), output: Some(output), total, cached_input: None, reasoning: None }
     }
-
-    /// The model that it names; none where that is unclear.
-    #[must_use]
-    pub fn model(&self) -> Option<&[u8]> {
-        match &self.model {
-            Model::Named(name) => Some(name.as_bytes()),
-            Model::Absent | Model::Unclear => None,
-        }
-    }
 }

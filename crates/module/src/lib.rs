@@ -351,7 +351,13 @@ impl<K: Kind> Enforcer<K> {
             }
             Step::Refuse(response) => (false, Next::Refuse(response)),
             Step::AwaitForm(_) | Step::AwaitBody(_) => return Action::StopIteration,
-            Step::Ask(ask) => (ask.pending.is_metered(), Next::Ask(ask)),
+            Step::Ask(ask) => {
+                if let (Some(model), Some(stream)) = (ask.pending.model(), self.streams.get_mut(&stream)) {
+                    let policy = stream.counters.take();
+                    stream.counters = policy.map(|policy| self.policies.of_model(K::KIND, &policy, model));
+                }
+                (ask.pending.is_metered(), Next::Ask(ask))
+            }
         };
         match self.follow(root, stream, next, None) {
             None if metered => Action::StopAllAndWatermark,

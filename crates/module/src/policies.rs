@@ -8,9 +8,13 @@ use std::sync::Arc;
 use enforcement::steps::Count;
 use guest_abi::host::{self, Counter};
 
-/// The counters of one policy, at the places of their numbers; nothing where the host has none.
+/// The counters of one policy, or of one of the models that it declares.
 #[derive(Clone, Debug)]
-pub(crate) struct PolicyCounters(Rc<[Option<Counter>]>);
+pub(crate) struct PolicyCounters {
+    policy: Arc<str>,
+    /// At the places of their numbers; nothing where the host has none.
+    all: Rc<[Option<Counter>]>,
+}
 
 /// Those of all policies, whose numbers stay the same as long as the VM lives.
 #[derive(Debug, Default)]
@@ -22,15 +26,21 @@ impl Policies {
             return counters.clone();
         }
         let define = |count: Count| host::define_counter(&count.metric(kind, policy)).ok();
-        let counters = PolicyCounters(Count::ALL.into_iter().map(define).collect());
+        let all = Count::ALL.into_iter().map(define).collect();
+        let counters = PolicyCounters { policy: Arc::clone(policy), all };
         self.0.insert(Arc::clone(policy), counters.clone());
         counters
+    }
+
+    /// `model` is none of a client's making, but declared.
+    pub(crate) fn of_model(&mut self, kind: &str, policy: &PolicyCounters, model: &str) -> PolicyCounters {
+        self.of(kind, &[&policy.policy, ".model.", model].concat().into())
     }
 }
 
 impl PolicyCounters {
     pub(crate) fn add(&self, count: Count, by: i64) {
-        if let Some(Some(counter)) = self.0.get(count as usize) {
+        if let Some(Some(counter)) = self.all.get(count as usize) {
             let _ = host::count(*counter, by);
         }
     }

@@ -3,14 +3,15 @@
 
 use std::{
     cell::OnceCell,
-    collections::{HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     hash::{DefaultHasher, Hash, Hasher},
     sync::{Arc, OnceLock},
 };
 
-use enforcement::redis::{Balance, Delete, Fence, Invocation, Park, Period, Release};
+use api::Model;
+use enforcement::redis::{self, Balance, Delete, Fence, Invocation, Park, Period, Release};
 
-use crate::{Key, Life, Object, ObjectKind, Owner, Plan, Reason, Verdict, gateway::Part, plan::Declared};
+use crate::{Key, Life, Object, ObjectKind, Owner, Plan, Reason, Verdict, gateway::Part, models, plan::Declared};
 
 /// What becomes of a recorded balance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,11 +38,11 @@ pub struct Leftovers<'p> {
     seeds: OnceLock<HashMap<(usize, &'p [u8]), usize>>,
     /// For each store, the numbers of other databases that may be its own.
     possible: OnceLock<Vec<Vec<usize>>>,
-    heirs: OnceLock<Heirs<'p>>,
+    heirs: OnceLock<Heirs>,
 }
 
 /// For each prefix the stores of policies with a default; nothing for a store that cannot be found.
-type Heirs<'p> = HashMap<&'p str, Vec<Option<usize>>>;
+type Heirs = HashMap<String, Vec<Option<usize>>>;
 
 /// An owner of recorded balances in one store.
 pub struct Recorded<'a, 'p> {
@@ -67,6 +68,25 @@ impl<'p> Leftovers<'p> {
         owner.strip_prefix(self.plan.cluster.as_str())?.strip_prefix('/')?;
         let verdict = self.owners.get(owner).copied().filter(|verdict| verdict.life != Life::Gone);
         Some(Recorded { all: self, store, owner, verdict, listed: OnceCell::new() })
+    }
+
+    fn heirs(&self) -> &Heirs {
+        self.heirs.get_or_init(|| self.plan.heirs())
+    }
+
+    /// Whether another object's default decides on a balance that requests made from the default of a leaving one.
+    #[must_use]
+    pub fn is_inherited(&self, departure: &Departure, store: usize, balance: &Balance) -> bool {
+        let declared = self.plan.verdicts[departure.verdict].declared.as_ref();
+        declared.is_some_and(|declared| self.inherits(store, declared, balance))
+    }
+
+    fn inherits(&self, store: usize, Declared { key_prefix, .. }: &Declared, balance: &Balance) -> bool {
+        let prefix = match balance.under(key_prefix) {
+            Some((Some(model), _)) => redis::of_model(key_prefix, model),
+            Some((None, _)) | None => key_prefix.clone(),
+        };
+        self.plan.is_inherited(self.heirs(), store, &prefix)
     }
 
     /// Whether an owner of this cluster is an object that does not live any more.
@@ -122,7 +142,7 @@ impl Recorded<'_, '_> {
             Some(verdict) => {
                 (&verdict.owner.uid, verdict.owner.generation).hash(&mut hasher);
                 matches!(verdict.life, Life::Leaves(leaving) if leaving.drained).hash(&mut hasher);
-                (verdict.keeps_last_rule(), self.declares_here(verdict), self.is_inherited(verdict)).hash(&mut hasher);
+                (verdict.keeps_last_rule(), self.declares_here(verdict), self.inherited(verdict)).hash(&mut hasher);
                 self.own_seeds(verdict).for_each(|seed| self.all.plan.seeds[seed].consumer.hash(&mut hasher));
             }
         }
@@ -157,7 +177,7 @@ impl Recorded<'_, '_> {
         let Some(verdict) = self.verdict else { return Fate::Release };
         match verdict.life {
             // What it does not list may live on another object's default, as what requests made from its own.
-            Life::Leaves(leaving) if leaving.drained => match self.is_inherited(verdict) {
+            Life::Leaves(leaving) if leaving.drained => match self.is_inherited(verdict, balance) {
                 true if !self.lists(verdict, balance) => Fate::Release,
                 _ => Fate::Delete,
             },
@@ -199,11 +219,20 @@ impl Recorded<'_, '_> {
         self.all.plan.databases.same(verdict.declared.as_ref()?.store?, self.store)
     }
 
-    /// Whether another object's default decides on what this one's made.
-    fn is_inherited(&self, verdict: &Verdict) -> bool {
-        let Some(declared) = &verdict.declared else { return false };
-        let heirs = self.all.heirs.get_or_init(|| self.all.plan.heirs());
-        matches!(verdict.life, Life::Leaves(_)) && self.all.plan.is_inherited(heirs, self.store, &declared.key_prefix)
+    /// Whether another object's default decides on such balances as this one's made.
+    fn is_inherited(&self, verdict: &Verdict, balance: &Balance) -> bool {
+        let leaves = matches!(verdict.life, Life::Leaves(_));
+        leaves && verdict.declared.as_ref().is_some_and(|declared| self.all.inherits(self.store, declared, balance))
+    }
+
+    /// The prefixes of those.
+    fn inherited(&self, verdict: &Verdict) -> BTreeSet<&str> {
+        let leaves = matches!(verdict.life, Life::Leaves(_));
+        let Some(Declared { key_prefix, .. }) = verdict.declared.as_ref().filter(|_| leaves) else { return [].into() };
+        let plan = self.all.plan;
+        let heirs = self.all.heirs();
+        let own = heirs.keys().filter(|prefix| redis::is_of(prefix, key_prefix));
+        own.filter(|prefix| plan.is_inherited(heirs, self.store, prefix)).map(String::as_str).collect()
     }
 
     fn lists(&self, verdict: &Verdict, balance: &Balance) -> bool {
@@ -231,7 +260,8 @@ pub struct Departure {
     /// The index of its verdict.
     pub verdict: usize,
     pub owner: Arc<Owner>,
-    /// The store and the prefix of balances that requests may have made from its default, and that nobody inherits.
+    /// The store and the prefix of balances that requests may have made from its defaults, of which some are inherited by
+    /// nobody: see [`Leftovers::is_inherited`].
     pub lazy: Option<(usize, String)>,
     /// The store it names, and why that cannot be used.
     pub withheld: Option<(String, Reason)>,
@@ -280,7 +310,9 @@ impl Plan {
         let lazy = move |verdict: &Verdict| {
             let Declared { store, key_prefix } = verdict.declared.as_ref()?;
             let store = (*store)?;
-            (!self.is_inherited(&heirs, store, key_prefix)).then(|| (store, key_prefix.clone()))
+            let has_models = matches!(&verdict.object, Object::Read(quota) if quota.spec.models.iter().any(Model::has_own));
+            let sweeps = has_models || !self.is_inherited(&heirs, store, key_prefix);
+            sweeps.then(|| (store, key_prefix.clone()))
         };
         self.verdicts.iter().enumerate().filter(drained).map(move |(index, verdict)| Departure {
             verdict: index,
@@ -292,7 +324,7 @@ impl Plan {
 
     /// Where a policy in force has a default, also that of an object that cannot be read: what others' defaults made
     /// there follows it.
-    fn heirs(&self) -> Heirs<'_> {
+    fn heirs(&self) -> Heirs {
         let Part { policies, slots, .. } = &self.quotas;
         let gateway = &self.gateway.settings.gateway_namespace;
         let stores = self.stores.iter().enumerate().filter(|(_, store)| store.access.is_ok());
@@ -304,16 +336,16 @@ impl Plan {
         let mut heirs = Heirs::new();
         let in_force: HashSet<usize> = slots.iter().flat_map(|slot| &slot.holders).map(|holder| holder.by).collect();
         for settings in in_force.into_iter().map(|by| &policies[by].settings) {
-            if settings.default_quota.is_some() {
-                let store = settings.store.as_ref().and_then(|store| stores.get(store)).copied();
-                heirs.entry(&settings.key_prefix).or_default().push(store);
+            let store = settings.store.as_ref().and_then(|store| stores.get(store)).copied();
+            for (prefix, _) in models::places(settings).filter(|(_, default)| default.is_some()) {
+                heirs.entry(prefix).or_default().push(store);
             }
         }
         heirs
     }
 
     /// Whether one of them is, or for all that is known may be, in the same place.
-    fn is_inherited(&self, heirs: &Heirs<'_>, store: usize, key_prefix: &str) -> bool {
+    fn is_inherited(&self, heirs: &Heirs, store: usize, key_prefix: &str) -> bool {
         let is_here =
             |other: &Option<usize>| other.is_none_or(|other| self.databases.same(store, other) != Some(false));
         heirs.get(key_prefix).is_some_and(|others| others.iter().any(is_here))

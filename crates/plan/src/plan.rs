@@ -304,6 +304,12 @@ impl Object {
         }
     }
 
+    /// One of those, as messages name it.
+    #[must_use]
+    pub fn listed_name(&self, index: usize) -> Option<String> {
+        self.listed().nth(index).map(|listed| listed.name())
+    }
+
     /// The consumers it lists; none where it could not be read.
     pub(crate) fn listed(&self) -> impl Iterator<Item = Listed<'_>> {
         let (consumers, models): (&[Consumer], &[Model]) = match self {

@@ -275,10 +275,7 @@ fn balances(plan: &Plan, verdict: &Verdict, seeds: &Seeds, refused: &str) -> Sta
     if let Some(reason) = &verdict.withheld {
         return State::not(reason);
     }
-    let name = |seed: usize| {
-        let listed = verdict.object.listed().nth(plan.seeds[seed].consumer);
-        listed.map(|listed| listed.name()).unwrap_or_default()
-    };
+    let name = |seed: usize| verdict.object.listed_name(plan.seeds[seed].consumer).unwrap_or_default();
     // The worst first: what a person has to act on, then what time heals.
     let problem =
         [&seeds.malformed, &seeds.unreadable, &seeds.conflict, &seeds.unreachable, &seeds.stale, &seeds.pending]

@@ -228,7 +228,9 @@ impl Sweeps {
                     None => return Err(Failure::late()),
                 };
                 // What another object lists stays with that.
-                let own = scanned.balances.iter().filter(|balance| !leftovers.lists(store, balance));
+                let own = scanned.balances.iter().filter(|balance| {
+                    !leftovers.lists(store, balance) && !leftovers.is_inherited(departure, store, balance)
+                });
                 let mut left: Vec<(&Balance, String)> = own.map(|balance| (balance, owner.clone())).collect();
                 let mut refused = None;
                 while !left.is_empty() {

@@ -41,10 +41,15 @@ pub(super) const fn websocket() -> Response {
     Response::text(403, "ai-token-ratelimit.websocket", body)
 }
 
-/// The native form's, where models are declared and a request names two.
+/// The native form's, where models are declared and a request names two, or none that is clear.
 pub(super) const fn contradiction() -> Response {
-    let body = "Request denied by ai token ratelimit check. The request names different models.";
-    Response::text(403, "ai-token-ratelimit.model_mismatch", body)
+    let body = "Request denied by ai token ratelimit check. It is not clear which model the request is for.";
+    Response::text(403, "ai-token-ratelimit.unclear_model", body)
+}
+
+pub(super) const fn too_long() -> Response {
+    let body = "Request denied by ai token ratelimit check. The request body is longer than 10 MiB.";
+    Response::text(413, "ai-token-ratelimit.body_too_long", body)
 }
 
 /// What a rule matches that cannot be enforced, with the reason.

@@ -22,6 +22,7 @@ use crate::config::Target;
 use crate::identity;
 use crate::models::{Contradiction, Weights};
 use crate::paths::{self, Mode};
+use crate::prompt::Prompt;
 use crate::redis::Reply;
 use crate::redis::limits::{self, Asks, Counter, Hashed, Limit, Name, State};
 use crate::redis::overrides;
@@ -46,6 +47,10 @@ pub struct Check {
     consumer: Option<Vec<u8>>,
 }
 
+/// A request that is held until its body has said which model it is for.
+#[derive(Debug)]
+pub struct AwaitBody(Arc<Policy>);
+
 /// An admitted request.
 #[derive(Debug)]
 pub struct Admission {
@@ -64,7 +69,7 @@ impl Kind for Limits {
 
     type Policy = Policy;
     type AwaitForm = Infallible;
-    type AwaitBody = Infallible;
+    type AwaitBody = AwaitBody;
     type Purpose = Check;
     type Admission = Admission;
     type Ticket = Ticket;
@@ -87,19 +92,33 @@ impl Kind for Limits {
         if policy.looks_at_consumers() && identity.iter().any(|value| Some(value) != identity.first()) {
             return Step::refuse(&policy.ends, answers::unauthorized_consumer());
         }
-        check(policy, request, None)
+        if policy.models.is_empty() {
+            return check(policy, request, None);
+        }
+        // It has no body.
+        if wants_websocket(request) {
+            return Step::refuse(&policy.ends, answers::websocket());
+        }
+        Step::AwaitBody(AwaitBody(Arc::clone(policy)))
     }
 
     fn form(awaiting: Infallible, _: &[u8], _: i64) -> Step<Self> {
         match awaiting {}
     }
 
-    fn body(awaiting: Infallible, _: Body, _: &dyn Request) -> Step<Self> {
-        match awaiting {}
+    fn body(AwaitBody(policy): AwaitBody, body: Body, request: &dyn Request) -> Step<Self> {
+        match body {
+            Body::Read(prompt) => check(&policy, request, Some(&prompt)),
+            Body::TooLong => Step::refuse(&policy.ends, answers::too_long()),
+        }
     }
 
     fn is_metered(_: &Check) -> bool {
         true
+    }
+
+    fn model(check: &Check) -> Option<&str> {
+        check.policy.models.name(check.model)
     }
 
     fn decide(Check { policy, limits, model, consumer }: Check, reply: Result<Reply<'_>, Failure>) -> Next<Self> {
@@ -166,8 +185,8 @@ impl Kind for Limits {
     }
 }
 
-/// Asks for the counters of all that a request is under. `body`: the model that its body names.
-fn check(policy: &Arc<Policy>, request: &dyn Request, body: Option<&[u8]>) -> Step<Limits> {
+/// Asks for the counters of all that a request is under.
+fn check(policy: &Arc<Policy>, request: &dyn Request, body: Option<&Prompt>) -> Step<Limits> {
     let model = match policy.models.of(request, body) {
         Ok(model) => model,
         Err(Contradiction) => return Step::refuse(&policy.ends, answers::contradiction()),
@@ -188,7 +207,8 @@ fn check(policy: &Arc<Policy>, request: &dyn Request, body: Option<&[u8]>) -> St
     // It becomes part of a metric's name, which the gateway keeps.
     let consumer = request.header(identity::HEADER).first().copied();
     let consumer = consumer.filter(|consumer| values::is_consumer(consumer)).map(<[u8]>::to_vec);
-    Step::Ask(Ask::new(question, Check { policy: Arc::clone(policy), limits, model, consumer }))
+    let ask = Ask::new(question, Check { policy: Arc::clone(policy), limits, model, consumer });
+    Step::Ask(ask.after(body.map_or(0, |body| body.bytes)))
 }
 
 /// The store has not said where the counters stand: that refuses nobody, unless it is to.
@@ -271,6 +291,14 @@ fn each_once(limits: Vec<Limit>) -> Vec<Limit> {
     }
     once
 }
+
+impl PartialEq for AwaitBody {
+    fn eq(&self, Self(other): &Self) -> bool {
+        Arc::ptr_eq(&self.0, other)
+    }
+}
+
+impl Eq for AwaitBody {}
 
 impl PartialEq for Check {
     fn eq(&self, other: &Self) -> bool {

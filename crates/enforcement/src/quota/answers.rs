@@ -49,10 +49,10 @@ pub(super) const fn unlisted_path() -> Response {
     Response::text(403, "ai-quota.unlisted_path", "Request denied by ai quota check. This path is not listed.")
 }
 
-/// The native form's, where models are declared and a request names two.
+/// The native form's, where models are declared and a request names two, or none that is clear.
 pub(super) const fn contradiction() -> Response {
-    let body = "Request denied by ai quota check. The request names different models.";
-    Response::text(403, "ai-quota.model_mismatch", body)
+    let body = "Request denied by ai quota check. It is not clear which model the request is for.";
+    Response::text(403, "ai-quota.unclear_model", body)
 }
 
 pub(super) const fn unauthorized_admin() -> Response {

@@ -105,6 +105,13 @@ impl Kind for Quotas {
         matches!(why, Why::Check { .. })
     }
 
+    fn model(Purpose(why): &Purpose) -> Option<&str> {
+        match why {
+            Why::Check { who, .. } => who.policy.models.name(who.model),
+            Why::Admin { .. } => None,
+        }
+    }
+
     fn decide(Purpose(why): Purpose, reply: Result<Reply<'_>, Failure>) -> Next<Self> {
         match why {
             Why::Admin { native, admin } => Next::Refuse(admin.answer(native, reply)),
@@ -238,7 +245,7 @@ fn decide(policy: &Arc<Policy>, open: bool, (mode, query): (Mode, &[u8]), reques
 
 /// Asks for the balance that a request draws on, and holds what its body says that it may cost.
 fn check(policy: &Arc<Policy>, consumer: &[u8], request: &dyn Request, body: Option<&Prompt>) -> Step<Quotas> {
-    let model = match policy.models.of(request, body.and_then(Prompt::model)) {
+    let model = match policy.models.of(request, body) {
         Ok(model) => model,
         Err(Contradiction) => return Step::Refuse(answers::contradiction()),
     };
@@ -364,7 +371,7 @@ impl Policy {
 
     /// Whether the bodies of metered requests are awaited.
     const fn wants_body(&self) -> bool {
-        self.reserve.is_some()
+        self.reserve.is_some() || !self.models.is_empty()
     }
 
     fn accepts(&self, consumer: &[u8]) -> bool {

@@ -77,6 +77,12 @@ pub fn of_model(key_prefix: &str, model: &str) -> String {
     [key_prefix, " ", model, " "].concat()
 }
 
+/// Whether a prefix is this one, or that of a model under it.
+#[must_use]
+pub fn is_of(prefix: &str, key_prefix: &str) -> bool {
+    prefix.strip_prefix(key_prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with(' '))
+}
+
 /// What a database is told from others by, whatever names lead to it.
 pub(super) const DATABASE: &[u8] = b"aiquota:database";
 
@@ -107,6 +113,7 @@ mod tests {
         assert_eq!(balance.under("chat_quota:"), Some((None, "user1")));
         assert_eq!(balance.under("chat_quota:u"), Some((None, "ser1")));
         assert_eq!(balance.under("other:"), None);
+        assert!(is_of("a", "a") && is_of("a m ", "a") && !is_of("ab", "a") && !is_of("a", "ab"));
         assert_eq!(of_model.ledger(), b"{chat_quota: gpt-4* user1}:ledger");
     }
 }

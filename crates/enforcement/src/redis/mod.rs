@@ -25,7 +25,7 @@ pub use apply::{Apply, ApplyOutcome, Fence, Grant};
 pub use charge::{Charge, ChargeOutcome};
 pub use check::{Check, CheckOutcome, Hold, Left, Renew};
 pub use error::ReplyError;
-pub use keys::{Balance, of_model};
+pub use keys::{Balance, is_of, of_model};
 pub use leave::{Delete, LeaveOutcome, Park, Release};
 pub use period::Period;
 pub use resp::{Command, Malformed, Reply};

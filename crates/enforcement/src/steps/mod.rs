@@ -68,6 +68,9 @@ pub trait Kind: Copy + Eq + Debug + 'static {
     /// Whether who waits for this answer is a request to a model, whose response will be metered.
     fn is_metered(purpose: &Self::Purpose) -> bool;
 
+    /// The declared model of who waits, or `other`; nothing where its policy declares none.
+    fn model(purpose: &Self::Purpose) -> Option<&str>;
+
     /// Takes the store's reply, which may be an error, or the reason why there is none.
     fn decide(purpose: Self::Purpose, reply: Result<Reply<'_>, Failure>) -> Next<Self>;
 
@@ -206,6 +209,12 @@ impl<K: Kind> Pending<K> {
     #[must_use]
     pub fn release(&self, now: i64) -> Option<Charge<K>> {
         K::release(&self.purpose, now).map(Charge::of_nothing)
+    }
+
+    /// What is counted for its model: the name as declared, or `other`; nothing where its policy declares none.
+    #[must_use]
+    pub fn model(&self) -> Option<&str> {
+        K::model(&self.purpose)
     }
 
     /// Takes the store's answer, or the reason why there is none.

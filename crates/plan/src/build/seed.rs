@@ -165,7 +165,7 @@ impl Draft<Quota> {
                 let apart = may_choose && !conflicts.iter().any(|(winner, _)| share(*by, *winner));
                 let winner = self.verdicts[self.policies[*winner].verdict].key.clone();
                 let verdict = &mut self.verdicts[verdict];
-                let consumer = verdict.object.listed().nth(*consumer).map(|listed| listed.name()).unwrap_or_default();
+                let consumer = verdict.object.listed_name(*consumer).unwrap_or_default();
                 verdict.refused.push(Reason::ConsumerConflicted { consumer, winner, apart, more: conflicts.len() - 1 });
             }
         }

@@ -5,6 +5,7 @@ mod deciding;
 mod ends;
 mod hostile;
 mod matching;
+mod models;
 
 use serde_json::{Value, json};
 

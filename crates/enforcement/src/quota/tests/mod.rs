@@ -4,6 +4,7 @@
 mod charges;
 mod ends;
 mod hostile;
+mod models;
 mod native;
 mod reserving;
 mod upstream;

@@ -310,7 +310,8 @@ impl Plan {
         let lazy = move |verdict: &Verdict| {
             let Declared { store, key_prefix } = verdict.declared.as_ref()?;
             let store = (*store)?;
-            let has_models = matches!(&verdict.object, Object::Read(quota) if quota.spec.models.iter().any(Model::has_own));
+            let has_models =
+                matches!(&verdict.object, Object::Read(quota) if quota.spec.models.iter().any(Model::has_own));
             let sweeps = has_models || !self.is_inherited(&heirs, store, key_prefix);
             sweeps.then(|| (store, key_prefix.clone()))
         };

@@ -2,6 +2,7 @@
 
 mod answers;
 mod behaviours;
+mod cli;
 mod components;
 mod concurrency;
 mod crash;

@@ -6,9 +6,19 @@ use anyhow::{Result, bail};
 
 use crate::run::{cargo, output, say_done, say_heading};
 
-/// What may be compiled into `enforcement`, which runs inside the gateway: numbers, JSON, byte search, patterns, errors.
-const ENFORCEMENT: &[&str] =
-    &["aiquota-enforcement", "itoa", "memchr", "regex-lite", "serde", "serde_core", "serde_json", "thiserror", "zmij"];
+/// What may be compiled into `enforcement`, which runs inside the gateway: numbers, JSON, byte search, patterns, SHA-1, errors.
+const ENFORCEMENT: &[&str] = &[
+    "aiquota-enforcement",
+    "itoa",
+    "memchr",
+    "regex-lite",
+    "serde",
+    "serde_core",
+    "serde_json",
+    "sha1_smol",
+    "thiserror",
+    "zmij",
+];
 
 /// What `plan` may have besides: the types of Kubernetes objects (kube's core without its client) and what they need.
 const PLAN: &[&str] = &[

@@ -174,8 +174,8 @@ pub struct Rule {
     /// Where the value is taken from.
     pub by: By,
 
-    /// 1 to 64. The first whose match is the value's decides, and all with that same match apply. A value that none
-    /// matches is not limited by this rule.
+    /// 1 to 64, at most 10 with the same match. The first whose match is the value's decides, and all with that same
+    /// match apply. A value that none matches is not limited by this rule.
     #[schemars(length(min = 1, max = LIMITS_MAX), extend("x-kubernetes-list-type" = "atomic"))]
     pub limits: Vec<Limit>,
 }
@@ -228,7 +228,8 @@ pub struct ByIp {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Limit {
-    /// Which values. Each value has a counter of its own.
+    /// Which values. Each value has a counter of its own, named in Redis by the value, or by its SHA-1 where it is longer
+    /// than 512 bytes.
     #[serde(rename = "match")]
     pub matches: Match,
 
@@ -254,6 +255,9 @@ pub struct Match {
     pub exact: Option<String>,
 
     /// Values that this regular expression (RE2 syntax, 1 to 253 characters) finds itself in, for example `^team-.*`.
+    /// Compiled, one may take 32 KiB, and all of an object together 64 KiB; most take less than 1 KiB. It is tried on
+    /// values of at most 1,024 bytes: a request with a longer one that comes to a pattern is refused with 403, details
+    /// `ai-token-ratelimit.value_too_long`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = VALUE_MAX_LENGTH), regex(pattern = VALUE_PATTERN))]
     #[schemars(extend("x-kubernetes-validations" = [no_template(), is_regex()]))]

@@ -29,7 +29,9 @@ fn fault(details: &str) -> Fault {
         "noquota" => (429, ("insufficient_quota", "insufficient_quota"), "rate_limit_error"),
         "unlisted_path" => (404, (INVALID, "unknown_url"), "not_found_error"),
         "body_too_long" => (413, (INVALID, "request_too_large"), "request_too_large"),
+        "unclear_model" => (400, (INVALID, "unclear_model"), INVALID),
         "websocket" => (400, (INVALID, "websocket"), INVALID),
+        "value_too_long" => (400, (INVALID, "value_too_long"), INVALID),
         _ => (503, ("server_error", "service_unavailable"), "api_error"),
     };
     Fault { status: Some(status), openai, anthropic }
@@ -81,6 +83,14 @@ mod tests {
             ("ai-quota.websocket", 400, "invalid_request_error", "websocket", "invalid_request_error"),
             ("ai-quota.error", 503, "server_error", "service_unavailable", "api_error"),
             ("ai-token-ratelimit.rejected", 403, "tokens", "rate_limit_exceeded", "rate_limit_error"),
+            (
+                "ai-token-ratelimit.value_too_long",
+                400,
+                "invalid_request_error",
+                "value_too_long",
+                "invalid_request_error",
+            ),
+            ("ai-quota.unclear_model", 400, "invalid_request_error", "unclear_model", "invalid_request_error"),
             ("ai-token-ratelimit.error", 503, "server_error", "service_unavailable", "api_error"),
         ] {
             let message = "a \"word\"\n\\";

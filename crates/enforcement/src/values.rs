@@ -42,6 +42,15 @@ pub const REJECTION_CODE_MAX: u16 = 599;
 pub const DEFAULT_REJECTION_CODE: u16 = 429;
 pub const DEFAULT_REJECTION_MESSAGE: &str = "Too many requests";
 
+/// Limits of one match, each of another window.
+pub const SAME_MATCH_MAX: usize = 10;
+/// What the patterns of a policy may take together, compiled, in bytes.
+pub const PATTERNS_SIZE_MAX: usize = 65_536;
+/// The longest value that patterns are tried on, in bytes; longer than any exact value may be.
+pub const TRIED_MAX: usize = 1_024;
+/// The longest value that stands in a key as it is, in bytes.
+pub const KEPT_MAX: usize = 512;
+
 /// Models of one object: names, or beginnings of names with `*` behind them.
 pub const MODELS_MAX: usize = 32;
 pub const MODEL_MAX_LENGTH: usize = 128;

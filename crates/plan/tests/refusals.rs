@@ -1,8 +1,8 @@
 //! The planner refuses what the table says, for the reason it says, naming the field; and nothing else.
 
 use api::{AiQuota, AiQuotaStore, AiTokenRateLimit};
-use plan::{Refusal, decode, validate, validate_limit, validate_store};
-use serde_json::Value;
+use plan::{Refusal, Refused, decode, validate, validate_limit, validate_store};
+use serde_json::{Value, json};
 use table::{Kind, accepted, refused};
 
 mod table;
@@ -36,4 +36,35 @@ fn valid_objects_are_accepted() {
     for (kind, object) in accepted() {
         assert_eq!(check(kind, object.clone()), Ok(()), "{object}");
     }
+}
+
+/// To compare all with all, in each rule of each model, would cost the API server more than it allows.
+#[test]
+fn more_limits_of_one_match_than_a_request_should_ask_for_are_refused() {
+    let limit = |count: usize| {
+        let any = |n| json!({"match": {"any": true}, "tokens": 1, "window": format!("{n}s")});
+        let mut limit = table::valid(Kind::Limit);
+        limit["spec"]["rules"][0]["limits"] = (1..=count).map(any).collect();
+        limit
+    };
+    assert_eq!(check(Kind::Limit, limit(10)), Ok(()));
+    let refusals = check(Kind::Limit, limit(11)).unwrap_err();
+    let found = (refusals.len(), refusals[0].field.as_str(), refusals[0].reason);
+    assert_eq!(found, (1, "spec.rules[0].limits", Refused::TooMany));
+}
+
+/// The API server cannot measure them.
+#[test]
+fn patterns_that_take_too_much_together_are_refused_with_what_they_take() {
+    let limit = |count: usize| {
+        let pattern = |n| json!({"match": {"pattern": format!("^{n}[a-z]{{200}}$")}, "tokens": 1, "window": "1m"});
+        let mut limit = table::valid(Kind::Limit);
+        limit["spec"]["rules"][0]["limits"] = (0..count).map(pattern).collect();
+        limit
+    };
+    let fit = (1..64).rfind(|count| check(Kind::Limit, limit(*count)).is_ok()).unwrap();
+    assert!((2..32).contains(&fit), "{fit}");
+    let refusals = check(Kind::Limit, limit(fit + 1)).unwrap_err();
+    assert_eq!((refusals.len(), refusals[0].field.as_str(), refusals[0].reason), (1, "spec.rules", Refused::TooMany));
+    assert!(refusals[0].message.contains("at most 65536 may be"), "{}", refusals[0].message);
 }

@@ -49,7 +49,7 @@ pub async fn limits(redis: &mut MultiplexedConnection) -> Result<Vec<(&'static s
         let counter = |rule: usize| {
             let key = format!("x-tenant-{rule}");
             Counter::item(
-                Name { dialect: Dialect::V2, rule: "bench", model: None, observed: false },
+                Name { dialect: Dialect::V2, rule: "bench", model: None, digests: true, observed: false },
                 "limit_by_header",
                 rate,
                 &key,

@@ -36,6 +36,12 @@ pub(super) fn store_unavailable() -> Response {
     Response::text(503, "ai-token-ratelimit.error", body).counting(&[Count::Refused, Count::StoreFailure])
 }
 
+/// The native form's: whether patterns match such a value would take too long to say.
+pub(super) const fn value_too_long() -> Response {
+    let body = "Request denied by ai token ratelimit check. A value is too long for the patterns of its limits.";
+    Response::text(403, "ai-token-ratelimit.value_too_long", body)
+}
+
 pub(super) const fn websocket() -> Response {
     let body = "Request denied by ai token ratelimit check. A WebSocket cannot be metered.";
     Response::text(403, "ai-token-ratelimit.websocket", body)

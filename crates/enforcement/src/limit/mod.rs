@@ -15,7 +15,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use config::{Flavor, Policy};
-use rule::Overridden;
+use rule::{Overridden, TooLong};
 
 use crate::announce::Announcement;
 use crate::config::Target;
@@ -191,7 +191,10 @@ fn check(policy: &Arc<Policy>, request: &dyn Request, body: Option<&Prompt>) -> 
         Ok(model) => model,
         Err(Contradiction) => return Step::refuse(&policy.ends, answers::contradiction()),
     };
-    let limits = policy.limits(request, model);
+    let limits = match policy.limits(request, model) {
+        Ok(limits) => limits,
+        Err(TooLong) => return Step::refuse(&policy.ends, answers::value_too_long()),
+    };
     if limits.is_empty() {
         return Step::Pass;
     }
@@ -228,16 +231,21 @@ fn announcement(states: &[Option<State>], meant: impl Fn(&State) -> bool) -> Opt
 
 impl Policy {
     /// What a request is under, global limits first; those for its model last.
-    fn limits(&self, request: &dyn Request, model: Option<usize>) -> Vec<Limit> {
-        let name =
-            |model| Name { dialect: self.dialect(), rule: &self.rule_name, model, observed: self.ends.observes() };
+    fn limits(&self, request: &dyn Request, model: Option<usize>) -> Result<Vec<Limit>, TooLong> {
+        let name = |model| Name {
+            dialect: self.dialect(),
+            rule: &self.rule_name,
+            model,
+            digests: matches!(self.flavor, Flavor::Native { .. }),
+            observed: self.ends.observes(),
+        };
         let only_first = self.flavor == Flavor::Upstream(Dialect::V1);
         let mut limits = Vec::new();
-        self.limits.collect(request, name(None), only_first, &mut limits);
+        self.limits.collect(request, name(None), only_first, &mut limits)?;
         if let Some(model) = self.models.get(model) {
-            model.held_to.collect(request, name(Some(&model.name)), only_first, &mut limits);
+            model.held_to.collect(request, name(Some(&model.name)), only_first, &mut limits)?;
         }
-        if matches!(self.flavor, Flavor::Native { .. }) { each_once(limits) } else { limits }
+        Ok(if matches!(self.flavor, Flavor::Native { .. }) { each_once(limits) } else { limits })
     }
 
     fn looks_at_consumers(&self) -> bool {
@@ -247,12 +255,18 @@ impl Policy {
 
 impl config::Limits {
     /// Those that a request is under.
-    fn collect(&self, request: &dyn Request, name: Name<'_>, only_first: bool, into: &mut Vec<Limit>) {
+    fn collect(
+        &self,
+        request: &dyn Request,
+        name: Name<'_>,
+        only_first: bool,
+        into: &mut Vec<Limit>,
+    ) -> Result<(), TooLong> {
         into.extend(
             self.global.iter().map(|rate| Limit { counter: Counter::global(name, *rate), asks: Asks::Rate(*rate) }),
         );
         for rule in &self.rules {
-            let Some(hit) = rule.hit(request) else { continue };
+            let Some(hit) = rule.hit(request)? else { continue };
             let (limiter, key) = (rule.limiter(), rule.key());
             if let Some(Overridden { key, source: (source, of) }) = &rule.overrides {
                 let asks = Asks::Overrides(Hashed(overrides::hashed(name.rule, &hit.value)));
@@ -269,6 +283,7 @@ impl config::Limits {
                 break;
             }
         }
+        Ok(())
     }
 
     fn looks_at_consumers(&self) -> bool {

@@ -18,6 +18,8 @@ use crate::wire::limit::{Match, Rate};
 pub struct Rule {
     pub(super) source: Source,
     choices: Choices,
+    /// The longest value that patterns are tried on; upstream tries any.
+    pub(super) tries: usize,
     /// Where values may have limits of their own.
     pub(super) overrides: Option<Overridden>,
 }
@@ -29,6 +31,10 @@ pub(super) struct Overridden {
     /// As keys spell it.
     pub(super) source: (&'static str, Box<str>),
 }
+
+/// That a value is too long for the patterns it would have to be tried on. It must not pass for one that none matches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct TooLong;
 
 /// Where a value is taken from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,7 +77,7 @@ pub(super) struct Hit<'a> {
 
 impl Rule {
     pub(super) fn new(source: Source) -> Self {
-        Self { source, choices: Choices::default(), overrides: None }
+        Self { source, choices: Choices::default(), overrides: None, tries: usize::MAX }
     }
 
     /// Adds a limit behind those that are there, at whose place further rates of the same match can be added. One with a
@@ -101,6 +107,16 @@ impl Rule {
         if let Some(rates) = self.choices.rates.get_mut(place) {
             rates.push(rate);
         }
+    }
+
+    /// What its patterns take, compiled.
+    pub(super) fn size(&self) -> usize {
+        self.choices.patterns.iter().filter_map(|(_, pattern)| pattern.as_ref()).map(Pattern::size).sum()
+    }
+
+    /// Whether so many rates have one match.
+    pub(super) fn has_more_of_a_match_than(&self, most: usize) -> bool {
+        self.choices.rates.iter().any(|rates| rates.len() > most)
     }
 
     /// Whether there is no limit in it.
@@ -135,25 +151,26 @@ impl Rule {
     }
 
     /// The value of the request and the rates it is under; nothing if it has none, or one without limits.
-    pub(super) fn hit(&self, request: &dyn Request) -> Option<Hit<'_>> {
-        match &self.source {
-            Source::Header(name) => self.of(first(request, name)?),
-            Source::Consumer => self.of(first(request, identity::HEADER)?),
-            Source::Param(name) => self.of(&paths::field(paths::split(request.path()).1, name)?),
-            Source::Cookie(name) => self.of(cookie(&request.header("cookie"), name)?),
-            Source::Connection => self.of_address(network::address(&request.source()?)?),
+    pub(super) fn hit(&self, request: &dyn Request) -> Result<Option<Hit<'_>>, TooLong> {
+        let value = match &self.source {
+            Source::Header(name) => first(request, name).map(Cow::Borrowed),
+            Source::Consumer => first(request, identity::HEADER).map(Cow::Borrowed),
+            Source::Param(name) => paths::field(paths::split(request.path()).1, name),
+            Source::Cookie(name) => cookie(&request.header("cookie"), name).map(Cow::Borrowed),
+            Source::Connection => return Ok(request.source().and_then(|source| self.of_address(&source))),
             Source::AddressIn(name) => {
-                let list = first(request, name)?.trim_ascii();
-                self.of_address(network::address(list.split(|byte| *byte == b',').next()?)?)
+                let list = first(request, name).map(<[u8]>::trim_ascii);
+                let address = list.and_then(|list| list.split(|byte| *byte == b',').next());
+                return Ok(address.and_then(|address| self.of_address(address)));
             }
-        }
+        };
+        let Some(value) = value else { return Ok(None) };
+        let place = self.choices.place(&value, self.tries)?;
+        Ok(self.rates(place).map(|rates| Hit { rates, value: value.into_owned() }))
     }
 
-    fn of(&self, value: &[u8]) -> Option<Hit<'_>> {
-        Some(Hit { rates: self.rates(self.choices.place(value))?, value: value.to_vec() })
-    }
-
-    fn of_address(&self, address: IpAddr) -> Option<Hit<'_>> {
+    fn of_address(&self, address: &[u8]) -> Option<Hit<'_>> {
+        let address: IpAddr = network::address(address)?;
         let rates = self.rates(self.choices.networks.find(address))?;
         Some(Hit { rates, value: address.to_string().into_bytes() })
     }
@@ -187,15 +204,19 @@ impl Source {
 }
 
 impl Choices {
-    fn place(&self, value: &[u8]) -> Option<usize> {
+    fn place(&self, value: &[u8], tries: usize) -> Result<Option<usize>, TooLong> {
         let exact = self.exact.get(value).copied();
-        let before = |place: &usize| exact.is_none_or(|exact| *place < exact);
-        let pattern = self
-            .patterns
-            .iter()
-            .take_while(|(place, _)| before(place))
-            .find(|(_, pattern)| pattern.as_ref().is_none_or(|pattern| pattern.matches(value)));
-        pattern.map(|(place, _)| *place).or(exact)
+        for (place, pattern) in &self.patterns {
+            if exact.is_some_and(|exact| exact < *place) {
+                break;
+            }
+            match pattern {
+                Some(_) if value.len() > tries => return Err(TooLong),
+                Some(pattern) if !pattern.matches(value) => {}
+                Some(_) | None => return Ok(Some(*place)),
+            }
+        }
+        Ok(exact)
     }
 }
 

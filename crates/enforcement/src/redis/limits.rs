@@ -1,6 +1,7 @@
 //! The counters of token rate limits: their keys, as upstream's module spells them, the calls of `limits.lua`, and what
 //! they answer. Names, numbers and replies come in; calls and states of counters go out. Pure.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use super::error::ReplyError;
@@ -8,7 +9,7 @@ use super::overrides::Overrides;
 use super::resp::{Reply, decimal};
 use super::script::{Invocation, Library};
 use crate::identity;
-use crate::values::MAX_AMOUNT;
+use crate::values::{KEPT_MAX, MAX_AMOUNT};
 use crate::wire::limit::{Dialect, Rate};
 
 /// What `limits.lua` is and how Redis names it.
@@ -24,6 +25,8 @@ pub struct Name<'a> {
     pub rule: &'a str,
     /// The declared model that they are for alone; only in our own form, which is `v2`.
     pub model: Option<&'a str>,
+    /// Whether long values are digested: not in upstream's form.
+    pub digests: bool,
     /// Those of requests that are only observed; only in our own form.
     pub observed: bool,
 }
@@ -47,7 +50,7 @@ impl Counter {
     #[must_use]
     pub fn item(name: Name<'_>, limiter: &str, rate: Rate, key: &str, value: &[u8]) -> Self {
         let mut counter = Self::shown(format!("{PREFIX}:{name}:{limiter}:{}:{key}:", rate.window_seconds));
-        counter.key.extend_from_slice(value);
+        counter.key.extend_from_slice(&if name.digests { digested(value) } else { Cow::Borrowed(value) });
         // The names of consumers are no secrets.
         if key.eq_ignore_ascii_case(identity::HEADER) {
             counter.shown = counter.key.len();
@@ -61,7 +64,7 @@ impl Counter {
         let (source, key) = by;
         let name = Name { model: None, ..name };
         let mut counter = Self::shown(format!("{PREFIX}:{name}:override:{source}:{key}:"));
-        counter.key.extend_from_slice(value);
+        counter.key.extend_from_slice(&digested(value));
         if source == "consumer" || key.eq_ignore_ascii_case(identity::HEADER) {
             counter.shown = counter.key.len();
         }
@@ -88,7 +91,7 @@ impl Counter {
 /// what stands between two is a model. No limiter of upstream's is called `observed`.
 impl fmt::Display for Name<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { dialect, rule, model, observed } = *self;
+        let Self { dialect, rule, model, digests: _, observed } = *self;
         match (dialect, model) {
             (Dialect::V1, _) => f.write_str(rule)?,
             (Dialect::V2, None) => write!(f, "{{{rule}}}")?,
@@ -96,6 +99,17 @@ impl fmt::Display for Name<'_> {
         }
         f.write_str(if observed { ":observed" } else { "" })
     }
+}
+
+/// What stands in a key for a value: a long one would fill Redis, and is told from others by its SHA-1. So is one that could
+/// be mistaken for such.
+fn digested(value: &[u8]) -> Cow<'_, [u8]> {
+    const DIGEST: &[u8] = b"sha1:";
+    if value.len() <= KEPT_MAX && !value.starts_with(DIGEST) {
+        return Cow::Borrowed(value);
+    }
+    let digest = sha1_smol::Sha1::from(value).digest().to_string();
+    Cow::Owned([DIGEST, digest.as_bytes()].concat())
 }
 
 impl fmt::Debug for Counter {
@@ -221,7 +235,7 @@ mod tests {
 
     #[test]
     fn keys_are_upstreams_byte_for_byte() {
-        let name = |dialect, rule| Name { dialect, rule, model: None, observed: false };
+        let name = |dialect, rule| Name { dialect, rule, model: None, digests: true, observed: false };
         let global = |dialect| Counter::global(name(dialect, "default_rule"), RATE).key;
         assert_eq!(global(Dialect::V1), b"higress-token-ratelimit:default_rule:global_threshold:60");
         assert_eq!(global(Dialect::V2), b"higress-token-ratelimit:{default_rule}:global_threshold:60");
@@ -244,7 +258,7 @@ mod tests {
 
     #[test]
     fn counters_of_a_model_are_in_the_slot_of_its_rule_and_no_rules_own() {
-        let name = Name { dialect: Dialect::V2, rule: "r", model: Some("gpt-4*"), observed: false };
+        let name = Name { dialect: Dialect::V2, rule: "r", model: Some("gpt-4*"), digests: true, observed: false };
         assert_eq!(Counter::global(name, RATE).key, b"higress-token-ratelimit:{r} gpt-4* :global_threshold:60");
         assert_eq!(
             Counter::item(name, "limit_by_consumer", RATE, "x-mse-consumer", b"user1").key,
@@ -254,7 +268,7 @@ mod tests {
 
     #[test]
     fn the_counter_of_an_overridden_value_is_in_the_rules_slot_and_shows_none_but_consumers() {
-        let name = Name { dialect: Dialect::V2, rule: "r", model: Some("m"), observed: false };
+        let name = Name { dialect: Dialect::V2, rule: "r", model: Some("m"), digests: true, observed: false };
         let counter = |by, value| Counter::overridden(name, by, value).to_string();
         let prefix = "higress-token-ratelimit:{r}:override";
         assert_eq!(counter(("header", "k"), b"sk-1"), format!("{prefix}:header:k:<hidden>"));
@@ -268,10 +282,32 @@ mod tests {
 
     #[test]
     fn what_is_only_observed_is_counted_under_a_name_of_its_own_in_the_same_slot() {
-        let name = |model| Name { dialect: Dialect::V2, rule: "r", model, observed: true };
+        let name = |model| Name { dialect: Dialect::V2, rule: "r", model, digests: true, observed: true };
         assert_eq!(Counter::global(name(None), RATE).key, b"higress-token-ratelimit:{r}:observed:global_threshold:60");
         let item = Counter::item(name(Some("m*")), "limit_by_header", RATE, "k", b"v");
         assert_eq!(item.key, b"higress-token-ratelimit:{r} m* :observed:limit_by_header:60:k:v");
+    }
+
+    #[test]
+    fn a_long_value_is_digested_in_our_form_and_no_value_is_taken_for_such() {
+        let name = |digests| Name { dialect: Dialect::V2, rule: "r", model: None, digests, observed: false };
+        let key = |digests, value: &[u8]| {
+            let key = Counter::item(name(digests), "limit_by_header", RATE, "k", value).key;
+            String::from_utf8(key)
+                .unwrap()
+                .strip_prefix("higress-token-ratelimit:{r}:limit_by_header:60:k:")
+                .unwrap()
+                .to_owned()
+        };
+        let (kept, long) = ("v".repeat(KEPT_MAX), "v".repeat(KEPT_MAX + 1));
+        assert_eq!(key(true, kept.as_bytes()), kept);
+        assert_eq!(key(false, long.as_bytes()), long, "upstream's keys stay");
+        let digest = key(true, long.as_bytes());
+        assert_eq!((digest.len(), &digest[..5]), (45, "sha1:"));
+        assert_ne!(key(true, digest.as_bytes()), digest, "who sends a digest does not reach the counter of its value");
+        assert_ne!(key(true, [long.as_bytes(), b"v"].concat().as_slice()), digest);
+        let own = Counter::overridden(name(true), ("header", "k"), long.as_bytes());
+        assert!(own.key.ends_with(digest.as_bytes()));
     }
 
     #[test]
@@ -305,7 +341,7 @@ mod tests {
     #[test]
     fn the_value_of_a_counter_is_not_shown_for_it_may_be_a_credential() {
         let counter = Counter::item(
-            Name { dialect: Dialect::V2, rule: "r", model: None, observed: false },
+            Name { dialect: Dialect::V2, rule: "r", model: None, digests: true, observed: false },
             "limit_by_per_header",
             RATE,
             "x-api-key",

@@ -8,7 +8,10 @@ use api::{
 };
 use enforcement::{
     limit::pattern::Pattern,
-    values::{MAX_AMOUNT, REJECTION_CODE_MAX, REJECTION_CODE_MIN, RULES_MAX, WINDOW_SECONDS_MAX, is_rule_name},
+    values::{
+        MAX_AMOUNT, PATTERNS_SIZE_MAX, REJECTION_CODE_MAX, REJECTION_CODE_MIN, RULES_MAX, SAME_MATCH_MAX,
+        WINDOW_SECONDS_MAX, is_rule_name,
+    },
 };
 
 use super::{Check, Refusal, Refused};
@@ -57,6 +60,7 @@ pub fn validate_limit(object: &AiTokenRateLimit) -> Result<(), Vec<Refusal>> {
     check.global("spec.global", global);
     check.rules("spec.rules", rules);
     check.limited_models(models);
+    check.patterns(rules.iter().chain(models.iter().flat_map(|model| &model.rules)));
     if let Some(Rejection { code, message }) = rejection {
         if code.is_some_and(|code| !(REJECTION_CODE_MIN..=REJECTION_CODE_MAX).contains(&code)) {
             let message = format!("must be {REJECTION_CODE_MIN} to {REJECTION_CODE_MAX}");
@@ -125,6 +129,19 @@ impl Check {
         }
     }
 
+    /// A request may be tried on all of them.
+    fn patterns<'a>(&mut self, rules: impl Iterator<Item = &'a Rule>) {
+        let patterns = rules.flat_map(|rule| &rule.limits).filter_map(|limit| limit.matches.pattern.as_deref());
+        let size: usize = patterns.filter_map(|pattern| Pattern::new(pattern).ok()).map(|pattern| pattern.size()).sum();
+        if size > PATTERNS_SIZE_MAX {
+            let message = format!(
+                "the patterns take {size} bytes when they are compiled, with those of models, and at most \
+                 {PATTERNS_SIZE_MAX} may be: use fewer, or fewer repetitions and classes in them"
+            );
+            self.refuse("spec.rules", Refused::TooMany, message);
+        }
+    }
+
     fn by(&mut self, field: &str, by: &By) {
         let By { header, param, cookie, consumer, ip } = by;
         let given = [header.is_some(), param.is_some(), cookie.is_some(), consumer.is_some(), ip.is_some()];
@@ -159,6 +176,15 @@ impl Check {
         if limits.iter().any(|limit| limit.matches.cidr.is_some() != by.ip.is_some()) {
             let message = "addresses are matched by cidr, and by nothing else; cidr matches nothing but addresses";
             self.refuse(field, Refused::Excluded, message);
+        }
+        if limits
+            .iter()
+            .any(|limit| limits.iter().filter(|other| other.matches == limit.matches).count() > SAME_MATCH_MAX)
+        {
+            let message = format!(
+                "a match has more than {SAME_MATCH_MAX} limits: each request that it matches would ask for all"
+            );
+            self.refuse(field, Refused::TooMany, message);
         }
         let mut seen = HashSet::new();
         for (index, Limit { matches, tokens, window }) in limits.iter().enumerate() {

@@ -81,7 +81,7 @@ pub(super) fn accepted() -> Vec<(Kind, Value)> {
                     .collect::<Vec<_>>()
             ),
         ),
-        limit("/spec/rules/0/limits", json!([any("1m"), any("1h"), any("1d")])),
+        limit("/spec/rules/0/limits", json!((1..11).map(|n| any(&format!("{n}s"))).collect::<Vec<_>>())),
         limit("/spec/rules/0/limits/0/match", json!({"exact": "用户 $ { \" ä"})),
         limit("/spec/rules/0/limits/1/match", json!({"pattern": "^(?:team-\\d+|\\Qa.b\\E)[[:alpha:]]{1,3}$"})),
         limit("/spec/rules/1/limits/0/match", json!({"cidr": "2001:db8::/32"})),

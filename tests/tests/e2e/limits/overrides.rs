@@ -11,7 +11,7 @@ use redis::aio::MultiplexedConnection;
 use testbed::{Redis, RedisOptions};
 
 const RULE: &str = "team.chat";
-const NAME: Name<'static> = Name { dialect: Dialect::V2, rule: RULE, model: None, observed: false };
+const NAME: Name<'static> = Name { dialect: Dialect::V2, rule: RULE, model: None, digests: true, observed: false };
 const OWNER: &str = "cluster/higress-system/chat";
 const OWN: Rate = Rate { tokens: 100, window_seconds: 60 };
 const SET: &str = "*2\r\n$3\r\nset\r\n:1\r\n";

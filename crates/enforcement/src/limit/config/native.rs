@@ -9,7 +9,9 @@ use crate::limit::rule::{Overridden, Rule, Source};
 use crate::models::{self, Model, Models};
 use crate::paths::Paths;
 use crate::redis::overrides::Overrides;
-use crate::values::{self, MODELS_MAX, REJECTION_CODE_MAX, REJECTION_CODE_MIN, RULES_MAX};
+use crate::values::{
+    self, MODELS_MAX, PATTERNS_SIZE_MAX, REJECTION_CODE_MAX, REJECTION_CODE_MIN, RULES_MAX, SAME_MATCH_MAX, TRIED_MAX,
+};
 use crate::wire::limit::{self as wire, By, Consumer, Ip, Limit, Match, Rate};
 use crate::wire::{LimitedModel, UnlistedPaths};
 
@@ -30,6 +32,10 @@ pub(super) fn policy(wire: wire::Policy, stores: NamedStores<'_>) -> Result<Comp
     }
     let limits = limits(Some(&rule_name), global, rules)?;
     let models = limited(models)?;
+    let of_models = models.iter().flat_map(|model| &model.held_to.rules);
+    if limits.rules.iter().chain(of_models).map(Rule::size).sum::<usize>() > PATTERNS_SIZE_MAX {
+        return Err(Invalid::new("rules", "have patterns that are too large together"));
+    }
     let paths = Paths::new(paths, None).tolerant().closed(ends.unlisted_paths == UnlistedPaths::Refuse);
     if let Some(reason) = unavailable {
         // Who only observes refuses nothing for that either.
@@ -107,6 +113,10 @@ fn rule(rule_name: Option<&str>, wire::Rule { by, limits, overridden }: wire::Ru
             .map_err(|unusable| Invalid::new(format!("limits[{index}].match"), unusable.problem()))?;
         places.insert(matches, place);
     }
+    if rule.has_more_of_a_match_than(SAME_MATCH_MAX) {
+        return Err(Invalid::new("limits", "are too many of one match"));
+    }
+    rule.tries = TRIED_MAX;
     rule.overrides = overrides;
     if rule.is_empty() && !overridden { Err(Invalid::new("limits", "are missing")) } else { Ok(rule) }
 }

@@ -13,9 +13,12 @@ use regex_lite::{Regex, RegexBuilder};
 /// What a compiled pattern may take, in bytes: a gateway holds those of all objects, once per worker thread.
 const MAX_SIZE: usize = 1 << 15;
 
-/// A compiled regular expression.
+/// What a small one is taken to take.
+const MIN_SIZE: usize = 1 << 8;
+
+/// A compiled regular expression, and what it takes.
 #[derive(Clone, Debug)]
-pub struct Pattern(Regex);
+pub struct Pattern(Regex, usize);
 
 /// Why a pattern cannot be used. Go's `regexp` refuses it too, but for [`Self::Unsupported`] and [`Self::TooLarge`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -58,8 +61,19 @@ impl Pattern {
     /// If Go would not read it either, or if `regex-lite` cannot do what it asks.
     pub fn new(re2: &str) -> Result<Self, PatternError> {
         let translated = translate::translate(re2)?;
-        let built = RegexBuilder::new(&translated).size_limit(MAX_SIZE).nest_limit(200).build();
-        built.map(Self).map_err(|_| PatternError::TooLarge)
+        // What it takes is not said, only what is not enough.
+        let sizes = std::iter::successors(Some(MIN_SIZE), |size| Some(size * 2)).take_while(|size| *size <= MAX_SIZE);
+        let mut built = sizes.map(|size| {
+            let built = RegexBuilder::new(&translated).size_limit(size).nest_limit(200).build();
+            built.map(|regex| Self(regex, size))
+        });
+        built.find_map(Result::ok).ok_or(PatternError::TooLarge)
+    }
+
+    /// What it takes, in bytes, rounded up to a power of two, and what a byte of text costs.
+    #[must_use]
+    pub const fn size(&self) -> usize {
+        self.1
     }
 
     /// Whether the pattern finds itself anywhere in the text. A byte that is no UTF-8 counts as U+FFFD, as in Go.

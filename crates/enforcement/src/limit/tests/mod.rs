@@ -4,6 +4,7 @@
 mod deciding;
 mod ends;
 mod hostile;
+mod long;
 mod matching;
 mod models;
 

@@ -16,6 +16,7 @@ mod leftovers;
 mod life;
 mod limit_objects;
 mod limits;
+mod models;
 mod module;
 mod ownership;
 mod proxies;

@@ -40,7 +40,7 @@ enum Command {
     Check,
     /// Build the wasm modules into target/modules, and show their sizes and imports.
     Modules,
-    /// Write the generated files: the custom resource definitions in crds/.
+    /// Write the generated files: the custom resource definitions in crds/, and what the charts have of the code.
     Generate {
         /// Write nothing; fail if something would change.
         #[arg(long)]

@@ -36,8 +36,9 @@ impl Crds {
     }
 }
 
-fn yaml(crd: &Value) -> Result<String> {
-    let text = serde_yaml::to_string(crd)?;
+/// A generated file.
+pub(crate) fn yaml(content: &Value) -> Result<String> {
+    let text = serde_yaml::to_string(content)?;
     Ok(format!("# Made by `cargo xtask generate`.\n{}\n", text.trim_end()))
 }
 

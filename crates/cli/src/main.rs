@@ -8,6 +8,7 @@ mod files;
 mod import;
 mod log;
 mod module_url;
+mod permissions;
 mod problem;
 mod render;
 mod run;
@@ -40,6 +41,9 @@ enum Command {
     Usage(usage::Usage),
     Crds(crds::Crds),
     Completion(completion::Completion),
+    /// Print what the controller must be allowed, as rules of RBAC
+    #[command(hide = true)]
+    Permissions,
 }
 
 fn main() -> ExitCode {
@@ -53,6 +57,7 @@ fn main() -> ExitCode {
         Command::Usage(usage) => usage.run(),
         Command::Crds(crds) => crds.run().map(|()| ExitCode::SUCCESS),
         Command::Completion(completion) => completion.run(Aiquota::command()).map(|()| ExitCode::SUCCESS),
+        Command::Permissions => permissions::print().map(|()| ExitCode::SUCCESS),
     };
     match done {
         Ok(code) => code,

@@ -1,4 +1,4 @@
-//! Where the module is loaded from, as given on the command line: refused unless it pins what runs. Pure.
+//! Where a module is loaded from, as given on the command line, and whether that says what runs tomorrow. Pure.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,7 +7,18 @@ use std::str::FromStr;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ModuleUrl {
     text: String,
-    pinned: bool,
+    names: Names,
+}
+
+/// Which module the url means tomorrow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Names {
+    /// The same: it has a version or a digest.
+    One,
+    /// The same only with a checksum.
+    Any,
+    /// Another one, as soon as there is one.
+    Latest,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -18,18 +29,13 @@ pub(crate) enum Refused {
     Empty,
     #[error("a module's url is visible ASCII without ${{")]
     Characters,
-    #[error(
-        "`latest` names another module tomorrow: name a version, as in oci://registry/ai-quota:1.0.0, or a digest @sha256:..."
-    )]
-    Latest,
     #[error("the digest is not sha256: and 64 hexadecimal digits")]
     Digest,
 }
 
 impl ModuleUrl {
-    /// Whether the url itself names a version or digest; otherwise `--module-sha256` must.
-    pub(crate) const fn is_pinned(&self) -> bool {
-        self.pinned
+    pub(crate) const fn names(&self) -> Names {
+        self.names
     }
 }
 
@@ -50,36 +56,40 @@ impl FromStr for ModuleUrl {
         if !text.bytes().all(|byte| byte.is_ascii_graphic()) || text.contains("${") {
             return Err(Refused::Characters);
         }
-        let pinned = match scheme {
-            "oci" => image_is_pinned(rest)?,
-            "http" | "https" | "file" => path_is_versioned(rest)?,
+        let names = match scheme {
+            "oci" => named_by_image(rest)?,
+            "http" | "https" | "file" => named_by_path(rest),
             _ => return Err(Refused::Scheme),
         };
-        Ok(Self { text: text.to_owned(), pinned })
+        Ok(Self { text: text.to_owned(), names })
     }
 }
 
 /// `registry[:port]/name[:tag][@sha256:digest]`: a tag follows a colon after the last slash.
-fn image_is_pinned(image: &str) -> Result<bool, Refused> {
+fn named_by_image(image: &str) -> Result<Names, Refused> {
     if let Some((_, digest)) = image.split_once('@') {
-        return if digest.strip_prefix("sha256:").is_some_and(is_sha256) { Ok(true) } else { Err(Refused::Digest) };
+        let digest = digest.strip_prefix("sha256:").filter(|digest| is_sha256(digest));
+        return digest.map(|_| Names::One).ok_or(Refused::Digest);
     }
     let name = image.rsplit('/').next().unwrap_or(image);
-    match name.split_once(':') {
-        Some((_, "latest")) => Err(Refused::Latest),
-        Some((_, tag)) => Ok(!tag.is_empty()),
-        None => Ok(false),
-    }
+    Ok(match name.split_once(':') {
+        Some((_, "latest")) => Names::Latest,
+        Some((_, tag)) if !tag.is_empty() => Names::One,
+        _ => Names::Any,
+    })
 }
 
 /// A path names a version in a segment such as `v1.2.3`, `1.0.0` or `ai-quota-1.0.0.wasm`.
-fn path_is_versioned(path: &str) -> Result<bool, Refused> {
+fn named_by_path(path: &str) -> Names {
     let path = path.split(['?', '#']).next().unwrap_or(path);
     let segments = || path.split('/').skip(1);
     if segments().any(|segment| segment == "latest") {
-        return Err(Refused::Latest);
+        Names::Latest
+    } else if segments().any(names_a_version) {
+        Names::One
+    } else {
+        Names::Any
     }
-    Ok(segments().any(names_a_version))
 }
 
 /// Whether digits, a dot and digits stand somewhere in it.
@@ -106,7 +116,14 @@ mod tests {
             "https://example.com/v1.2.3/ai-quota.wasm",
             "file:///opt/modules/ai-quota-1.0.0.wasm",
         ] {
-            assert!(url.parse::<ModuleUrl>().unwrap().is_pinned(), "{url}");
+            assert_eq!(url.parse::<ModuleUrl>().unwrap().names(), Names::One, "{url}");
+        }
+    }
+
+    #[test]
+    fn latest_names_another_module_tomorrow() {
+        for url in ["oci://registry.example/ai-quota:latest", "https://example.com/latest/ai-quota-1.0.0.wasm"] {
+            assert_eq!(url.parse::<ModuleUrl>().unwrap().names(), Names::Latest, "{url}");
         }
     }
 
@@ -119,7 +136,7 @@ mod tests {
             "https://10.0.0.7/ai-quota.wasm",
             "file:///opt/ai-quota.wasm",
         ] {
-            assert!(!url.parse::<ModuleUrl>().unwrap().is_pinned(), "{url}");
+            assert_eq!(url.parse::<ModuleUrl>().unwrap().names(), Names::Any, "{url}");
         }
     }
 
@@ -129,8 +146,6 @@ mod tests {
             ("registry.example/ai-quota:1.0.0", Refused::Scheme),
             ("ftp://registry.example/ai-quota:1.0.0", Refused::Scheme),
             ("oci://", Refused::Empty),
-            ("oci://registry.example/ai-quota:latest", Refused::Latest),
-            ("https://example.com/latest/ai-quota.wasm", Refused::Latest),
             ("oci://registry.example/ai-quota@sha256:abc", Refused::Digest),
             ("oci://registry.example/ai quota:1.0.0", Refused::Characters),
             ("oci://registry.example/${secret.a/b.c}:1.0.0", Refused::Characters),

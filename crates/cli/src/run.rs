@@ -156,6 +156,14 @@ mod tests {
     }
 
     #[test]
+    fn a_module_that_may_be_another_tomorrow_is_taken_on_the_administrators_word() {
+        for url in ["oci://registry.example/ai-quota:latest", "oci://registry.example/ai-quota"] {
+            let settings = settings(&[&format!("--module-url={url}"), "--allow-unpinned-modules"]).unwrap();
+            assert_eq!(settings.module.url, url);
+        }
+    }
+
+    #[test]
     fn one_of_several_controllers_acts_unless_the_administrator_says_that_there_is_one() {
         let election = |flags: &[&str]| {
             let flags = ["aiquota", MODULE].iter().chain(flags);

@@ -8,7 +8,7 @@ use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use plan::{FailStrategy, Flavor, Guard, GuardModule, LimitModule, Module, Phase, PullPolicy, Settings};
 
-use crate::module_url::{ModuleUrl, is_sha256};
+use crate::module_url::{ModuleUrl, Names, is_sha256};
 
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Flags {
@@ -52,6 +52,10 @@ pub(crate) struct Flags {
     #[arg(long, env = "AIQUOTA_LIMIT_MODULE_SHA256", value_name = "HEX", value_parser = sha256)]
     #[arg(requires = "limit_module_url")]
     limit_module_sha256: Option<String>,
+
+    /// Let urls of modules name no version and no digest, or `latest`: the gateway may run another module tomorrow
+    #[arg(long, env = "AIQUOTA_ALLOW_UNPINNED_MODULES")]
+    allow_unpinned_modules: bool,
 
     /// When the gateway pulls the module's image
     #[arg(long, env = "AIQUOTA_IMAGE_PULL_POLICY", value_name = "POLICY", default_value = "IfNotPresent")]
@@ -142,6 +146,9 @@ impl Flags {
         let Some(module_url) = self.module_url else {
             bail!("--module-url <URL> is required: say where the gateway loads the ai-quota module from")
         };
+        let pinned = |flag: &str, url: &ModuleUrl, sha256: Option<&String>| {
+            if self.allow_unpinned_modules { Ok(()) } else { pinned(flag, url, sha256) }
+        };
         pinned("module", &module_url, self.module_sha256.as_ref())?;
         let guard_module = match self.guard_module_url {
             Some(url) => {
@@ -191,9 +198,14 @@ impl Flags {
 /// What the gateway loads today must be what it loads tomorrow.
 fn pinned(flag: &str, url: &ModuleUrl, sha256: Option<&String>) -> Result<()> {
     ensure!(
-        url.is_pinned() || sha256.is_some(),
+        url.names() != Names::Latest,
+        "--{flag}-url: {url}: `latest` names another module tomorrow: name a version, as in \
+         oci://registry/ai-quota:1.0.0, or a digest @sha256:..., or set --allow-unpinned-modules"
+    );
+    ensure!(
+        url.names() == Names::One || sha256.is_some(),
         "--{flag}-url: {url} names no version, and the gateway may run another module tomorrow: name a version, as in \
-         oci://registry/ai-quota:1.0.0, a digest @sha256:..., or give --{flag}-sha256"
+         oci://registry/ai-quota:1.0.0, a digest @sha256:..., or give --{flag}-sha256, or set --allow-unpinned-modules"
     );
     Ok(())
 }

@@ -18,7 +18,7 @@ use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use crate::tenure::{Step, Tenure, named};
 
-const NAME: &str = "aiquota";
+pub(crate) const NAME: &str = "aiquota";
 /// Without a Lease there is one term, below all terms of a Lease.
 const ALONE: i64 = 1;
 /// How long an orderly end waits for the API server.

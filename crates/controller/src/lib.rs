@@ -10,6 +10,7 @@ mod finalizers;
 mod guarded;
 mod lease;
 mod observe;
+pub mod permissions;
 mod programmer;
 mod reporter;
 mod seeder;

@@ -1,5 +1,5 @@
-//! The Kubernetes API server, etcd and kubectl as files to run: prebuilt ones, else built once by the Go toolchain from
-//! `tests/testbed/components` and kept by version in the cache folder.
+//! The Kubernetes API server, etcd, kubectl and helm as files to run: prebuilt ones, else built once by the Go toolchain
+//! from `tests/testbed/components` and kept by version in the cache folder.
 
 use std::fs::{self, File};
 use std::io::Write as _;
@@ -13,6 +13,8 @@ use crate::process::find;
 
 /// Their versions stand there, and nowhere else.
 const GO_MOD: &str = include_str!("../components/go.mod");
+/// Helm needs other versions of the same libraries.
+const HELM_GO_MOD: &str = include_str!("../components/helm/go.mod");
 
 /// The folder for what is built once and kept: `$AIQUOTA_CACHE`, else `aiquota` in the user's cache folder.
 pub fn cache_dir() -> PathBuf {
@@ -30,25 +32,32 @@ pub enum Component {
     KubeApiserver,
     Etcd,
     Kubectl,
+    Helm,
 }
 
 impl Component {
+    pub const ALL: [Self; 4] = [Self::KubeApiserver, Self::Etcd, Self::Kubectl, Self::Helm];
+
     /// The program's file name.
     pub fn name(self) -> &'static str {
         match self {
             Self::KubeApiserver => "kube-apiserver",
             Self::Etcd => "etcd",
             Self::Kubectl => "kubectl",
+            Self::Helm => "helm",
         }
     }
 
     /// The version that is built, without `v`.
     pub fn version(self) -> &'static str {
-        let module = match self {
-            Self::KubeApiserver | Self::Kubectl => "k8s.io/kubernetes v",
-            Self::Etcd => "go.etcd.io/etcd/server/v3 v",
+        let (file, module) = match self {
+            Self::KubeApiserver | Self::Kubectl => (GO_MOD, "k8s.io/kubernetes v"),
+            Self::Etcd => (GO_MOD, "go.etcd.io/etcd/server/v3 v"),
+            Self::Helm => (HELM_GO_MOD, "helm.sh/helm/v3 v"),
         };
-        GO_MOD.lines().find_map(|line| line.trim().strip_prefix(module)).unwrap_or("unknown")
+        let version = file.lines().find_map(|line| line.trim().strip_prefix(module)).unwrap_or("unknown");
+        // What only a tool needs is marked as indirect.
+        version.split(' ').next().unwrap_or(version)
     }
 
     /// The program: from `$KUBEBUILDER_ASSETS`, or (kubectl) the `PATH`, or the cache; else built now, which takes
@@ -87,29 +96,54 @@ impl Component {
         let go = find("go").with_context(|| {
             format!(
                 "{} must be built, but there is no Go toolchain on the PATH: install Go 1.24 or newer \
-                 (https://go.dev/dl), or set KUBEBUILDER_ASSETS to a folder with prebuilt kube-apiserver and etcd",
+                 (https://go.dev/dl), or set KUBEBUILDER_ASSETS to a folder with prebuilt kube-apiserver, etcd and helm",
                 self.name()
             )
         })?;
         // Straight to the terminal: the test harness would keep a println back while somebody waits for minutes.
         writeln!(std::io::stderr(), "building {} {} once, some minutes ...", self.name(), self.version())?;
-        let version = self.version();
-        let minor = version.split('.').nth(1).unwrap_or_default();
-        let package = "k8s.io/component-base/version";
-        let stamps =
-            format!("-s -w -X {package}.gitVersion=v{version} -X {package}.gitMajor=1 -X {package}.gitMinor={minor}");
+        let folder = workspace().join("tests/testbed/components");
+        let (folder, package) = match self {
+            Self::Helm => (folder.join("helm"), "helm.sh/helm/v3/cmd/helm".to_owned()),
+            Self::KubeApiserver | Self::Etcd | Self::Kubectl => (folder, format!("./{}", self.name())),
+        };
         let fresh = tempfile::Builder::new().prefix(&format!(".{}-", self.name())).tempdir_in(cache)?;
         let file = fresh.path().join(self.name());
         let status = Command::new(go)
-            .args(["build", "-trimpath", "-ldflags", &stamps, "-o"])
+            .args(["build", "-trimpath", "-ldflags", &self.stamps(), "-o"])
             .arg(&file)
-            .arg(format!("./{}", self.name()))
-            .current_dir(workspace().join("tests/testbed/components"))
+            .arg(package)
+            .current_dir(folder)
             .env("CGO_ENABLED", "0")
             .status()?;
         ensure!(status.success(), "building {} failed ({status}); Go's own words are above", self.name());
         fs::rename(&file, to).with_context(|| format!("cannot put {} into the cache", self.name()))
     }
+
+    /// What its own release build tells it about itself.
+    fn stamps(self) -> String {
+        let version = self.version();
+        let mut stamps = "-s -w".to_owned();
+        let mut stamp = |name: &str, value: &str| stamps.extend([" -X ", name, "=", value]);
+        if self == Self::Helm {
+            stamp("helm.sh/helm/v3/internal/version.version", &format!("v{version}"));
+            let kubernetes = Self::KubeApiserver.version();
+            for package in ["pkg/lint/rules", "pkg/chartutil"] {
+                stamp(&format!("helm.sh/helm/v3/{package}.k8sVersionMajor"), "1");
+                stamp(&format!("helm.sh/helm/v3/{package}.k8sVersionMinor"), minor(kubernetes));
+            }
+        } else {
+            let package = "k8s.io/component-base/version";
+            stamp(&format!("{package}.gitVersion"), &format!("v{version}"));
+            stamp(&format!("{package}.gitMajor"), "1");
+            stamp(&format!("{package}.gitMinor"), minor(version));
+        }
+        stamps
+    }
+}
+
+fn minor(version: &str) -> &str {
+    version.split('.').nth(1).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -118,8 +152,8 @@ mod tests {
 
     #[test]
     fn versions_come_from_go_mod() {
-        for component in [Component::KubeApiserver, Component::Etcd, Component::Kubectl] {
-            assert!(component.version().starts_with(|first: char| first.is_ascii_digit()), "{component:?}");
+        for component in Component::ALL {
+            assert!(component.version().chars().all(|one| one.is_ascii_digit() || one == '.'), "{component:?}");
         }
     }
 }

@@ -4,7 +4,7 @@ use anyhow::Result;
 use testbed::Component;
 
 fn main() -> Result<()> {
-    for component in [Component::Etcd, Component::KubeApiserver, Component::Kubectl] {
+    for component in Component::ALL {
         println!("{:<15} {}", component.name(), component.locate()?.display());
     }
     Ok(())

@@ -34,6 +34,7 @@ pub struct ApiServer {
 /// What we started, and can therefore stop.
 struct Own {
     folder: TempDir,
+    audited: bool,
     port: u16,
     etcd_port: u16,
     etcd_peer_port: u16,
@@ -53,6 +54,20 @@ impl ApiServer {
     /// # Errors
     /// When a component cannot be built or does not become ready.
     pub async fn start() -> Result<Self> {
+        Self::start_with(false).await
+    }
+
+    /// [`Self::start`], and what service accounts ask is written down for [`Self::audit`].
+    ///
+    /// # Errors
+    /// As [`Self::start`]; and for a cluster that is there already, whose logs are not ours.
+    pub async fn start_audited() -> Result<Self> {
+        let api = Self::start_with(true).await?;
+        ensure!(api.own.is_some(), "a cluster that was there before is not audited");
+        Ok(api)
+    }
+
+    async fn start_with(audited: bool) -> Result<Self> {
         if std::env::var("AIQUOTA_USE_EXISTING_CLUSTER").is_ok_and(|value| value == "1") {
             let kubeconfig = std::env::var_os("KUBECONFIG").map(PathBuf::from);
             let kubeconfig = kubeconfig.context("AIQUOTA_USE_EXISTING_CLUSTER=1 needs KUBECONFIG, one file")?;
@@ -62,7 +77,7 @@ impl ApiServer {
         }
         let folder = tempfile::Builder::new().prefix("aiquota-api-").tempdir()?;
         let (port, etcd_port, etcd_peer_port) = (process::free_port()?, process::free_port()?, process::free_port()?);
-        let own = Own { folder, port, etcd_port, etcd_peer_port, running: Mutex::new(None) };
+        let own = Own { folder, audited, port, etcd_port, etcd_peer_port, running: Mutex::new(None) };
         own.write_credentials()?;
         own.launch().await?;
         let kubeconfig = own.write_kubeconfig()?;
@@ -79,6 +94,18 @@ impl ApiServer {
     /// The kubeconfig of [`Self::client`], for other programs.
     pub fn kubeconfig(&self) -> &Path {
         &self.kubeconfig
+    }
+
+    /// What service accounts asked and was answered until now: events of `audit.k8s.io`, with their metadata only.
+    ///
+    /// # Errors
+    /// When it was not started to be audited.
+    pub fn audit(&self) -> Result<Vec<Value>> {
+        let own = self.own.as_ref().filter(|own| own.audited).context("this API server is not audited")?;
+        let log = fs::read_to_string(own.path("audit.log"))?;
+        // The last line may be half written.
+        let lines = log.split_inclusive('\n').filter(|line| line.ends_with('\n'));
+        Ok(lines.map(serde_json::from_str).collect::<Result<_, _>>()?)
     }
 
     /// Kills the API server and etcd; what was written stays. Clients see refused connections.
@@ -119,6 +146,14 @@ impl ApiServer {
     /// When the API server refuses one.
     pub async fn install_crds(&self) -> Result<()> {
         crds::install(&self.client, &[crds::higress(), crds::ours()?].concat()).await
+    }
+
+    /// Installs Higress' CRDs and none of ours.
+    ///
+    /// # Errors
+    /// When the API server refuses one.
+    pub async fn install_higress_crds(&self) -> Result<()> {
+        crds::install(&self.client, &crds::higress()).await
     }
 
     /// Installs the part of the Gateway API that matters here: `HTTPRoute`.
@@ -188,6 +223,11 @@ impl Own {
         public.extend_from_slice(pair.public_key().as_ref());
         fs::write(self.path("sa.key"), pem::encode(&pem::Pem::new("PRIVATE KEY", secret.as_ref())))?;
         fs::write(self.path("sa.pub"), pem::encode(&pem::Pem::new("PUBLIC KEY", public)))?;
+        let policy = json!({
+            "apiVersion": "audit.k8s.io/v1", "kind": "Policy", "omitStages": ["RequestReceived"],
+            "rules": [{"level": "Metadata", "userGroups": ["system:serviceaccounts"]}, {"level": "None"}],
+        });
+        fs::write(self.path("audit.json"), serde_json::to_vec(&policy)?)?;
         Ok(())
     }
 
@@ -238,7 +278,11 @@ impl Own {
                 "--service-account-signing-key-file=sa.key",
                 "--service-cluster-ip-range=10.96.0.0/16",
                 "--disable-admission-plugins=ServiceAccount",
-            ])
+            ]);
+            match self.audited {
+                true => command.args(["--audit-policy-file=audit.json", "--audit-log-path=audit.log"]),
+                false => command,
+            }
         })?;
         // The certificate is written before the port is opened; clients need it.
         eventually("the API server listens", async || {

@@ -50,24 +50,32 @@ impl Controller {
         match options.module_url {
             Some(url) => arguments.push(format!("--module-url={url}")),
             None => {
-                arguments.extend(built_module("module", "ai-quota")?);
+                arguments.extend(module_arguments("module", "ai-quota")?);
                 if !options.args.iter().any(|argument| argument.starts_with("--limit-module-url")) {
-                    arguments.extend(built_module("limit-module", "ai-token-ratelimit")?);
+                    arguments.extend(module_arguments("limit-module", "ai-token-ratelimit")?);
                 }
             }
         }
         if options.upstream {
             arguments.push("--flavor=upstream".to_owned());
-            arguments.extend(built_module("guard-module", "ai-quota")?);
+            arguments.extend(module_arguments("guard-module", "ai-quota")?);
         }
         if !options.elected {
             arguments.push("--leader-election=off".to_owned());
         }
         arguments.extend(options.args);
+        Self::run(arguments, options.kubeconfig.unwrap_or_else(|| api.kubeconfig().to_owned()))
+    }
+
+    /// Starts it with exactly these arguments, such as a Deployment has them.
+    ///
+    /// # Errors
+    /// When the binary has not been built.
+    pub fn run(arguments: Vec<String>, kubeconfig: PathBuf) -> Result<Self> {
         let controller = Self {
             program: controller_binary()?,
             arguments,
-            kubeconfig: options.kubeconfig.unwrap_or_else(|| api.kubeconfig().to_owned()),
+            kubeconfig,
             folder: tempfile::Builder::new().prefix("aiquota-controller-").tempdir()?,
             process: Mutex::new(None),
         };
@@ -166,11 +174,20 @@ impl Controller {
 }
 
 /// The arguments that name a built module and pin what it is.
-fn built_module(flag: &str, name: &str) -> Result<[String; 2]> {
+fn module_arguments(flag: &str, name: &str) -> Result<[String; 2]> {
+    let (url, sha256) = built_module(name)?;
+    Ok([format!("--{flag}-url={url}"), format!("--{flag}-sha256={sha256}")])
+}
+
+/// A built module as a url, and its checksum.
+///
+/// # Errors
+/// When it has not been built.
+pub fn built_module(name: &str) -> Result<(String, String)> {
     let path = module(name)?;
     let sum = digest(&SHA256, &std::fs::read(&path)?);
     let sum: String = sum.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
     let path = path.to_str().with_context(|| format!("{} is no UTF-8", path.display()))?;
     ensure!(path.starts_with('/'), "{path} is no absolute path");
-    Ok([format!("--{flag}-url=file://{path}"), format!("--{flag}-sha256={sum}")])
+    Ok((format!("file://{path}"), sum))
 }

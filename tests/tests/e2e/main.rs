@@ -3,6 +3,7 @@
 mod answers;
 mod behaviours;
 mod cli;
+mod chart;
 mod components;
 mod concurrency;
 mod crash;

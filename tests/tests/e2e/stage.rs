@@ -34,10 +34,15 @@ impl Stage {
 
     /// [`Self::set`] with a Redis of its own kind.
     pub(crate) async fn set_with(options: RedisOptions) -> Result<Self> {
-        let redis = Redis::start(options).await?;
-        let model = ModelServer::start().await?;
         let api = ApiServer::start().await?;
         api.install_crds().await?;
+        Self::set_on(api, options).await
+    }
+
+    /// [`Self::set_with`] on an API server with the definitions that it has.
+    pub(crate) async fn set_on(api: ApiServer, options: RedisOptions) -> Result<Self> {
+        let redis = Redis::start(options).await?;
+        let model = ModelServer::start().await?;
         api.namespace(NAMESPACE).await?;
         Ok(Self { api, redis, model, controller: OnceLock::new() })
     }

@@ -1,4 +1,4 @@
-//! The project's own commands: `cargo xtask demo | test | check | modules | generate | bench`. They start other
+//! The project's own commands: `cargo xtask demo | test | check | modules | package | generate | bench`. They start other
 //! programs and say what they do; they link nothing of ours.
 
 mod bench;
@@ -6,6 +6,7 @@ mod check;
 mod demo;
 mod generate;
 mod modules;
+mod package;
 mod purity;
 mod run;
 mod test;
@@ -40,6 +41,12 @@ enum Command {
     Check,
     /// Build the wasm modules into target/modules, and show their sizes and imports.
     Modules,
+    /// Build the wasm modules and pack each into target/package, as an OCI image layout that Higress loads.
+    Package {
+        /// Also write their checksums into the chart, as a release does.
+        #[arg(long)]
+        record: bool,
+    },
     /// Write the generated files: the custom resource definitions in crds/, and what the charts have of the code.
     Generate {
         /// Write nothing; fail if something would change.
@@ -69,6 +76,7 @@ fn main() -> ExitCode {
         Command::Test { arguments } => test::test(&arguments),
         Command::Check => check::check(),
         Command::Modules => modules::modules(),
+        Command::Package { record } => package::package(record),
         Command::Generate { check } => generate::generate(check),
         Command::Bench { scale: true, faults: _, objects, edits } => bench::scale(objects, edits),
         Command::Bench { scale: false, faults: true, objects: _, edits: _ } => bench::faults(),

@@ -37,6 +37,13 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- (index . 2).url | default (printf "oci://%s/%s:%s" $root.Values.registry (index . 1) $root.Chart.AppVersion) -}}
 {{- end }}
 
+{{/* The checksum of a module of this project, with the same arguments: the released one's, unless another url is given. */}}
+{{- define "aiquota.moduleSha256" -}}
+{{- $value := index . 2 -}}
+{{- $released := (index . 0).Files.Get "digests.yaml" | fromYaml -}}
+{{- $value.sha256 | default ($value.url | empty | ternary (index $released (index . 1) | default "") "") -}}
+{{- end }}
+
 {{/*
 What `aiquota run` would refuse when its pod starts is refused before anything is installed: a module that may be another
 one tomorrow. (list . <path of the value> <url> <sha256>). A test compares the verdicts of both.
@@ -71,7 +78,8 @@ one tomorrow. (list . <path of the value> <url> <sha256>). A test compares the v
 {{- fail "leaderElection.enabled: without an election there is one replica: set replicas=1" -}}
 {{- end -}}
 {{- $url := include "aiquota.moduleUrl" (list . "ai-quota" $modules.quota) -}}
-{{- include "aiquota.pinned" (list . "modules.quota.url" $url $modules.quota.sha256) -}}
+{{- $sha256 := include "aiquota.moduleSha256" (list . "ai-quota" $modules.quota) -}}
+{{- include "aiquota.pinned" (list . "modules.quota.url" $url $sha256) -}}
 - run
 - --gateway-namespace={{ .Values.gateway.namespace }}
 {{- range .Values.trustedNamespaces }}
@@ -80,15 +88,16 @@ one tomorrow. (list . <path of the value> <url> <sha256>). A test compares the v
 - --namespace-share={{ .Values.namespaceShare }}
 - --flavor={{ .Values.flavor }}
 - --module-url={{ $url }}
-{{- with $modules.quota.sha256 }}
+{{- with $sha256 }}
 - --module-sha256={{ . }}
 {{- end }}
 - --priority={{ $modules.quota.priority }}
 {{- if $modules.limits.enabled }}
 {{- $url := include "aiquota.moduleUrl" (list . "ai-token-ratelimit" $modules.limits) }}
-{{- include "aiquota.pinned" (list . "modules.limits.url" $url $modules.limits.sha256) }}
+{{- $sha256 := include "aiquota.moduleSha256" (list . "ai-token-ratelimit" $modules.limits) }}
+{{- include "aiquota.pinned" (list . "modules.limits.url" $url $sha256) }}
 - --limit-module-url={{ $url }}
-{{- with $modules.limits.sha256 }}
+{{- with $sha256 }}
 - --limit-module-sha256={{ . }}
 {{- end }}
 - --limit-priority={{ $modules.limits.priority }}
@@ -96,9 +105,10 @@ one tomorrow. (list . <path of the value> <url> <sha256>). A test compares the v
 - --guard={{ ternary "on" "off" $modules.guard.enabled }}
 {{- if and $modules.guard.enabled (or $upstream $modules.guard.url) }}
 {{- $url := include "aiquota.moduleUrl" (list . "ai-quota" $modules.guard) }}
-{{- include "aiquota.pinned" (list . "modules.guard.url" $url $modules.guard.sha256) }}
+{{- $sha256 := include "aiquota.moduleSha256" (list . "ai-quota" $modules.guard) }}
+{{- include "aiquota.pinned" (list . "modules.guard.url" $url $sha256) }}
 - --guard-module-url={{ $url }}
-{{- with $modules.guard.sha256 }}
+{{- with $sha256 }}
 - --guard-module-sha256={{ . }}
 {{- end }}
 {{- else if $modules.guard.sha256 }}

@@ -39,7 +39,7 @@ pub(crate) struct Flags {
     #[arg(long, env = "AIQUOTA_MODULE_URL", value_name = "URL")]
     module_url: Option<ModuleUrl>,
 
-    /// The SHA-256 of the module, which the gateway compares after loading it
+    /// The SHA-256 of the module, or of the manifest of its image with oci://, which the gateway compares after loading it
     #[arg(long, env = "AIQUOTA_MODULE_SHA256", value_name = "HEX", value_parser = sha256)]
     module_sha256: Option<String>,
 
@@ -48,7 +48,7 @@ pub(crate) struct Flags {
     #[arg(long, env = "AIQUOTA_LIMIT_MODULE_URL", value_name = "URL")]
     limit_module_url: Option<ModuleUrl>,
 
-    /// The SHA-256 of that module, which the gateway compares after loading it
+    /// The SHA-256 of that module, or of the manifest of its image, which the gateway compares after loading it
     #[arg(long, env = "AIQUOTA_LIMIT_MODULE_SHA256", value_name = "HEX", value_parser = sha256)]
     #[arg(requires = "limit_module_url")]
     limit_module_sha256: Option<String>,
@@ -102,7 +102,7 @@ pub(crate) struct Flags {
     #[arg(long, env = "AIQUOTA_GUARD_MODULE_URL", value_name = "URL")]
     guard_module_url: Option<ModuleUrl>,
 
-    /// The SHA-256 of the guard's module; only with --guard-module-url
+    /// The SHA-256 of the guard's module, or of the manifest of its image; only with --guard-module-url
     #[arg(long, env = "AIQUOTA_GUARD_MODULE_SHA256", value_name = "HEX", value_parser = sha256)]
     #[arg(requires = "guard_module_url")]
     guard_module_sha256: Option<String>,

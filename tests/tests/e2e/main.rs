@@ -2,8 +2,8 @@
 
 mod answers;
 mod behaviours;
-mod cli;
 mod chart;
+mod cli;
 mod components;
 mod concurrency;
 mod crash;

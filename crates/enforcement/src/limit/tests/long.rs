@@ -19,7 +19,7 @@ fn a_value_that_is_too_long_for_patterns_is_refused_and_neither_passes_nor_falls
     let (pattern, any) = (json!({"pattern": "^vip"}), json!("any"));
     let config = rules(&[pattern.clone(), any.clone()]);
     assert!(matches!(start(&config, &asked(TRIED_MAX)), Step::Ask(_)));
-    for config in [&config, &rules(&[pattern.clone()])] {
+    for config in [&config, &rules(std::slice::from_ref(&pattern))] {
         let Step::Refuse(response) = start(config, &asked(TRIED_MAX + 1)) else { panic!() };
         assert_eq!((response.status, response.details), (403, "ai-token-ratelimit.value_too_long"));
     }

@@ -189,7 +189,7 @@ fn a_value_that_may_have_a_limit_of_its_own_is_looked_up_whether_or_not_the_rule
             "aiquota:overrides:{r}:ip:x-real-ip",
             &format!("{counter}override:ip:x-real-ip:2001:db8::1"),
             "check",
-            "r\02001:db8::1",
+            "r\x002001:db8::1",
             "overrides",
             "",
             "override"

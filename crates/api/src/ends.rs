@@ -52,12 +52,15 @@ pub struct Ends {
     pub unlisted_paths: Option<UnlistedPaths>,
     pub rate_limit_headers: Option<bool>,
     pub errors: Option<Errors>,
+    pub warn_at: Option<u8>,
 }
 
 impl AiQuotaSpec {
     #[must_use]
     pub const fn ends(&self) -> Ends {
-        let Self { mode, on_store_failure, on_missing_usage, unlisted_paths, rate_limit_headers, errors, .. } = self;
+        let Self {
+            mode, on_store_failure, on_missing_usage, unlisted_paths, rate_limit_headers, errors, warn_at, ..
+        } = self;
         Ends {
             mode: *mode,
             on_store_failure: *on_store_failure,
@@ -65,6 +68,7 @@ impl AiQuotaSpec {
             unlisted_paths: *unlisted_paths,
             rate_limit_headers: *rate_limit_headers,
             errors: *errors,
+            warn_at: *warn_at,
         }
     }
 }
@@ -80,6 +84,7 @@ impl AiTokenRateLimitSpec {
             unlisted_paths: *unlisted_paths,
             rate_limit_headers: *rate_limit_headers,
             errors: *errors,
+            warn_at: None,
         }
     }
 }

@@ -3,7 +3,7 @@
 
 use enforcement::values::{
     ADMIN_PATH_PATTERN, CONSUMER_MAX_LENGTH, CONSUMER_PATTERN, KEY_PREFIX_MAX_LENGTH, KEY_PREFIX_PATTERN, MAX_AMOUNT,
-    MODELS_MAX, PATH_MAX_LENGTH, PATH_PATTERN, PATHS_MAX,
+    MODELS_MAX, PATH_MAX_LENGTH, PATH_PATTERN, PATHS_MAX, WARN_AT_MAX, WARN_AT_MIN,
 };
 use kube::CustomResource;
 use schemars::JsonSchema;
@@ -178,6 +178,15 @@ pub struct AiQuotaSpec {
     /// with `rate_limit_error` for want of balance. Absent: `Text`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub errors: Option<Errors>,
+
+    /// When to warn: the percentage of its quota, 1 to 100, that a consumer has used in a period (without `refresh`: ever).
+    /// The charge with which a consumer comes to it is counted by the gateway's metric `warned`, once per period; the
+    /// condition `NearlyExhausted` names the listed consumers that are there, as `status.consumers` has them, and an
+    /// Event tells of each, once per period. With `mode: Observe` the metric counts what would be used, and nothing
+    /// else is said. Absent: nobody is warned.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = WARN_AT_MIN, max = WARN_AT_MAX))]
+    pub warn_at: Option<u8>,
 
     /// What becomes of the balances in Redis when this object is deleted. `Retain`: they stay as they are, and an
     /// object that lists the same consumers with the same prefix and store goes on with them; nothing delays the

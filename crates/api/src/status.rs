@@ -19,7 +19,7 @@ pub struct AiQuotaStatus {
     /// `Accepted`: the spec is valid, permitted and its targets exist. `Programmed`: the gateway's plugin has the
     /// rules. `Seeded`: Redis has the balances. `Ready`: all of these. Warnings are there while they last:
     /// `NoAuthentication`, `ConsumerUnknown`, `ConsumerNotAllowed`, `ForeignRule`, `IdentityUnguarded`,
-    /// `NobodyMaySpend`, `RefreshUnreadable`, `NotParked`. `Deleting`: how far the deletion of an object with
+    /// `NobodyMaySpend`, `RefreshUnreadable`, `NotParked`, `NearlyExhausted`. `Deleting`: how far the deletion of an object with
     /// `deletionPolicy: Delete` is.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
@@ -113,6 +113,9 @@ pub struct ConsumerStatus {
     /// balance.
     #[serde(default)]
     pub used: i64,
+    /// Whether that is `spec.warnAt` percent of the quota or more.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub nearly_exhausted: bool,
 }
 
 /// How many of them a status has.

@@ -4,7 +4,7 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
-use api::{AiQuota, AiQuotaStore, AiTokenRateLimit, Condition};
+use api::{AiQuota, AiQuotaStore, AiTokenRateLimit, Condition, ConsumerStatus};
 use futures::stream::{self, StreamExt};
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -12,7 +12,7 @@ use k8s_openapi::jiff::Timestamp;
 use kube::api::{ApiResource, DynamicObject, Patch, PatchParams};
 use kube::{Api, Client, ResourceExt};
 use plan::{Answers, Object, ObjectKind, Plan, Program, Seen, Writes};
-use serde::Serialize;
+use serde::{Deserialize as _, Serialize};
 use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 
@@ -111,6 +111,10 @@ impl Reporter {
             let version = report.send(client).await?;
             for condition in transitions(&conditions(&report.before), &conditions(&report.after)) {
                 events.publish(&report.reference(), &note(condition)).await;
+            }
+            for message in plan::newly_exhausted(&consumers(&report.before), &consumers(&report.after)) {
+                let note = Note { reason: NEARLY_EXHAUSTED, action: NEARLY_EXHAUSTED, message: &message };
+                events.publish(&report.reference(), &note).await;
             }
             Ok::<_, kube::Error>((report, version))
         });
@@ -212,6 +216,7 @@ impl Report<'_> {
 
 /// The conditions that say that all is well when they are true; all others warn when they are.
 const STATES: [&str; 5] = ["Accepted", "Programmed", "Seeded", "Connected", "Ready"];
+const NEARLY_EXHAUSTED: &str = "NearlyExhausted";
 /// What passes by itself within seconds, and what `Accepted` has told: nothing to tell a person.
 const UNTOLD: [&str; 8] = [
     "Seeding",
@@ -234,6 +239,8 @@ fn transitions<'a>(before: &[Condition], after: &'a [Condition]) -> Vec<&'a Cond
     let tells = |condition: &&Condition| match condition.type_.as_str() {
         // What keeps it from being ready is told by the others.
         "Ready" => false,
+        // Told of each consumer.
+        NEARLY_EXHAUSTED => false,
         state if STATES.contains(&state) => condition.status != "True" && !UNTOLD.contains(&condition.reason.as_str()),
         _ => condition.status == "True" && !UNTOLD.contains(&condition.reason.as_str()),
     };
@@ -256,6 +263,10 @@ fn note(condition: &Condition) -> Note<'_> {
 fn conditions(status: &Value) -> Vec<Condition> {
     let conditions = status.get("conditions").cloned().unwrap_or_default();
     serde_json::from_value(conditions).unwrap_or_default()
+}
+
+fn consumers(status: &Value) -> Vec<ConsumerStatus> {
+    status.get("consumers").and_then(|consumers| Vec::deserialize(consumers).ok()).unwrap_or_default()
 }
 
 fn without_times(status: &Value) -> Value {

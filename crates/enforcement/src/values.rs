@@ -5,6 +5,17 @@
 /// Lua numbers are doubles: above 2^53 they lose units silently.
 pub const MAX_AMOUNT: i64 = (1 << 53) - 1;
 
+/// Hundredths of what may be used at which somebody is warned.
+pub const WARN_AT_MIN: u8 = 1;
+pub const WARN_AT_MAX: u8 = 100;
+
+/// Whether so many hundredths are used of an amount.
+#[must_use]
+pub const fn reaches(used: i64, of: i64, percent: u8) -> bool {
+    // Amounts leave room for both products.
+    used.saturating_mul(100) >= of.saturating_mul(percent as i64)
+}
+
 pub const CONSUMER_MAX_LENGTH: usize = 253;
 /// Visible ASCII without braces: a consumer becomes part of a Redis key whose hash tag is in braces.
 pub const CONSUMER_PATTERN: &str = "^[!-z|~]{1,253}$";

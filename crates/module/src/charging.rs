@@ -42,11 +42,14 @@ impl<K: Kind> Enforcer<K> {
 
     pub(super) fn booked(&mut self, root: u32, counters: Option<PolicyCounters>, booked: Booked<K>) {
         match booked {
-            Booked::Done { tokens, estimated } => {
+            Booked::Done { tokens, estimated, warned } => {
                 if let Some(counters) = counters {
                     counters.add(Count::Tokens, tokens);
                     if estimated {
                         counters.add(Count::Estimated, 1);
+                    }
+                    if warned > 0 {
+                        counters.add(Count::Warned, warned);
                     }
                 }
             }

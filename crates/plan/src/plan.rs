@@ -310,6 +310,14 @@ impl Object {
         self.listed().nth(index).map(|listed| listed.name())
     }
 
+    /// The percentage of its quota at which a consumer is warned about.
+    pub(crate) fn warn_at(&self) -> Option<u8> {
+        match self {
+            Self::Read(quota) => quota.spec.warn_at,
+            Self::Limit(_) | Self::Undecodable(_) => None,
+        }
+    }
+
     /// The consumers it lists; none where it could not be read.
     pub(crate) fn listed(&self) -> impl Iterator<Item = Listed<'_>> {
         let (consumers, models): (&[Consumer], &[Model]) = match self {
@@ -357,6 +365,8 @@ pub enum Warning {
         "what consumers have left that are not listed any more could not be put aside, so that they may still spend it; store {store}: {problem}; this is tried again every 30 seconds"
     )]
     NotParked { store: String, problem: String },
+    #[error("{percent} percent of their quota in this period (warnAt) or more used {consumers}")]
+    NearlyExhausted { percent: u8, consumers: String },
 }
 
 impl Warning {
@@ -372,6 +382,7 @@ impl Warning {
             Self::NobodyMaySpend => "NobodyMaySpend",
             Self::RefreshUnreadable => "RefreshUnreadable",
             Self::NotParked { .. } => "NotParked",
+            Self::NearlyExhausted { .. } => "NearlyExhausted",
         }
     }
 }

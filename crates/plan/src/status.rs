@@ -13,7 +13,7 @@ use crate::{
     Program, Reason, Seeded, StorePlan, StoreWarning, Verdict, Warning,
     abandoned::abandoned,
     conditions::{Conditions, State, cut},
-    figures::{Shown, shown},
+    figures::{Shown, nearly_exhausted, shown},
     gateway::Part,
     manual,
 };
@@ -98,7 +98,8 @@ pub fn status(
         }
         _ => None,
     };
-    let warnings = || verdict.warnings.iter().chain(&not_parked);
+    let nearly_exhausted = nearly_exhausted(&consumers, verdict.object.warn_at());
+    let warnings = || verdict.warnings.iter().chain(&not_parked).chain(&nearly_exhausted);
     conditions.ready(ready, warnings().map(Warning::condition));
     if let Life::Leaves(Leaving { since: None, .. }) = verdict.life {
         // Whoever wrote this, it counts from now.

@@ -13,8 +13,8 @@ use api::{
 };
 use enforcement::values::{
     ADMIN_BASE_PATH, CONSUMER_MAX_LENGTH, DATABASE_MAX, DEFAULT_ADMIN_PATH, DEFAULT_PATHS, KEY_PREFIX_MAX_LENGTH,
-    MAX_AMOUNT, PATH_MAX_LENGTH, PATHS_MAX, RESERVED_KEY_PREFIX, TIMEOUT_MS_MAX, TIMEOUT_MS_MIN, is_admin_path,
-    is_amount, is_consumer, is_key_prefix, is_path,
+    MAX_AMOUNT, PATH_MAX_LENGTH, PATHS_MAX, RESERVED_KEY_PREFIX, TIMEOUT_MS_MAX, TIMEOUT_MS_MIN, WARN_AT_MAX,
+    WARN_AT_MIN, is_admin_path, is_amount, is_consumer, is_key_prefix, is_path,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
@@ -81,6 +81,7 @@ pub fn validate(quota: &AiQuota) -> Result<(), Vec<Refusal>> {
         unlisted_paths: _,
         rate_limit_headers: _,
         errors: _,
+        warn_at,
         deletion_policy: _,
     } = &quota.spec;
     let mut check = Check::default();
@@ -106,6 +107,9 @@ pub fn validate(quota: &AiQuota) -> Result<(), Vec<Refusal>> {
     check.models(models);
     if let Some(paths) = paths {
         check.paths(paths);
+    }
+    if warn_at.is_some_and(|percent| !(WARN_AT_MIN..=WARN_AT_MAX).contains(&percent)) {
+        check.refuse("spec.warnAt", Refused::OutOfRange, format!("must be {WARN_AT_MIN} to {WARN_AT_MAX}"));
     }
     check.admission(*admission, *reservation);
     check.done()

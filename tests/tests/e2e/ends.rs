@@ -2,13 +2,14 @@
 //! counted.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::{Value, json};
-use testbed::{Call, Gateway, eventually, get};
+use testbed::{Call, Gateway, eventually, eventually_within, get};
 
 use crate::scenario_a::{completion, is};
-use crate::stage::{Stage, quota};
+use crate::stage::{Stage, condition, quota};
 
 mod limits;
 
@@ -201,5 +202,56 @@ async fn clients_are_told_what_is_left_and_refused_in_the_shape_that_is_declared
     let seconds: i64 = refused.header("retry-after").context("no retry-after")?.parse()?;
     ensure!((1..=366 * 86_400).contains(&seconds), "{seconds}");
     assert_eq!(bed.gateway.traps(), 0);
+    Ok(())
+}
+
+/// More than two polls of balances, which are a minute apart.
+const POLLS: Duration = Duration::from_secs(180);
+
+#[tokio::test]
+async fn a_consumer_that_comes_near_its_end_is_counted_and_told_of_once_also_after_a_restart() -> Result<()> {
+    let bed = Bed::new().await?;
+    bed.declare(&json!({"warnAt": 80, "mode": "Observe"})).await?;
+    is(bed.ask(90), 200, "").await?;
+    bed.counts("warned", 1).await?;
+    bed.declare(&json!({"warnAt": 80})).await?;
+    is(bed.ask(79), 200, "").await?;
+    bed.counts("tokens", 90 + 79).await?;
+    assert_eq!(bed.counted()["warned"], 1, "one token is missing");
+    is(bed.ask(1), 200, "").await?;
+    bed.counts("warned", 2).await?;
+    is(bed.ask(5), 200, "").await?;
+    bed.counts("tokens", 90 + 85).await?;
+
+    let quotas = bed.stage.quotas().await?;
+    let words = "80 percent of their quota in this period (warnAt) or more used aliyun-user1 (85 of 100 tokens)";
+    eventually_within(POLLS, "the object says so", async || {
+        let chat = quotas.get("chat").await?;
+        let found = condition(&chat, "NearlyExhausted").with_context(|| chat.data["status"].to_string())?;
+        ensure!(found["status"] == "True" && found["message"] == words, "{found}");
+        Ok(())
+    })
+    .await?;
+    let told = ["consumer aliyun-user1 has used 85 of its 100 tokens of this period"];
+    eventually("an Event says so too", async || {
+        let events = bed.stage.events("NearlyExhausted").await?;
+        ensure!(events == told, "{events:?}");
+        Ok(())
+    })
+    .await?;
+    bed.stage.controller().context("no controller")?.restart()?;
+    bed.stage.rounds(1).await?;
+    // What is spent meanwhile is news, but not this.
+    is(bed.ask(5), 200, "").await?;
+    eventually_within(POLLS, "more is used", async || {
+        let status = quotas.get("chat").await?.data["status"].clone();
+        ensure!(status["consumers"][0]["used"] == 90 && status["consumers"][0]["nearlyExhausted"] == true, "{status}");
+        Ok(())
+    })
+    .await?;
+    // Events are written behind the status, and in front of the next.
+    bed.declare(&json!({"warnAt": 80, "rateLimitHeaders": true})).await?;
+    assert_eq!(bed.stage.events("NearlyExhausted").await?, told);
+    assert_eq!((bed.counted()["warned"], bed.gateway.traps()), (2, 0));
     Ok(())
 }

@@ -172,10 +172,10 @@ impl Kind for Limits {
         (Question::new(Arc::clone(&policy.store), words), Ticket(counters))
     }
 
-    fn booked(Ticket(counters): &Ticket, reply: &Reply<'_>) -> Result<(), String> {
+    fn booked(Ticket(counters): &Ticket, reply: &Reply<'_>) -> Result<i64, String> {
         let states = limits::states(reply, counters.len()).map_err(|error| error.to_string())?;
         match states.iter().zip(counters).find(|(state, _)| state.is_none()) {
-            None => Ok(()),
+            None => Ok(0),
             Some((_, counter)) => Err(format!("what is stored at {counter} is no counter")),
         }
     }

@@ -75,6 +75,8 @@ pub struct Ticket {
     native: bool,
     /// Nothing is taken from the balance.
     observes: bool,
+    /// The tokens, and the hundredths of the grant at which somebody is to be warned.
+    warns: Option<(i64, u8)>,
     balance: Balance,
 }
 
@@ -139,7 +141,10 @@ impl Kind for Quotas {
         let Admission { who, period: _, held } = admission;
         let balance = who.balance();
         let words = Words::Script(redis::Renew { balance: &balance, hold: held.as_ref()?.hold() }.invocation());
-        Some((Question::new(Arc::clone(&who.policy.store), words), Ticket { native: true, observes: false, balance }))
+        Some((
+            Question::new(Arc::clone(&who.policy.store), words),
+            Ticket { native: true, observes: false, warns: None, balance },
+        ))
     }
 
     fn release(Purpose(why): &Purpose, now: i64) -> Option<(Question, Ticket)> {
@@ -154,14 +159,18 @@ impl Kind for Quotas {
         charge(&who, held.as_ref(), tokens, period, now)
     }
 
-    fn booked(ticket: &Ticket, reply: &Reply<'_>) -> Result<(), String> {
+    fn booked(ticket: &Ticket, reply: &Reply<'_>) -> Result<i64, String> {
         match (ticket.native, reply) {
             (false, Reply::Error(text)) => Err(text.escape_ascii().to_string()),
-            (false, _) => Ok(()),
+            (false, _) => Ok(0),
             (true, reply) => match ChargeOutcome::of(reply) {
-                Ok(ChargeOutcome::Booked { balance: _ } | ChargeOutcome::Forgiven) => Ok(()),
+                Ok(ChargeOutcome::Booked { balance: _ }) => {
+                    let reached = |(tokens, percent)| ChargeOutcome::reaches(reply, tokens, percent);
+                    Ok(i64::from(ticket.warns.is_some_and(reached)))
+                }
+                Ok(ChargeOutcome::Forgiven) => Ok(0),
                 // Who has no balance is only observed too.
-                Ok(ChargeOutcome::Absent) if ticket.observes => Ok(()),
+                Ok(ChargeOutcome::Absent) if ticket.observes => Ok(0),
                 Ok(ChargeOutcome::Absent) => Err("the consumer has no balance any more".into()),
                 Ok(ChargeOutcome::Malformed { value }) => Err(format!("the balance is malformed: {value}")),
                 Err(error) => Err(error.to_string()),
@@ -185,7 +194,9 @@ fn charge(who: &Who, held: Option<&Held>, tokens: i64, admitted_in: Option<i64>,
             (true, Words::Script(script))
         }
     };
-    (Question::new(Arc::clone(&policy.store), words), Ticket { native, observes: policy.ends.observes(), balance })
+    let warns = policy.ends.warn_at.map(|percent| (tokens, percent));
+    let ticket = Ticket { native, observes: policy.ends.observes(), warns, balance };
+    (Question::new(Arc::clone(&policy.store), words), ticket)
 }
 
 impl fmt::Display for Ticket {

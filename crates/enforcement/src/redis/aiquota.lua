@@ -29,10 +29,11 @@
 --   check   need, hold id, hold seconds, default grant, owner of what is made from it, yields 0 or 1, PERIOD
 --           -> unlimited, ordinal | admitted, available, ordinal, grant | refused, available, grant | malformed, value
 --   charge  tokens, hold id, ordinal at admission, PERIOD
---           -> booked, balance | forgiven | absent | malformed, value
+--           -> booked, balance, used, grant (nothing after the balance where nothing is counted of a grant) | forgiven
+--            | absent | malformed, value
 --   renew   hold id, hold seconds   -> renewed, 0 or 1: a hold that is gone is not made again
 --   observe, note   as check and charge, under a policy that only observes: a note changes neither balance nor used, but
---           observed, which an observe takes off what is available
+--           observed, which an observe takes off what is available; it is booked with what would be used
 --   apply   owner, term, uid, generation, grant or "unlimited", takeover 0 or 1, refresh token, PERIOD
 --           -> applied, changed 0 or 1, balance, used | conflict, owner, lazy 0 or 1 | stale, term
 --            | malformed, value. A ledger that keeps another token is refreshed as by one boundary (a Reset without
@@ -392,10 +393,14 @@ if operation == 'charge' then
   end
   if observes then
     if not ledger then return { 'absent' } end
-    save('observed', text(math.min(MAX, observed + tokens)))
-    return { 'booked', false }
+    observed = math.min(MAX, observed + tokens)
+    save('observed', text(observed))
+    return { 'booked', false, math.min(MAX, used + observed), not unlimited and grant }
   end
-  if ledger and tokens > 0 then save('used', text(math.min(MAX, used + tokens))) end
+  if ledger and tokens > 0 then
+    used = math.min(MAX, used + tokens)
+    save('used', text(used))
+  end
   if unlimited then return { 'booked', false } end
   if broken then return { 'malformed', broken } end
   if balance then
@@ -405,7 +410,7 @@ if operation == 'charge' then
       redis.call('DECRBY', BALANCE, ARGV[2])
       balance = balance - tokens
     end
-    return { 'booked', balance }
+    return { 'booked', balance, used, grant }
   end
   if away and parked then save('parked', text(math.max(-MAX, parked - tokens))) end
   return ledger and { 'booked', false } or { 'absent' }

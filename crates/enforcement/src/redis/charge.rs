@@ -8,6 +8,7 @@ use super::{
     resp::Reply,
     script::Invocation,
 };
+use crate::values;
 
 /// Drops the request's hold and takes the tokens from the balance. Creates no key.
 #[derive(Clone, Copy, Debug)]
@@ -48,7 +49,7 @@ impl Charge<'_> {
     fn operation(&self, name: &str) -> Invocation {
         let Self { balance, tokens, hold, admitted_in, period } = *self;
         Invocation::new(name, balance)
-            .number(tokens.clamp(0, crate::values::MAX_AMOUNT))
+            .number(tokens.clamp(0, values::MAX_AMOUNT))
             .text(hold.unwrap_or_default())
             .optional(admitted_in)
             .period(period)
@@ -65,5 +66,17 @@ impl ChargeOutcome {
             b"malformed" => Ok(Self::Malformed { value: shown(answer.text(0)?) }),
             _ => Err(ReplyError::Unexpected),
         }
+    }
+
+    /// Whether it was by this charge that what was used of the period's grant reached so many hundredths of it; under a
+    /// policy that only observes: what would be used.
+    #[must_use]
+    pub fn reaches(reply: &Reply<'_>, tokens: i64, percent: u8) -> bool {
+        let booked = Answer::of(reply).ok().filter(|answer| answer.status == b"booked");
+        let Some((used, grant)) = booked.and_then(|answer| Some((answer.number(1).ok()?, answer.number(2).ok()?)))
+        else {
+            return false;
+        };
+        values::reaches(used, grant, percent) && !values::reaches(used - tokens, grant, percent)
     }
 }

@@ -26,6 +26,8 @@ pub enum Booked<K: Kind> {
         tokens: i64,
         /// The answer told no usage.
         estimated: bool,
+        /// How often it made what is used reach the share at which somebody is to be warned.
+        warned: i64,
     },
     /// It was not booked, or nobody knows; for the log.
     Unknown(String),
@@ -49,8 +51,8 @@ impl<K: Kind> Booking<K> {
         };
         match booked {
             // What was held is dropped, or no longer counts after a while.
-            Err(_) if tokens == 0 => Booked::Done { tokens, estimated },
-            Ok(()) => Booked::Done { tokens, estimated },
+            Err(_) if tokens == 0 => Booked::Done { tokens, estimated, warned: 0 },
+            Ok(warned) => Booked::Done { tokens, estimated, warned },
             Err(why) => {
                 let estimated = if estimated { "estimated " } else { "" };
                 Booked::Unknown(format!("{tokens} {estimated}tokens may not have been booked against {ticket}: {why}"))

@@ -19,11 +19,13 @@ pub enum Count {
     Estimated,
     /// Tokens were booked.
     Tokens,
+    /// With a charge, what is used came to the share at which somebody is to be warned.
+    Warned,
 }
 
 impl Count {
     /// Each at the place of its number.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Admitted,
         Self::Refused,
         Self::WouldRefuse,
@@ -32,6 +34,7 @@ impl Count {
         Self::UnknownCharge,
         Self::Estimated,
         Self::Tokens,
+        Self::Warned,
     ];
 
     /// The gateway's counter of it: `kind` is that of the policy's object, `policy` its namespace and name. What stands
@@ -51,6 +54,7 @@ impl Count {
             Self::UnknownCharge => "unknown_charges",
             Self::Estimated => "estimated",
             Self::Tokens => "tokens",
+            Self::Warned => "warned",
         }
     }
 }

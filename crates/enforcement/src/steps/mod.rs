@@ -92,11 +92,12 @@ pub trait Kind: Copy + Eq + Debug + 'static {
     /// Books so many tokens, 0 to `MAX_AMOUNT`, and drops what is held.
     fn charge(admission: Self::Admission, tokens: i64, now: i64) -> (Question, Self::Ticket);
 
-    /// Whether the reply says that the charge was booked; otherwise why not.
+    /// If the reply says that the charge was booked, how often it made what is used reach the share at which somebody
+    /// is to be warned; otherwise why not.
     ///
     /// # Errors
     /// What the log should say.
-    fn booked(ticket: &Self::Ticket, reply: &Reply<'_>) -> Result<(), String>;
+    fn booked(ticket: &Self::Ticket, reply: &Reply<'_>) -> Result<i64, String>;
 
     /// The answer to what cannot be enforced, with the reason.
     fn unenforceable(reason: &str) -> Response;

@@ -20,6 +20,9 @@ pub struct Ends {
     pub rate_limit_headers: bool,
     #[serde(default, skip_serializing_if = "is_default")]
     pub errors: Errors,
+    /// Hundredths of what may be used at which somebody is to be warned.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warn_at: Option<u8>,
 }
 
 /// What becomes of a request about which the store says nothing.

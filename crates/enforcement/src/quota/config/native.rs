@@ -67,6 +67,9 @@ pub(super) fn policy(
     if !default_quota.is_none_or(values::is_amount) {
         return Err(Invalid::new("defaultQuota", "is out of range"));
     }
+    if !ends.warn_at.is_none_or(|percent| (values::WARN_AT_MIN..=values::WARN_AT_MAX).contains(&percent)) {
+        return Err(Invalid::new("ends.warnAt", "is out of range"));
+    }
     let models = declared(models, &key_prefix)?;
     let reserve = reserve.map(|reserve| reserve.default_max_tokens);
     if !reserve.is_none_or(|tokens| (1..=values::MAX_AMOUNT).contains(&tokens)) {

@@ -291,6 +291,8 @@ fn a_broken_policy_refuses_only_what_it_matches_and_is_named() {
             Some(json!({"defaultMaxTokens": 0})),
             "aiquota.policies.ns/chat.reserve.defaultMaxTokens is out of range",
         ),
+        ("/ends", Some(json!({"warnAt": 0})), "aiquota.policies.ns/chat.ends.warnAt is out of range"),
+        ("/ends", Some(json!({"warnAt": 101})), "aiquota.policies.ns/chat.ends.warnAt is out of range"),
         ("/owner", None, "aiquota.policies.ns/chat.owner is missing"),
         ("/paths", None, "aiquota.policies.ns/chat.paths is missing"),
         ("/paths", Some(json!([])), "aiquota.policies.ns/chat.paths are not path suffixes"),

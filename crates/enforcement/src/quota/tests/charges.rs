@@ -197,7 +197,7 @@ fn a_charge_is_repeated_only_where_it_cannot_have_been_booked() {
 #[test]
 fn what_became_of_a_charge_is_told() {
     let native = |reply: &str| booking(&native_config(false)).answer(Ok(reply.as_bytes()));
-    let booked = || Booked::Done { tokens: 7, estimated: false };
+    let booked = || Booked::Done { tokens: 7, estimated: false, warned: 0 };
     for done in ["*2\r\n$6\r\nbooked\r\n:5\r\n", "*2\r\n$6\r\nbooked\r\n$-1\r\n", "*1\r\n$8\r\nforgiven\r\n"] {
         assert_eq!(native(done), booked());
     }

@@ -113,7 +113,7 @@ fn a_policy_that_only_observes_notes_and_refuses_nothing() {
     let Charge { call, booking } = charge(meter.end(NOW));
     assert_eq!(words(&call.command)[7..11], ["note", "7", "", "7"]);
     let absent: &[u8] = b"*1\r\n$6\r\nabsent\r\n";
-    assert_eq!(booking.answer(Ok(absent)), Booked::Done { tokens: 7, estimated: false });
+    assert_eq!(booking.answer(Ok(absent)), Booked::Done { tokens: 7, estimated: false, warned: 0 });
 
     for reply in ["*2\r\n$7\r\nrefused\r\n:0\r\n", "*2\r\n$9\r\nmalformed\r\n$1\r\nx\r\n"] {
         let Next::Admit(Admitted { mut meter, counts, .. }) = check().pending.answer(Ok(reply.as_bytes())) else {
@@ -209,4 +209,35 @@ fn refusals_have_the_shape_that_is_chosen_but_for_the_admins() {
         panic!()
     };
     assert_eq!((response.status, response.content_type), (403, "text/plain"));
+}
+
+#[test]
+fn the_charge_that_reaches_the_share_of_a_grant_at_which_to_warn_says_so_and_no_other() {
+    let warned = |config: &Value, used: i64, grant: &str| {
+        let Charge { booking, .. } = charge(ended(config, br#"{"usage":{"total_tokens":7}}"#));
+        let reply = format!("*4\r\n$6\r\nbooked\r\n:5\r\n:{used}\r\n{grant}\r\n");
+        match booking.answer(Ok(reply.as_bytes())) {
+            Booked::Done { tokens: 7, warned, .. } => warned,
+            other => panic!("{other:?}"),
+        }
+    };
+    let config = with(&json!({"warnAt": 80}), false);
+    for (used, grant, expected) in [
+        (79, ":100", 0),
+        (80, ":100", 1),
+        (86, ":100", 1),
+        (87, ":100", 0),
+        // A quota of 0 is used up before anything is used.
+        (7, ":0", 0),
+        (7, "$-1", 0),
+        (7, ":8", 1),
+        (9_007_199_254_740_991, ":9007199254740991", 0),
+    ] {
+        assert_eq!(warned(&config, used, grant), expected, "{used} of {grant}");
+    }
+    let all = with(&json!({"warnAt": 100}), false);
+    assert_eq!((warned(&all, 99, ":100"), warned(&all, 100, ":100")), (0, 1));
+    let observing = with(&json!({"warnAt": 80, "mode": "Observe"}), false);
+    assert_eq!(warned(&observing, 86, ":100"), 1);
+    assert_eq!(warned(&with(&json!({}), false), 86, ":100"), 0, "nobody asked");
 }

@@ -76,7 +76,7 @@ fn a_hold_that_could_not_be_dropped_is_no_lost_charge() {
     for reply in replies {
         let charge = charge(admitted_with(&reserving(json!({"onMissingUsage": "Ignore"})), ADMITTED).end(NOW));
         assert_eq!(charge.booking.tokens, 0);
-        assert_eq!(charge.booking.answer(reply), Booked::Done { tokens: 0, estimated: false });
+        assert_eq!(charge.booking.answer(reply), Booked::Done { tokens: 0, estimated: false, warned: 0 });
     }
 }
 
@@ -140,7 +140,7 @@ fn a_hold_is_renewed_while_its_request_lives_and_only_what_is_held() {
     assert_eq!(words(&again.call.command)[0], "EVAL", "a renewal is not lost to a Redis that forgot the script");
     assert_eq!(
         again.booking.answer(Ok(b"*2\r\n$7\r\nrenewed\r\n:0\r\n")),
-        Booked::Done { tokens: 0, estimated: false }
+        Booked::Done { tokens: 0, estimated: false, warned: 0 }
     );
     let plain = admitted(&native_config(false));
     assert!(!plain.holds() && plain.renewal().is_none());

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::{
+    admission::{Admission, Reservation, reservation_with_reserve},
     ends::{Errors, Mode, OnMissingUsage, OnStoreFailure, UnlistedPaths},
     models::LimitedModel,
     null_is_absent,
@@ -50,7 +51,7 @@ pub(crate) const VALUE_PATTERN: &str = r"^[^\x00-\x1f\x7f]*$";
     printcolumn = r#"{"name":"Message","type":"string","priority":1,"jsonPath":".status.conditions[?(@.type==\"Ready\")].message"}"#
 )]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-#[schemars(extend("x-kubernetes-validations" = [something_is_limited(), only_wide_targets_have_narrower_ones()]))]
+#[schemars(extend("x-kubernetes-validations" = [something_is_limited(), only_wide_targets_have_narrower_ones(), reservation_with_reserve()]))]
 pub struct AiTokenRateLimitSpec {
     /// What the limits apply to: a request is under them when any of these matches. 1 to 16, each at most once.
     #[schemars(length(min = 1, max = TARGETS_MAX), extend("x-kubernetes-list-type" = "atomic"))]
@@ -99,6 +100,22 @@ pub struct AiTokenRateLimitSpec {
     /// What a request over a limit is answered with. Absent: 429 with the text `Too many requests`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rejection: Option<Rejection>,
+
+    /// When a metered request passes. `Check`: while no counter is above its limit; requests in flight together may spend
+    /// more than is left. `Reserve`: if what it may cost is left under every limit besides what is counted and held for
+    /// requests in flight: the largest number of tokens that it lets its answer have (`max_tokens`,
+    /// `max_completion_tokens`, `max_output_tokens`, `generationConfig.maxOutputTokens`, else
+    /// `reservation.defaultMaxTokens`), times the answers it asks for, and a token for each 4 bytes of its body, at most
+    /// 131072 for the latter. That is held until its answer is counted. So a counter exceeds its limit by at most what
+    /// requests that were admitted together cost more than that. The request waits until its body has come; one of more
+    /// than 10 MiB is answered 413. With `mode: Observe` as `Check`. Absent: `Check`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub admission: Option<Admission>,
+
+    /// What is held for requests that do not say how long their answers may be. Required with `admission: Reserve`, and
+    /// allowed with no other.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reservation: Option<Reservation>,
 
     /// Which requests are limited and counted: those whose path, without its query, ends in one of these. 1 to 32
     /// suffixes that begin with `/` or `:`. Absent: `/v1/chat/completions`, `/v1/messages` and `/v1/responses`. What

@@ -16,6 +16,7 @@ pub use store::{NamedStores, Store, Stores};
 
 use crate::paths::Paths;
 use crate::rules::{Envelope, EnvelopeError, Matcher, Needs, Rules, Subject};
+use crate::values::MAX_AMOUNT;
 use crate::wire;
 
 /// What a module does.
@@ -65,6 +66,16 @@ pub enum Common<S> {
 pub enum Compiled<P> {
     Policy(P),
     Unavailable { reason: String, paths: Paths },
+}
+
+/// How much is held for the answer to a request that does not say how long it may be; nothing where nothing is held.
+pub(crate) fn reserve(said: Option<wire::Reserve>, ends: &wire::Ends) -> Result<Option<i64>, Invalid> {
+    let Some(wire::Reserve { default_max_tokens }) = said else { return Ok(None) };
+    if !(1..=MAX_AMOUNT).contains(&default_max_tokens) {
+        return Err(Invalid::new("reserve.defaultMaxTokens", "is out of range"));
+    }
+    // Who only observes refuses nothing, so that holding would keep nothing.
+    Ok(Some(default_max_tokens).filter(|_| !ends.observes()))
 }
 
 /// Why a module must not start.

@@ -27,7 +27,7 @@ use crate::redis::Reply;
 use crate::redis::limits::{self, Asks, Counter, Hashed, Limit, Name, State};
 use crate::redis::overrides;
 use crate::response::Response;
-use crate::steps::{Ask, Body, Failure, Kind, Next, Question, Request, Step, Words, wants_websocket};
+use crate::steps::{Ask, Body, Failure, Held, Kind, Next, Question, Request, Step, Words, wants_websocket};
 use crate::values;
 use crate::wire::limit::Dialect;
 use crate::wire::{OnMissingUsage, OnStoreFailure};
@@ -45,9 +45,10 @@ pub struct Check {
     model: Option<usize>,
     /// Who is refused, for the metric.
     consumer: Option<Vec<u8>>,
+    held: Option<Held>,
 }
 
-/// A request that is held until its body has said which model it is for.
+/// A request that is held until its body has come.
 #[derive(Debug)]
 pub struct AwaitBody(Arc<Policy>);
 
@@ -57,6 +58,8 @@ pub struct Admission {
     policy: Arc<Policy>,
     limits: Vec<Limit>,
     model: Option<usize>,
+    /// What is held for it until its charge.
+    held: Option<Held>,
 }
 
 /// A charge on its way: its counters.
@@ -92,8 +95,11 @@ impl Kind for Limits {
         if policy.looks_at_consumers() && identity.iter().any(|value| Some(value) != identity.first()) {
             return Step::refuse(&policy.ends, answers::unauthorized_consumer());
         }
-        if policy.models.is_empty() {
+        if !policy.wants_body() {
             return check(policy, request, None);
+        }
+        if policy.models.is_empty() && policy.limits(request, None).is_empty() {
+            return Step::Pass;
         }
         // It has no body.
         if wants_websocket(request) {
@@ -121,14 +127,18 @@ impl Kind for Limits {
         check.policy.models.name(check.model)
     }
 
-    fn decide(Check { policy, limits, model, consumer }: Check, reply: Result<Reply<'_>, Failure>) -> Next<Self> {
-        let admission = Admission { policy, limits, model };
+    fn decide(check: Check, reply: Result<Reply<'_>, Failure>) -> Next<Self> {
+        let Check { policy, limits, model, consumer, held } = check;
+        let need = held.as_ref().map_or(0, |held| held.tokens);
+        let admission = Admission { policy, limits, model, held };
         let Policy { ends, rejection, .. } = &*Arc::clone(&admission.policy);
         let states = match reply.map(|reply| limits::states(&reply, admission.limits.len())) {
             Err(failure) => return undecided(admission, &failure),
             Ok(Err(error)) => return undecided(admission, &error),
             Ok(Ok(states)) => states,
         };
+        // As it is with what it needs.
+        let states: Vec<_> = states.into_iter().map(|state| state.map(|state| state.after(need))).collect();
         if let Some(over) = states.iter().flatten().find(|state| state.is_over()) {
             let told = if ends.rate_limit_headers { announcement(&states, State::is_over) } else { None };
             return Next::deny(ends, admission, answers::rejected(rejection, *over, consumer)).telling(told);
@@ -154,22 +164,26 @@ impl Kind for Limits {
         admission.policy.models.weights(admission.model)
     }
 
-    fn holds(_: &Admission) -> bool {
-        false
+    fn holds(admission: &Admission) -> bool {
+        admission.held.is_some()
     }
 
-    fn renew(_: &Admission) -> Option<(Question, Ticket)> {
-        None
+    fn renew(Admission { policy, limits, model: _, held }: &Admission) -> Option<(Question, Ticket)> {
+        let words = Words::Script(limits::renew(limits, held.as_ref()?.hold()));
+        Some((Question::new(Arc::clone(&policy.store), words), Ticket::of(limits)))
     }
 
-    fn release(_: &Check, _: i64) -> Option<(Question, Ticket)> {
-        None
+    fn release(check: &Check, _: i64) -> Option<(Question, Ticket)> {
+        let words = Words::Script(limits::settle(&check.limits, 0, &check.held.as_ref()?.id));
+        Some((Question::new(Arc::clone(&check.policy.store), words), Ticket::of(&check.limits)))
     }
 
-    fn charge(Admission { policy, limits, model: _ }: Admission, tokens: i64, _: i64) -> (Question, Ticket) {
-        let words = Words::Script(limits::charge(&limits, tokens));
-        let counters = limits.into_iter().map(|limit| limit.counter).collect();
-        (Question::new(Arc::clone(&policy.store), words), Ticket(counters))
+    fn charge(Admission { policy, limits, model: _, held }: Admission, tokens: i64, _: i64) -> (Question, Ticket) {
+        let words = match held {
+            Some(Held { id, tokens: _ }) => limits::settle(&limits, tokens, &id),
+            None => limits::charge(&limits, tokens),
+        };
+        (Question::new(Arc::clone(&policy.store), Words::Script(words)), Ticket::of(&limits))
     }
 
     fn booked(Ticket(counters): &Ticket, reply: &Reply<'_>) -> Result<i64, String> {
@@ -185,7 +199,7 @@ impl Kind for Limits {
     }
 }
 
-/// Asks for the counters of all that a request is under.
+/// Asks for the counters of all that a request is under, and holds what its body says that it may cost.
 fn check(policy: &Arc<Policy>, request: &dyn Request, body: Option<&Prompt>) -> Step<Limits> {
     let model = match policy.models.of(request, body) {
         Ok(model) => model,
@@ -202,21 +216,25 @@ fn check(policy: &Arc<Policy>, request: &dyn Request, body: Option<&Prompt>) -> 
     if matches!(policy.flavor, Flavor::Native { .. }) && wants_websocket(request) {
         return Step::refuse(&policy.ends, answers::websocket());
     }
-    let check = match policy.ends.on_store_failure {
-        Some(OnStoreFailure::Refuse) => limits::probe(&limits),
-        Some(OnStoreFailure::Admit) | None => limits::check(&limits),
+    let held = policy.reserve.zip(body);
+    let held = held.map(|(otherwise, body)| Held::of(body, otherwise, policy.models.weights(model), request));
+    let check = match (&held, policy.ends.on_store_failure) {
+        (Some(held), _) => limits::reserve(&limits, held.tokens, held.hold()),
+        (None, Some(OnStoreFailure::Refuse)) => limits::probe(&limits),
+        (None, Some(OnStoreFailure::Admit) | None) => limits::check(&limits),
     };
     let question = Question::new(Arc::clone(&policy.store), Words::Script(check));
     // It becomes part of a metric's name, which the gateway keeps.
     let consumer = request.header(identity::HEADER).first().copied();
     let consumer = consumer.filter(|consumer| values::is_consumer(consumer)).map(<[u8]>::to_vec);
-    let ask = Ask::new(question, Check { policy: Arc::clone(policy), limits, model, consumer });
+    let ask = Ask::new(question, Check { policy: Arc::clone(policy), limits, model, consumer, held });
     Step::Ask(ask.after(body.map_or(0, |body| body.bytes)))
 }
 
 /// The store has not said where the counters stand: that refuses nobody, unless it is to.
 fn undecided(admission: Admission, why: &dyn fmt::Display) -> Next<Limits> {
     let ends = admission.policy.ends;
+    let admission = Admission { held: None, ..admission };
     Next::undecided(&ends, OnStoreFailure::Admit, admission, answers::store_unavailable(), why)
 }
 
@@ -229,7 +247,18 @@ fn announcement(states: &[Option<State>], meant: impl Fn(&State) -> bool) -> Opt
     Some(Announcement { limit: Some(tightest.tokens), remaining: remaining(tightest), reset: Some(tightest.left) })
 }
 
+impl Ticket {
+    fn of(limits: &[Limit]) -> Self {
+        Self(limits.iter().map(|limit| limit.counter.clone()).collect())
+    }
+}
+
 impl Policy {
+    /// Whether the bodies of metered requests are awaited.
+    const fn wants_body(&self) -> bool {
+        self.reserve.is_some() || !self.models.is_empty()
+    }
+
     /// What a request is under, global limits first; those for its model last.
     fn limits(&self, request: &dyn Request, model: Option<usize>) -> Result<Vec<Limit>, TooLong> {
         let name = |model| Name {
@@ -317,9 +346,9 @@ impl Eq for AwaitBody {}
 
 impl PartialEq for Check {
     fn eq(&self, other: &Self) -> bool {
-        let Self { policy, limits, model, consumer } = self;
+        let Self { policy, limits, model, consumer, held } = self;
         Arc::ptr_eq(policy, &other.policy)
-            && (limits, model, consumer) == (&other.limits, &other.model, &other.consumer)
+            && (limits, model, consumer, held) == (&other.limits, &other.model, &other.consumer, &other.held)
     }
 }
 

@@ -15,7 +15,6 @@ use admin::Admin;
 pub use admin::AwaitForm;
 use config::{Flavor, Own, Policy};
 pub use reserve::AwaitBody;
-use reserve::Held;
 
 use crate::announce::Announcement;
 use crate::config::Target;
@@ -25,7 +24,7 @@ use crate::paths::{self, Mode, Operation};
 use crate::prompt::Prompt;
 use crate::redis::{self, Balance, ChargeOutcome, CheckOutcome, Command, Left, Reply};
 use crate::response::Response;
-use crate::steps::{Ask, Body, Failure, Kind, Next, Question, Request, Step, Words, wants_websocket};
+use crate::steps::{Ask, Body, Failure, Held, Kind, Next, Question, Request, Step, Words, wants_websocket};
 use crate::values;
 use crate::wire::{self, OnMissingUsage, OnStoreFailure};
 
@@ -260,10 +259,8 @@ fn check(policy: &Arc<Policy>, consumer: &[u8], request: &dyn Request, body: Opt
         Ok(model) => model,
         Err(Contradiction) => return Step::Refuse(answers::contradiction()),
     };
-    let held = policy.reserve.zip(body).map(|(otherwise, body)| {
-        let tokens = policy.models.weights(model).charge(&body.at_most(otherwise));
-        Held { id: request.unique(), tokens: i64::try_from(tokens).unwrap_or(values::MAX_AMOUNT).max(1) }
-    });
+    let held = policy.reserve.zip(body);
+    let held = held.map(|(otherwise, body)| Held::of(body, otherwise, policy.models.weights(model), request));
     let now = request.now();
     let who = Who { policy: Arc::clone(policy), consumer: consumer.to_vec(), model };
     let balance = who.balance();

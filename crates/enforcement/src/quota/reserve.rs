@@ -5,21 +5,13 @@ use std::sync::Arc;
 
 use super::config::Policy;
 use super::{Quotas, answers, check};
-use crate::redis;
-use crate::steps::{Body, HOLD_SECONDS, Request, Step};
+use crate::steps::{Body, Request, Step};
 
 /// A request that is held until its body has come.
 #[derive(Debug, PartialEq, Eq)]
 pub struct AwaitBody {
     policy: Arc<Policy>,
     consumer: Vec<u8>,
-}
-
-/// What the store is asked to hold for a request.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Held {
-    pub(super) id: Vec<u8>,
-    pub(super) tokens: i64,
 }
 
 impl AwaitBody {
@@ -35,11 +27,5 @@ impl AwaitBody {
             Body::TooLong => Step::Refuse(answers::too_long()),
         };
         super::as_said(&policy, step)
-    }
-}
-
-impl Held {
-    pub(super) fn hold(&self) -> redis::Hold<'_> {
-        redis::Hold { id: &self.id, expires_in: HOLD_SECONDS }
     }
 }

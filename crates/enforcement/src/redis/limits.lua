@@ -7,9 +7,18 @@
 --   check   and for each key: tokens, seconds of its window; what takes the place of these is said below
 --   probe   the same, but fails where writes do: a Redis that is full, or a replica, could not count what it admits
 --   charge  tokens used, and for each key: tokens, seconds of its window
+--   reserve need, hold id, hold seconds, and for each counter as above: holds need in all of them, if it is left in each
+--           besides what is counted and held there, else in none
+--   settle  tokens used, which may be 0, hold id, and for each counter as above: drops the hold everywhere and charges
+--   renew   hold id, hold seconds   -> renewed: a hold that is gone is not made again
 --   -> for each key {tokens, counted, seconds until it expires}. A missing counter is 0 and its whole window is left;
 --      so is the window of one without expiry. What stands there instead of a counter is answered as it is, or as
 --      'no counter', and never written.
+--
+-- What is held for requests in flight stands in two more keys for each counter. Behind the counters, for reserve and
+-- settle, and alone for renew, come in the counters' order: aiquota:holds:<counter>, a zset of hold id -> unix second of
+-- expiry, and aiquota:amounts:<counter>, a hash of hold id -> tokens, with their sum under the empty id. Both expire by
+-- themselves. What reserve answers as counted has what others hold in it.
 --
 -- A charge counts where no more than the limit was counted before, so that a counter stops where it refuses. It opens
 -- the window with the first tokens, and gives a window to a counter that has none.
@@ -21,14 +30,29 @@
 -- touched. An override may be edited: a window that lasts longer than it says now is shortened, also by a check.
 
 local MAX = 9007199254740991
-local used, first = 0, 2
-if ARGV[1] == 'charge' then
+local EXPIRED_PER_CALL = 64
+local operation, counters, used, first = ARGV[1], #KEYS, 0, 2
+local need, id, seconds = nil, nil, nil
+if operation == 'charge' then
   used, first = tonumber(ARGV[2]), 3
-elseif ARGV[1] ~= 'check' and ARGV[1] ~= 'probe' then
+elseif operation == 'reserve' then
+  need, id, seconds, first, counters = tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4]), 5, #KEYS / 3
+elseif operation == 'settle' then
+  used, id, first, counters = tonumber(ARGV[2]), ARGV[3], 4, #KEYS / 3
+elseif operation == 'renew' then
+  local till = redis.call('TIME')[1] + tonumber(ARGV[3])
+  for i = 1, #KEYS, 2 do
+    if redis.call('ZADD', KEYS[i], 'XX', 'CH', till, ARGV[2]) == 1 then
+      redis.call('EXPIRE', KEYS[i], 2 * ARGV[3])
+      redis.call('EXPIRE', KEYS[i + 1], 2 * ARGV[3])
+    end
+  end
+  return { 'renewed' }
+elseif operation ~= 'check' and operation ~= 'probe' then
   return redis.error_reply('ERR aiquota: unknown operation')
 end
 
-local answers, override, probes = {}, nil, ARGV[1] == 'probe'
+local answers, override, probes = {}, nil, operation == 'probe'
 local function asked(limit, window, key)
   if window == 'overrides' then
     local found = redis.pcall('HGET', key, redis.sha1hex(limit))
@@ -77,9 +101,64 @@ local function count(key, limit, window, shortened)
   return { tonumber(limit), counted, left }
 end
 
-for i, key in ipairs(KEYS) do
+-- Drops some holds of a counter and answers what is still held.
+local function drop(i, ids)
+  local holds, amounts, less = KEYS[counters + 2 * i - 1], KEYS[counters + 2 * i], 0
+  for _, amount in ipairs(redis.call('HMGET', amounts, unpack(ids))) do
+    less = less + (amount and tonumber(amount) or 0)
+  end
+  redis.call('ZREM', holds, unpack(ids))
+  redis.call('HDEL', amounts, unpack(ids))
+  if redis.call('EXISTS', holds) == 0 then
+    redis.call('DEL', amounts)
+    return 0
+  end
+  return less > 0 and redis.call('HINCRBY', amounts, '', -less) or tonumber(redis.call('HGET', amounts, '') or 0)
+end
+
+-- What others hold of a counter, and what this request holds already. Holds that expired are dropped, some per call;
+-- those that vanished from Redis do not count either.
+local function held(i)
+  local holds, amounts = KEYS[counters + 2 * i - 1], KEYS[counters + 2 * i]
+  local stored = redis.call('HMGET', amounts, '', id)
+  local sum, own = tonumber(stored[1] or 0), tonumber(stored[2] or 0)
+  if stored[1] then
+    local old = redis.call('ZRANGEBYSCORE', holds, '-inf', redis.call('TIME')[1], 'LIMIT', 0, EXPIRED_PER_CALL)
+    if #old > 0 or redis.call('EXISTS', holds) == 0 then
+      sum = drop(i, #old > 0 and old or { id })
+      own = tonumber(redis.call('HGET', amounts, id) or 0)
+    end
+  end
+  return math.max(0, sum - own), own
+end
+
+local fits, owns = need, {}
+for i = 1, counters do
   local said = ARGV[first + 2 * i - 1]
-  local limit, window = asked(ARGV[first + 2 * i - 2], said, key)
-  answers[i] = limit and count(key, limit, window, said == 'override') or { MAX, 0, 0 }
+  local limit, window = asked(ARGV[first + 2 * i - 2], said, KEYS[i])
+  if operation == 'settle' and redis.call('HEXISTS', KEYS[counters + 2 * i], id) == 1 then drop(i, { id }) end
+  local answer = limit and count(KEYS[i], limit, window, said == 'override') or { MAX, 0, 0 }
+  if need and limit then
+    if type(answer[2]) == 'number' then
+      local others, own = held(i)
+      owns[i] = own
+      answer[2] = math.min(answer[2] + others, MAX + 1)
+      fits = fits and answer[2] + need <= answer[1]
+    else
+      fits = false
+    end
+  end
+  answers[i] = answer
+end
+if fits then
+  local till = redis.call('TIME')[1] + seconds
+  for i, own in pairs(owns) do
+    local holds, amounts = KEYS[counters + 2 * i - 1], KEYS[counters + 2 * i]
+    redis.call('ZADD', holds, till, id)
+    redis.call('HSET', amounts, id, need)
+    redis.call('HINCRBY', amounts, '', need - own)
+    redis.call('EXPIRE', holds, 2 * seconds)
+    redis.call('EXPIRE', amounts, 2 * seconds)
+  end
 end
 return answers

@@ -4,6 +4,7 @@
 use std::borrow::Cow;
 use std::fmt;
 
+use super::check::Hold;
 use super::error::ReplyError;
 use super::overrides::Overrides;
 use super::resp::{Reply, decimal};
@@ -171,6 +172,12 @@ impl State {
     pub const fn is_over(&self) -> bool {
         self.counted > self.tokens
     }
+
+    /// The same with so much more counted.
+    #[must_use]
+    pub const fn after(self, tokens: i64) -> Self {
+        Self { counted: self.counted.saturating_add(tokens), ..self }
+    }
 }
 
 /// Asks where the counters of a request stand. Changes nothing.
@@ -189,6 +196,34 @@ pub fn probe(limits: &[Limit]) -> Invocation {
 #[must_use]
 pub fn charge(limits: &[Limit], tokens: i64) -> Invocation {
     rates(Invocation::of(&LIMITS, keys(limits), "charge").number(tokens.clamp(1, MAX_AMOUNT)), limits)
+}
+
+/// Holds so much in all of them, if it is left besides what is counted and held there; else in none.
+#[must_use]
+pub fn reserve(limits: &[Limit], need: i64, Hold { id, expires_in }: Hold<'_>) -> Invocation {
+    let call = Invocation::of(&LIMITS, [keys(limits), holds(limits)].concat(), "reserve");
+    rates(call.number(need.max(1)).text(id).number(expires_in.into()), limits)
+}
+
+/// Counts what a request used, 0 to `MAX_AMOUNT` tokens, and drops what was held for it.
+#[must_use]
+pub fn settle(limits: &[Limit], tokens: i64, hold: &[u8]) -> Invocation {
+    let call = Invocation::of(&LIMITS, [keys(limits), holds(limits)].concat(), "settle");
+    rates(call.number(tokens.clamp(0, MAX_AMOUNT)).text(hold), limits)
+}
+
+/// Lets a hold last from now on as long as when it was made. One that is not there any more is not made again.
+#[must_use]
+pub fn renew(limits: &[Limit], Hold { id, expires_in }: Hold<'_>) -> Invocation {
+    Invocation::of(&LIMITS, holds(limits), "renew").text(id).number(expires_in.into())
+}
+
+/// What is held of each counter, and how much by whom. No counter begins so, whatever value a client has sent.
+fn holds(limits: &[Limit]) -> Vec<Vec<u8>> {
+    let of = |limit: &Limit| {
+        ["aiquota:holds:", "aiquota:amounts:"].map(|prefix| [prefix.as_bytes(), limit.counter.as_bytes()].concat())
+    };
+    limits.iter().flat_map(of).collect()
 }
 
 fn keys(limits: &[Limit]) -> Vec<Vec<u8>> {
@@ -327,6 +362,13 @@ mod tests {
             ["EVALSHA", LIMITS.sha1, "2", "a", "b", "charge", "9007199254740991", "1", "60", "2", "60"]
         );
         assert_eq!(charge(&limits, 0).args()[1], b"1");
+        let hold = Hold { id: b"7-1", expires_in: 60 };
+        let holds = ["aiquota:holds:a", "aiquota:amounts:a", "aiquota:holds:b", "aiquota:amounts:b"];
+        let with = |args: &[&'static str]| [&["EVALSHA", LIMITS.sha1, "6", "a", "b"], &holds[..], args].concat();
+        let reserved = with(&["reserve", "70", "7-1", "60", "1", "60", "2", "60"]);
+        assert_eq!(words(reserve(&limits, 70, hold)), reserved);
+        assert_eq!(words(settle(&limits, 0, b"7-1")), with(&["settle", "0", "7-1", "1", "60", "2", "60"]));
+        assert_eq!(words(renew(&limits, hold))[2..], [&["4"], &holds[..], &["renew", "7-1", "60"]].concat());
         let asks = |name: &str, asks| Limit { counter: Counter::shown(name.to_owned()), asks };
         let overridden = [
             asks("hash", Asks::Overrides(Hashed(b"r\0v".to_vec()))),

@@ -23,8 +23,9 @@ pub use question::{Call, Failure, Question};
 use crate::config::{Policy, Target};
 use crate::models::Weights;
 use crate::prompt::Prompt;
-use crate::redis::Reply;
+use crate::redis::{Hold, Reply};
 use crate::response::Response;
+use crate::values::MAX_AMOUNT;
 
 /// Why a request is refused that nobody announced: it cannot be held to anything.
 pub const UNKNOWN: &str = "The request is unknown.";
@@ -120,6 +121,25 @@ pub trait Request {
     /// `:path`, with its query.
     fn path(&self) -> &[u8] {
         self.header(":path").first().copied().unwrap_or_default()
+    }
+}
+
+/// What the store is asked to hold for a request in flight.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Held {
+    pub(crate) id: Vec<u8>,
+    pub(crate) tokens: i64,
+}
+
+impl Held {
+    /// What a request may cost: what its body says, weighed.
+    pub(crate) fn of(prompt: &Prompt, otherwise: i64, weights: Weights, request: &dyn Request) -> Self {
+        let tokens = i64::try_from(weights.charge(&prompt.at_most(otherwise))).unwrap_or(MAX_AMOUNT);
+        Self { id: request.unique(), tokens: tokens.max(1) }
+    }
+
+    pub(crate) fn hold(&self) -> Hold<'_> {
+        Hold { id: &self.id, expires_in: HOLD_SECONDS }
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Ends, LimitedModel, Store};
+use super::{Ends, LimitedModel, Reserve, Store};
 use crate::values::{DEFAULT_REJECTION_CODE, DEFAULT_REJECTION_MESSAGE};
 
 /// `defaultConfig.aiquota`. `P` is [`Policy`] for who writes it; the module reads each by itself, so that a broken one
@@ -60,6 +60,9 @@ pub struct Policy {
     /// The answer to a request over a limit.
     #[serde(default, skip_serializing_if = "Rejection::is_default")]
     pub rejection: Rejection,
+    /// Tokens are held for requests in flight. Absent: a request passes while no counter is above its limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reserve: Option<Reserve>,
     #[serde(default, skip_serializing_if = "Ends::is_default")]
     pub ends: Ends,
     /// Everything that is matched is answered with 503 and this reason: the store or its secret vanished.
@@ -215,6 +218,7 @@ mod tests {
                 rules: vec![rule(By::Consumer(Consumer {}), Match::Any)],
             }],
             rejection: Rejection { code: 503, message: "later".into() },
+            reserve: Some(Reserve { default_max_tokens: 9 }),
             ends: Ends { rate_limit_headers: true, ..Ends::default() },
             unavailable: Some("gone".into()),
         }
@@ -245,7 +249,7 @@ mod tests {
                 "name": "gpt-4*", "weights": [1, 3, 0, 3], "global": [{"tokens": 7, "windowSeconds": 1}],
                 "rules": [rule(json!({"consumer": {}}), json!("any"))],
             }],
-            "rejection": {"code": 503, "message": "later"}, "ends": {"rateLimitHeaders": true}, "unavailable": "gone"
+            "rejection": {"code": 503, "message": "later"}, "reserve": {"defaultMaxTokens": 9}, "ends": {"rateLimitHeaders": true}, "unavailable": "gone"
         }}});
         assert_eq!(serde_json::to_value(&native).unwrap(), written);
         assert_eq!(serde_json::from_value::<Native>(written).unwrap(), native);
@@ -258,6 +262,7 @@ mod tests {
             rules: vec![],
             models: vec![],
             rejection: Rejection::default(),
+            reserve: None,
             ends: Ends::default(),
             unavailable: None,
             ..policy()

@@ -20,7 +20,7 @@ use crate::{
     form::beyond_upstream,
     gateway::{Gateway, Matcher, Part, Policy},
     kind::Limit,
-    validate::seconds,
+    validate::{admission, seconds},
 };
 
 /// Around a rule's matchers and its configuration: `{"ingress":[],"config":},`.
@@ -79,6 +79,7 @@ impl Form<Limit> for UpstreamLimits {
             refuse("spec.rules".to_owned(), message);
         }
         let store = (OnStoreFailure::Admit, "the module lets requests pass while the store does not answer");
+        refusals.extend(admission::beyond_upstream(spec.admission));
         refusals.extend(ends::beyond_upstream(spec.ends(), store, "the module limits every path"));
         refusals.extend(beyond_upstream(spec.models.is_empty()));
         refusals
@@ -89,7 +90,8 @@ impl Form<Limit> for UpstreamLimits {
     }
 
     fn said<'a>(&self, settings: &'a Settings) -> Cow<'a, Settings> {
-        Cow::Owned(Settings { paths: Vec::new(), models: Vec::new(), ends: wire::Ends::default(), ..settings.clone() })
+        let ends = wire::Ends::default();
+        Cow::Owned(Settings { paths: Vec::new(), models: Vec::new(), reserve: None, ends, ..settings.clone() })
     }
 
     fn rolls(&self) -> bool {
@@ -177,7 +179,8 @@ fn is_widened<T>(groups: &[Vec<&T>], is_exact: impl Fn(&T) -> bool) -> bool {
 
 /// Where the store cannot be used there is none to ask: the module lets requests pass then.
 fn configuration(settings: &Settings, stores: Stores<'_>) -> Rule {
-    let Settings { store, rule_name, paths: _, global, rules, models: _, rejection, ends: _, unavailable } = settings;
+    let Settings { store, rule_name, paths: _, global, rules, models: _, rejection, reserve: _, ends: _, unavailable } =
+        settings;
     let store = store.as_ref().filter(|_| unavailable.is_none()).and_then(|store| stores.usable.get(store));
     Rule {
         rule_name: rule_name.clone(),

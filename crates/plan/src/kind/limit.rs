@@ -117,6 +117,7 @@ impl Kind for Limit {
             rules: rules(&spec.rules),
             models: limited(&spec.models),
             rejection: Rejection { code: code.unwrap_or(usual.code), message: message.unwrap_or(usual.message) },
+            reserve: validate::admission::reserve(spec.admission, spec.reservation),
             ends: ends::ends(spec.ends(), OnStoreFailure::Admit),
             unavailable: None,
         }
@@ -182,7 +183,7 @@ impl Kind for Limit {
 
     fn difference(a: &Policy, b: &Policy) -> Option<&'static str> {
         // Whether its store can be used is not for the object to say.
-        let Policy { store, rule_name, paths, global, rules, models, rejection, ends, unavailable: _ } = a;
+        let Policy { store, rule_name, paths, global, rules, models, rejection, reserve, ends, unavailable: _ } = a;
         [
             ("global", *global != b.global),
             ("rules", *rules != b.rules),
@@ -190,6 +191,8 @@ impl Kind for Limit {
             ("rejection", *rejection != b.rejection),
             ("paths", *paths != b.paths),
             ("ruleName", *rule_name != b.rule_name),
+            ("admission", reserve.is_some() != b.reserve.is_some()),
+            ("reservation", *reserve != b.reserve),
         ]
         .into_iter()
         .find_map(|(field, differs)| differs.then_some(field))

@@ -29,6 +29,8 @@ pub fn validate_limit(object: &AiTokenRateLimit) -> Result<(), Vec<Refusal>> {
         models,
         rejection,
         paths,
+        admission,
+        reservation,
         mode: _,
         on_store_failure: _,
         on_missing_usage: _,
@@ -73,6 +75,7 @@ pub fn validate_limit(object: &AiTokenRateLimit) -> Result<(), Vec<Refusal>> {
     if let Some(paths) = paths {
         check.paths(paths);
     }
+    check.admission(*admission, *reservation);
     check.done()
 }
 

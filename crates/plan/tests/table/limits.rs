@@ -31,6 +31,8 @@ pub(super) fn valid() -> Value {
             ],
             "rejection": {"code": 429, "message": "Too many requests"},
             "paths": ["/v1/chat/completions", ":generateContent"],
+            "admission": "Reserve",
+            "reservation": {"defaultMaxTokens": 1000},
             "mode": "Enforce",
             "onStoreFailure": "Admit",
             "onMissingUsage": "Estimate",
@@ -91,6 +93,7 @@ pub(super) fn accepted() -> Vec<(Kind, Value)> {
         limit("/spec", json!({"targetRefs": target(), "models": [{"name": "a"}, {"name": "*", "rules": rules(10)}]})),
         limit("/spec/models", json!((0..32).map(|n| json!({"name": format!("m{n}")})).collect::<Vec<_>>())),
         limit("/spec/models", json!(null)),
+        limit("/spec/reservation/defaultMaxTokens", json!(1)),
         limit("/spec/rejection", json!({})),
         limit("/spec/rejection/code", json!(400)),
         limit("/spec/rejection/code", json!(599)),
@@ -120,6 +123,11 @@ pub(super) fn refused() -> Vec<Case> {
         limit("/spec/allowNarrower", json!(true), "spec.allowNarrower", Excluded),
         limit("/spec/ruleName", json!("team-a.chat"), "spec.ruleName", Characters),
         limit("/spec/ruleName", json!(""), "spec.ruleName", Required),
+        // when requests are admitted
+        limit("/spec/admission", json!("reserve"), "spec.admission", Unreadable),
+        limit("/spec/admission", json!("Check"), "spec.reservation", Excluded),
+        limit("/spec/reservation", json!(null), "spec.reservation", Required),
+        limit("/spec/reservation/defaultMaxTokens", json!(0), "spec.reservation.defaultMaxTokens", OutOfRange),
         // rates
         limit("/spec/global/0/tokens", json!(0), "spec.global[0].tokens", OutOfRange),
         limit("/spec/global/0/tokens", json!(1_i64 << 53), "spec.global[0].tokens", OutOfRange),

@@ -29,6 +29,8 @@ pub struct Policy {
     /// Limits of the requests for one model, besides.
     pub models: Models<Limits>,
     pub rejection: Rejection,
+    /// Tokens are held for requests in flight; so many for the answer to one that does not say how long it may be.
+    pub reserve: Option<i64>,
     /// How requests may end; in upstream's form nothing of it is said.
     pub ends: wire::Ends,
 }

@@ -16,7 +16,7 @@ use crate::wire::limit::{self as wire, By, Consumer, Ip, Limit, Match, Rate};
 use crate::wire::{LimitedModel, UnlistedPaths};
 
 pub(super) fn policy(wire: wire::Policy, stores: NamedStores<'_>) -> Result<Compiled<Policy>, Invalid> {
-    let wire::Policy { store, rule_name, paths, global, rules, models, rejection, ends, unavailable } = wire;
+    let wire::Policy { store, rule_name, paths, global, rules, models, rejection, reserve, ends, unavailable } = wire;
     if !values::is_rule_name(rule_name.as_bytes()) {
         return Err(Invalid::new("ruleName", "is not a rule name"));
     }
@@ -30,6 +30,7 @@ pub(super) fn policy(wire: wire::Policy, stores: NamedStores<'_>) -> Result<Comp
     if global.is_empty() && rules.is_empty() && models.iter().all(nothing) {
         return Err(Invalid::new("rules", "are missing, and so is global"));
     }
+    let reserve = crate::config::reserve(reserve, &ends)?;
     let limits = limits(Some(&rule_name), global, rules)?;
     let models = limited(models)?;
     let of_models = models.iter().flat_map(|model| &model.held_to.rules);
@@ -44,7 +45,7 @@ pub(super) fn policy(wire: wire::Policy, stores: NamedStores<'_>) -> Result<Comp
     }
     let store = stores.named(store.as_deref())?;
     let flavor = Flavor::Native { paths };
-    Ok(Compiled::Policy(Policy { store, rule_name, flavor, limits, models, rejection, ends }))
+    Ok(Compiled::Policy(Policy { store, rule_name, flavor, limits, models, rejection, reserve, ends }))
 }
 
 fn limited(models: Vec<LimitedModel>) -> Result<Models<Limits>, Invalid> {

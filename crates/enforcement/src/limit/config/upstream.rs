@@ -43,6 +43,7 @@ pub(super) fn policy(keys: &Map<String, Value>, dialect: Dialect, stores: &mut S
         limits: Limits { global, rules },
         models: Models::none(),
         rejection,
+        reserve: None,
         ends: Ends::default(),
     })
 }

@@ -76,7 +76,7 @@ fn no_request_and_no_reply_makes_a_step_panic() {
             }
             Step::Ask(ask) => ask,
             Step::AwaitForm(never) => match never {},
-            Step::AwaitBody(_) => panic!("no models are declared"),
+            Step::AwaitBody(_) => panic!("nothing wants a body"),
         };
         let mut next = Next::Ask(ask);
         let mut asked = 0;

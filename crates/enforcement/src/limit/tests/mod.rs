@@ -7,6 +7,7 @@ mod hostile;
 mod long;
 mod matching;
 mod models;
+mod reserving;
 
 use serde_json::{Value, json};
 

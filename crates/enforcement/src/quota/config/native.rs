@@ -71,10 +71,7 @@ pub(super) fn policy(
         return Err(Invalid::new("ends.warnAt", "is out of range"));
     }
     let models = declared(models, &key_prefix)?;
-    let reserve = reserve.map(|reserve| reserve.default_max_tokens);
-    if !reserve.is_none_or(|tokens| (1..=values::MAX_AMOUNT).contains(&tokens)) {
-        return Err(Invalid::new("reserve.defaultMaxTokens", "is out of range"));
-    }
+    let reserve = crate::config::reserve(reserve, &ends)?;
     let paths = Paths::new(paths, admin.as_ref().map(|admin| admin.path.as_str())).tolerant();
     let paths = paths.closed(ends.unlisted_paths == wire::UnlistedPaths::Refuse);
     if let Some(reason) = unavailable {
@@ -86,8 +83,6 @@ pub(super) fn policy(
     let store = stores.named(store.as_deref())?;
     let flavor = Flavor::Native { owner, default_quota, yields, refresh };
     let admin = admin.map(|admin| admin.consumer);
-    // Who only observes refuses nothing, so that holding would keep nothing.
-    let reserve = reserve.filter(|_| !ends.observes());
     Ok(Compiled::Policy(Policy { store, key_prefix, paths, admin, flavor, reserve, ends, models }))
 }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use enforcement::{
     redis::{
-        Apply, Balance, Charge, Check, Command, Fence, Grant, Invocation, Period,
+        Apply, Balance, Charge, Check, Command, Fence, Grant, Hold, Invocation, Period,
         limits::{self, Asks, Counter, Limit, Name},
     },
     wire::{
@@ -71,6 +71,42 @@ pub async fn limits(redis: &mut MultiplexedConnection) -> Result<Vec<(&'static s
     ])
 }
 
+/// Scripts per second by name, with 10 and with 5,000 requests in flight whose tokens are held: a request comes and goes.
+///
+/// # Errors
+/// When Redis fails or refuses a command.
+pub async fn holds(redis: &mut MultiplexedConnection) -> Result<Vec<(&'static str, [f64; 2])>> {
+    let (mut balances, mut counters) = ([0.0; 2], [0.0; 2]);
+    for (at, live) in [10_usize, 5_000].into_iter().enumerate() {
+        let balance = Balance::new("held:", live.to_string().as_bytes());
+        apply_to(redis, &balance).await?;
+        let rate = Rate { tokens: 1_000_000_000_000, window_seconds: 3600 };
+        let name = Name { dialect: Dialect::V2, rule: "held", model: None, observed: false };
+        let counter = Counter::item(name, "limit_by_header", rate, "x-live", live.to_string().as_bytes());
+        let limit = [Limit { counter, asks: Asks::Rate(rate) }];
+        encoded(&limits::check(&limit).eval()).query_async::<redis::Value>(redis).await?;
+        let hold = |id| Hold { id, expires_in: 3600 };
+        let check = |id: &[u8]| {
+            let hold = Some(hold(id));
+            Check { balance: &balance, need: 70, hold, default: None, owner: OWNER, yields: false, period: None }
+                .invocation()
+                .evalsha()
+        };
+        let ids: Vec<_> = (0..live).map(|id| format!("live-{id}").into_bytes()).collect();
+        for batch in ids.chunks(PIPELINED) {
+            send(redis, &batch.iter().map(|id| check(id)).collect::<Vec<_>>()).await?;
+            let reserve = |id: &Vec<u8>| limits::reserve(&limit, 70, hold(id)).evalsha();
+            send(redis, &batch.iter().map(reserve).collect::<Vec<_>>()).await?;
+        }
+        let charge = Charge { balance: &balance, tokens: 7, hold: Some(b"new"), admitted_in: None, period: None };
+        balances[at] = measure(redis, &[check(b"new"), charge.invocation().evalsha()].repeat(PIPELINED)).await?;
+        let reserve = limits::reserve(&limit, 70, hold(b"new")).evalsha();
+        let settle = limits::settle(&limit, 7, b"new").evalsha();
+        counters[at] = measure(redis, &[reserve, settle].repeat(PIPELINED)).await?;
+    }
+    Ok(vec![("check and charge of a balance", balances), ("reserve and settle of a counter", counters)])
+}
+
 /// Operations per second by name: each script after the plain command it stands for.
 ///
 /// # Errors
@@ -114,6 +150,11 @@ fn apply(balance: &Balance, period: Option<Period<'_>>) -> Invocation {
     let fence = Fence { term: 1, uid: "b4c5ba1c-7b3e-4f6a-9f0e-1f2a3b4c5d6e", generation: 1 };
     let grant = Grant::Tokens(1_000_000_000_000);
     Apply { balance, owner: OWNER, fence, grant, takeover: false, refresh: None, period }.invocation()
+}
+
+/// A balance, with a ledger as objects declare them.
+async fn apply_to(redis: &mut MultiplexedConnection, balance: &Balance) -> Result<()> {
+    Ok(encoded(&apply(balance, None).eval()).query_async(redis).await?)
 }
 
 /// Redis is told the library, by a call that changes nothing.

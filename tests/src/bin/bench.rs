@@ -62,6 +62,12 @@ async fn data_plane() -> Result<()> {
         table.add_row([operation.to_owned(), format!("{per_second:.0}")]);
     }
     print("Redis, one connection, pipelined by 500", &table);
+
+    let mut table = e2e::bench::table(["operation", "per second, 10 held", "per second, 5,000 held", "ratio"]);
+    for (operation, [few, many]) in lua::holds(&mut connection).await? {
+        table.add_row([operation.to_owned(), format!("{few:.0}"), format!("{many:.0}"), format!("{:.2}", few / many)]);
+    }
+    print("The same with tokens held for requests in flight", &table);
     Ok(())
 }
 

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use e2e::bench::faults::{FULL, Fault, HEAD, Kind, Overshoot, REQUESTS, Size, overshoot, play};
+use e2e::bench::faults::{FULL, Fault, HEAD, Kind, Overshoot, REQUESTS, Size, measure, overshoot, play};
 
 const SMALL: Size =
     Size { timeout: Duration::from_millis(300), loops: 20, answers: 40, streams: 10, lasts: Duration::ZERO, ..FULL };
@@ -45,15 +45,28 @@ async fn a_store_that_says_no_books_nothing_twice() -> Result<()> {
 }
 
 #[tokio::test]
-async fn check_admits_all_that_come_before_the_first_charge() -> Result<()> {
+async fn check_admits_all_that_come_before_the_first_charge_and_reserve_what_suffices() -> Result<()> {
     for measured in overshoot().await? {
-        let Overshoot { kind: _, admission, decided_first, admitted, refused, over } = measured;
-        ensure!(admission == "Check" && admitted + refused == REQUESTS, "{measured:?}");
+        let Overshoot { kind, decided_first, admitted, refused, over } = measured;
+        ensure!(admitted + refused == REQUESTS, "{measured:?}");
+        if kind.admission() == "Reserve" {
+            // Each costs what it was estimated at: exactly as many as there are tokens for, whenever they are charged.
+            ensure!((admitted, over) == (50, 0), "{measured:?}");
+            continue;
+        }
         // Who was decided over before anybody was charged was admitted.
         ensure!(!decided_first || (refused, over) == (0, 45_000), "{measured:?}");
         // Who is refused has seen that nothing is left.
         ensure!(refused == 0 || admitted >= 50, "{measured:?}");
     }
+    Ok(())
+}
+
+#[tokio::test]
+async fn with_reserve_no_more_is_overspent_than_what_the_admitted_cost_beyond_their_estimates() -> Result<()> {
+    let quota = Kind::ALL[0].reserving();
+    let Overshoot { admitted, over, .. } = measure(quota, true, 130).await?;
+    ensure!((admitted, over) == (50, 50 * 30), "{admitted} admitted, {over} tokens over");
     Ok(())
 }
 

@@ -4,4 +4,5 @@
 mod callbacks;
 mod counters;
 mod gate;
+mod holds;
 mod overrides;

@@ -14,6 +14,8 @@ pub struct Kind {
     on_store_failure: Option<&'static str>,
     /// What requests are answered while the store fails.
     failing: &'static str,
+    /// Whether tokens are held for requests in flight.
+    reserves: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,19 +35,44 @@ const QUOTA_UNAVAILABLE: &str = "503 Quota store unavailable";
 
 impl Kind {
     pub const ALL: [Self; 3] = [
-        Self { name: "AIQuota", enforces: Enforces::Quota, on_store_failure: None, failing: QUOTA_UNAVAILABLE },
+        Self {
+            name: "AIQuota",
+            enforces: Enforces::Quota,
+            on_store_failure: None,
+            failing: QUOTA_UNAVAILABLE,
+            reserves: false,
+        },
         Self {
             name: "AIQuota, onStoreFailure: Admit",
             enforces: Enforces::Quota,
             on_store_failure: Some("Admit"),
             failing: ADMITTED,
+            reserves: false,
         },
-        Self { name: "AITokenRateLimit", enforces: Enforces::Limit, on_store_failure: None, failing: ADMITTED },
+        Self {
+            name: "AITokenRateLimit",
+            enforces: Enforces::Limit,
+            on_store_failure: None,
+            failing: ADMITTED,
+            reserves: false,
+        },
     ];
 
     /// Whether its objects leave to the kind what becomes of requests while the store fails.
     pub(super) const fn is_usual(&self) -> bool {
         self.on_store_failure.is_none()
+    }
+
+    /// The same with `admission: Reserve`.
+    #[must_use]
+    pub const fn reserving(self) -> Self {
+        Self { reserves: true, ..self }
+    }
+
+    /// What its objects say of when a request is admitted.
+    #[must_use]
+    pub const fn admission(&self) -> &'static str {
+        if self.reserves { "Reserve" } else { "Check" }
     }
 
     /// What a request is answered that is let through.
@@ -109,6 +136,9 @@ impl Kind {
         if let Some(ends) = self.on_store_failure {
             policy["ends"] = json!({"onStoreFailure": ends});
         }
+        if self.reserves {
+            policy["reserve"] = json!({"defaultMaxTokens": 1000});
+        }
         json!({"version": 1, "stores": {"s": store}, "policies": {"n/q": policy}})
     }
 
@@ -119,6 +149,14 @@ impl Kind {
             Enforces::Limit => COUNTER,
         };
         format!("{before}{consumer}")
+    }
+
+    /// Where is what is held for a consumer's requests.
+    pub(super) fn holds(&self, consumer: &str) -> String {
+        match self.enforces {
+            Enforces::Quota => format!("{{{BALANCE}{consumer}}}:holds"),
+            Enforces::Limit => format!("aiquota:holds:{COUNTER}{consumer}"),
+        }
     }
 
     /// What was booked against a consumer who had so many tokens, and of whom this is stored.

@@ -20,7 +20,7 @@ pub use audit::Books;
 pub use fault::Fault;
 pub use kind::Kind;
 pub use load::Counts;
-pub use overshoot::{Overshoot, REQUESTS, overshoot};
+pub use overshoot::{Overshoot, REQUESTS, measure, overshoot};
 
 use super::{print, table};
 use audit::audit;
@@ -141,10 +141,10 @@ pub async fn run() -> Result<()> {
         print(&format!("{}: timeout of the store {timeout} ms, every answer due within {bound} ms", kind.name), &rows);
     }
     let mut rows = table(["kind", "admission", "the model answers", "admitted", "refused", "overshoot, tokens"]);
-    for Overshoot { kind, admission, decided_first, admitted, refused, over } in overshoot().await? {
+    for Overshoot { kind, decided_first, admitted, refused, over } in overshoot().await? {
         let when = if decided_first { "when all are decided over" } else { "at once" };
         let counts = [admitted.to_string(), refused.to_string(), over.to_string()];
-        rows.add_row([kind.name, admission, when].map(str::to_owned).into_iter().chain(counts));
+        rows.add_row([kind.name, kind.admission(), when].map(str::to_owned).into_iter().chain(counts));
     }
     print("500 requests at once on what suffices for 50, 100 tokens each", &rows);
     Ok(())

@@ -3,7 +3,7 @@
 
 use anyhow::Result;
 use enforcement::{
-    redis::{Balance, Charge, ChargeOutcome, Check, CheckOutcome, Grant, Hold, Left},
+    redis::{Balance, Charge, ChargeOutcome, Check, CheckOutcome, Grant, Hold, Left, Renew, Reply, ReplyError},
     values::MAX_AMOUNT,
     wire::RefreshMode,
 };
@@ -69,6 +69,19 @@ pub(super) const SUITE: &[Behaviour] = &[
             held_is(&s, 100, 2).await?;
             assert_eq!(settle(&s, "1", 5, None).await?, ChargeOutcome::Booked { balance: Some(95) });
             held_is(&s, 100, 2).await
+        })
+    }),
+    behaviour("a hold that is renewed lasts on, and one that is gone is not made again", PLAIN, |s| {
+        Box::pin(async move {
+            s.declare("ann", Grant::Tokens(100)).await?;
+            hold(&s, "1", 60).await?;
+            expire(&s, "1").await?;
+            renew(&s, "1").await?;
+            assert_eq!(hold(&s, "2", 41).await?, CheckOutcome::Refused { available: Some(40) });
+            settle(&s, "1", 10, None).await?;
+            renew(&s, "1").await?;
+            assert_eq!(hold(&s, "3", 90).await?, admitted(90));
+            held_is(&s, 90, 1).await
         })
     }),
     behaviour("many expired holds are dropped some per call", PLAIN, |s| {
@@ -221,6 +234,15 @@ pub(super) async fn hold(s: &Stage, id: &str, need: i64) -> Result<CheckOutcome>
 pub(super) async fn settle(s: &Stage, id: &str, tokens: i64, admitted_in: Option<i64>) -> Result<ChargeOutcome> {
     let hold = Some(id.as_bytes());
     s.charge(Charge { balance: &s.key("ann"), tokens, hold, admitted_in, period: s.period() }).await
+}
+
+async fn renew(s: &Stage, id: &str) -> Result<()> {
+    let (balance, hold) = (&s.key("ann"), Hold { id: id.as_bytes(), expires_in: 600 });
+    s.call(&Renew { balance, hold }.invocation(), |reply| match reply {
+        Reply::Error(text) => Err(ReplyError::from_text(text)),
+        _ => Ok(()),
+    })
+    .await
 }
 
 /// Makes it as if the hold had been made long ago.

@@ -7,23 +7,27 @@ use std::collections::VecDeque;
 use enforcement::steps::{Ending, Failure, Kind, Meter, Pending, RENEWED_AFTER_SECONDS};
 use guest_abi::host;
 
-use crate::stores::Ticks;
+use crate::stores::{TICK_MS, Ticks};
 use crate::{Enforcer, Root, State, Stream, Waiter, now};
 
-const RENEWED_AFTER_NS: u64 = RENEWED_AFTER_SECONDS as u64 * 1_000_000_000;
+const RENEWED_AFTER: u64 = (RENEWED_AFTER_SECONDS * 1000 / TICK_MS) as u64;
 
 /// So many are renewed with one tick: those of 25,000 streams before they count no more.
 const RENEWED_PER_TICK: usize = 64;
 
-/// Streams with a hold and when it is renewed next, the first first. A stream that ended stays until then.
+/// Streams with a hold and the tick at which it is renewed next, the first first. A stream that ended stays until then.
+/// Each root has ticks: with several, as while a configuration changes, it is renewed more often.
 #[derive(Default)]
-pub(crate) struct Renewals(VecDeque<(u64, u32)>);
+pub(crate) struct Renewals {
+    ticks: u64,
+    due: VecDeque<(u64, u32)>,
+}
 
 impl<K: Kind> Enforcer<K> {
     /// The stream goes on, metered.
     pub(super) fn admit(&mut self, stream: u32, meter: Box<Meter<K>>) {
         if meter.holds() {
-            self.renewals.0.push_back((host::now_nanoseconds().saturating_add(RENEWED_AFTER_NS), stream));
+            self.renewals.due.push_back((self.renewals.ticks + RENEWED_AFTER, stream));
         }
         self.enter(stream, State::Metered(meter));
     }
@@ -39,16 +43,13 @@ impl<K: Kind> Enforcer<K> {
     }
 
     pub(super) fn renew(&mut self, acting: u32) {
+        self.renewals.ticks += 1;
+        let now = self.renewals.ticks;
         for _ in 0..RENEWED_PER_TICK {
-            let Some((due, stream)) = self.renewals.0.front().copied() else { return };
-            let now = host::now_nanoseconds();
-            if due > now {
-                return;
-            }
-            self.renewals.0.pop_front();
+            let Some((_, stream)) = self.renewals.due.pop_front_if(|(due, _)| *due <= now) else { return };
             let Some(Stream { root, state: State::Metered(meter), .. }) = self.streams.get(&stream) else { continue };
             let (root, Some(renewal)) = (*root, meter.renewal()) else { continue };
-            self.renewals.0.push_back((now.saturating_add(RENEWED_AFTER_NS), stream));
+            self.renewals.due.push_back((now + RENEWED_AFTER, stream));
             // Its answer is for the root that calls.
             let _ = host::set_effective_context(root);
             self.charge(root, None, renewal);

@@ -23,6 +23,7 @@ mod ownership;
 mod proxies;
 mod refresh;
 mod refusals;
+mod reserving;
 mod scale;
 mod scenario_a;
 mod scenario_b;

@@ -13,8 +13,8 @@ const DECRBY: &str = "*3\r\n$6\r\nDECRBY\r\n$15\r\nchat_quota:user\r\n$1\r\n7\r\
 const NOAUTH: &[u8] = b"-NOAUTH Authentication required.\r\n";
 
 /// What one test plays the host with.
-struct Stage {
-    vm: Vm,
+pub(crate) struct Stage {
+    pub(crate) vm: Vm,
 }
 
 fn upstream() -> Value {
@@ -33,17 +33,21 @@ fn native() -> Value {
 }
 
 fn stage(configuration: &Value) -> Result<Stage> {
-    let module = VmModule::load(&testbed::module("ai-quota")?)?;
+    stage_of("ai-quota", configuration)
+}
+
+pub(crate) fn stage_of(module: &str, configuration: &Value) -> Result<Stage> {
+    let module = VmModule::load(&testbed::module(module)?)?;
     let vm = module.start(configuration.to_string().as_bytes());
     Ok(Stage { vm: vm.map_err(|failure| anyhow::anyhow!("{failure:?}"))? })
 }
 
-fn trap(Trapped(cause): Trapped) -> anyhow::Error {
+pub(crate) fn trap(Trapped(cause): Trapped) -> anyhow::Error {
     anyhow::anyhow!("the VM trapped: {cause}")
 }
 
 impl Stage {
-    fn open(&mut self, identity: &[&str], path: &str, extra: &[(&str, &str)]) -> Result<u32> {
+    pub(crate) fn open(&mut self, identity: &[&str], path: &str, extra: &[(&str, &str)]) -> Result<u32> {
         let mut headers = Headers::default();
         headers.add(":path", path);
         headers.add(":authority", "host:80");
@@ -52,22 +56,22 @@ impl Stage {
         self.vm.open(headers, "r").map_err(trap)
     }
 
-    fn headers(&mut self, stream: u32, end: bool) -> Result<HeaderAction> {
+    pub(crate) fn headers(&mut self, stream: u32, end: bool) -> Result<HeaderAction> {
         self.vm.request_headers(stream, end).map_err(trap)
     }
 
     /// The only call since.
-    fn call(&mut self) -> Result<RedisCall> {
+    pub(crate) fn call(&mut self) -> Result<RedisCall> {
         let mut calls = self.vm.take_redis_calls();
         ensure!(calls.len() == 1, "{calls:?}");
         calls.pop().context("no call")
     }
 
-    fn reply(&mut self, token: u32, reply: &[u8]) -> Result<()> {
+    pub(crate) fn reply(&mut self, token: u32, reply: &[u8]) -> Result<()> {
         self.vm.redis_reply(token, Some(reply)).map_err(trap)
     }
 
-    fn ticks(&mut self, count: usize) -> Result<()> {
+    pub(crate) fn ticks(&mut self, count: usize) -> Result<()> {
         (0..count).try_for_each(|_| self.vm.tick().map_err(trap))
     }
 
@@ -94,7 +98,7 @@ impl Stage {
         Ok(())
     }
 
-    fn refused(&mut self, stream: u32) -> Result<LocalReply> {
+    pub(crate) fn refused(&mut self, stream: u32) -> Result<LocalReply> {
         match self.vm.take_effects().as_slice() {
             [(of, Effect::Reply(reply))] if *of == stream => Ok(reply.clone()),
             other => anyhow::bail!("{other:?}"),

@@ -42,12 +42,6 @@ pub(super) const fn value_too_long() -> Response {
     Response::text(403, "ai-token-ratelimit.value_too_long", body)
 }
 
-/// The native form's, where the body of a limited request is awaited.
-pub(super) const fn too_long() -> Response {
-    let body = "Request denied by ai token ratelimit check. The request body is longer than 10 MiB.";
-    Response::text(413, "ai-token-ratelimit.body_too_long", body)
-}
-
 pub(super) const fn websocket() -> Response {
     let body = "Request denied by ai token ratelimit check. A WebSocket cannot be metered.";
     Response::text(403, "ai-token-ratelimit.websocket", body)
@@ -59,6 +53,7 @@ pub(super) const fn contradiction() -> Response {
     Response::text(403, "ai-token-ratelimit.unclear_model", body)
 }
 
+/// The native form's, where the body of a limited request is awaited.
 pub(super) const fn too_long() -> Response {
     let body = "Request denied by ai token ratelimit check. The request body is longer than 10 MiB.";
     Response::text(413, "ai-token-ratelimit.body_too_long", body)

@@ -85,9 +85,8 @@ pub async fn holds(redis: &mut MultiplexedConnection) -> Result<Vec<(&'static st
         let counter = Counter::item(name, "limit_by_header", rate, "x-live", live.to_string().as_bytes());
         let limit = [Limit { counter, asks: Asks::Rate(rate) }];
         encoded(&limits::check(&limit).eval()).query_async::<redis::Value>(redis).await?;
-        let hold = |id| Hold { id, expires_in: 3600 };
         let check = |id: &[u8]| {
-            let hold = Some(hold(id));
+            let hold = Some(held(id));
             Check { balance: &balance, need: 70, hold, default: None, owner: OWNER, yields: false, period: None }
                 .invocation()
                 .evalsha()
@@ -95,14 +94,16 @@ pub async fn holds(redis: &mut MultiplexedConnection) -> Result<Vec<(&'static st
         let ids: Vec<_> = (0..live).map(|id| format!("live-{id}").into_bytes()).collect();
         for batch in ids.chunks(PIPELINED) {
             send(redis, &batch.iter().map(|id| check(id)).collect::<Vec<_>>()).await?;
-            let reserve = |id: &Vec<u8>| limits::reserve(&limit, 70, hold(id)).evalsha();
+            let reserve = |id: &Vec<u8>| limits::reserve(&limit, 70, held(id)).evalsha();
             send(redis, &batch.iter().map(reserve).collect::<Vec<_>>()).await?;
         }
         let charge = Charge { balance: &balance, tokens: 7, hold: Some(b"new"), admitted_in: None, period: None };
-        balances[at] = measure(redis, &[check(b"new"), charge.invocation().evalsha()].repeat(PIPELINED)).await?;
-        let reserve = limits::reserve(&limit, 70, hold(b"new")).evalsha();
+        let (check, charge) = (check(b"new"), charge.invocation().evalsha());
+        let many = |pair: [&Command; 2]| pair.into_iter().cycle().take(PIPELINED).cloned().collect::<Vec<_>>();
+        balances[at] = measure(redis, &many([&check, &charge])).await?;
+        let reserve = limits::reserve(&limit, 70, held(b"new")).evalsha();
         let settle = limits::settle(&limit, 7, b"new").evalsha();
-        counters[at] = measure(redis, &[reserve, settle].repeat(PIPELINED)).await?;
+        counters[at] = measure(redis, &many([&reserve, &settle])).await?;
     }
     Ok(vec![("check and charge of a balance", balances), ("reserve and settle of a counter", counters)])
 }
@@ -150,6 +151,10 @@ fn apply(balance: &Balance, period: Option<Period<'_>>) -> Invocation {
     let fence = Fence { term: 1, uid: "b4c5ba1c-7b3e-4f6a-9f0e-1f2a3b4c5d6e", generation: 1 };
     let grant = Grant::Tokens(1_000_000_000_000);
     Apply { balance, owner: OWNER, fence, grant, takeover: false, refresh: None, period }.invocation()
+}
+
+const fn held(id: &[u8]) -> Hold<'_> {
+    Hold { id, expires_in: 3600 }
 }
 
 /// A balance, with a ledger as objects declare them.

@@ -1,7 +1,7 @@
 //! The built modules while tokens are held for requests in flight: how bodies are awaited, and that no hold is left of a
 //! request that is gone, whenever it goes.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 use testbed::gateway::{BodyAction, Effect, HeaderAction, Headers, RedisCall, Way};
 
@@ -165,7 +165,7 @@ fn a_hold_is_renewed_while_its_stream_lives_whether_chunks_come_or_not() -> Resu
             stage.ticks(TICKS - 1)?;
             ensure!(stage.vm.take_redis_calls().is_empty(), "renewed too early");
             stage.ticks(1)?;
-            let renewal = stage.call()?;
+            let renewal = stage.call().with_context(|| format!("{ask} {:?}", stage.vm.take_effects()))?;
             ensure!(words(&renewal, "renew")[..3] == ["renew", id.as_str(), "60"].map(str::to_owned));
             stage.reply(renewal.token, b"*1\r\n$7\r\nrenewed\r\n")?;
         }

@@ -18,7 +18,8 @@ pub use ends::{Ends, Errors, Mode, OnMissingUsage, OnStoreFailure, UnlistedPaths
 pub use higress::{HttpRoute, MatchRule, McpBridge, McpBridgeSpec, Registry, WasmPlugin, WasmPluginSpec};
 pub use limit::{
     AiTokenRateLimit, AiTokenRateLimitSpec, By, ByConsumer, ByIp, LIMITS_MAX, Limit, MESSAGE_MAX_LENGTH, Match,
-    RULE_NAME_CHOICE_MAX_LENGTH, Rate, Rejection, Rule, SOURCE_MAX_LENGTH, VALUE_MAX_LENGTH,
+    OVERRIDES_FROM_MAX, OverridesFrom, OverridesKind, RULE_NAME_CHOICE_MAX_LENGTH, Rate, Rejection, Rule,
+    SOURCE_MAX_LENGTH, VALUE_MAX_LENGTH,
 };
 pub use models::{LimitedModel, Model, Weights};
 pub use quota::{

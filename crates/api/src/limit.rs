@@ -14,7 +14,10 @@ use crate::{
     ends::{Errors, Mode, OnMissingUsage, OnStoreFailure, UnlistedPaths},
     models::LimitedModel,
     null_is_absent,
-    quota::{StoreRef, TARGETS_MAX, TargetRef, only_wide_targets_have_narrower_ones, targets_are_unique},
+    quota::{
+        NAME_PATTERN, StoreRef, TARGET_NAME_MAX_LENGTH, TARGETS_MAX, TargetRef, only_wide_targets_have_narrower_ones,
+        targets_are_unique,
+    },
     status::AiTokenRateLimitStatus,
 };
 
@@ -24,6 +27,8 @@ pub const LIMITS_MAX: usize = 64;
 pub(crate) const RULE_NAME_CHOICE_PATTERN: &str = r"^[!-\-/-z|~]{1,128}$";
 pub const RULE_NAME_CHOICE_MAX_LENGTH: usize = 128;
 pub(crate) const WINDOW_PATTERN: &str = "^[1-9][0-9]{0,6}[smhd]$";
+/// Secrets and ConfigMaps of one object.
+pub const OVERRIDES_FROM_MAX: usize = 32;
 /// Names of headers, parameters and cookies.
 pub(crate) const SOURCE_PATTERN: &str = "^[!-z|~]{1,128}$";
 pub const SOURCE_MAX_LENGTH: usize = 128;
@@ -51,7 +56,7 @@ pub(crate) const VALUE_PATTERN: &str = r"^[^\x00-\x1f\x7f]*$";
     printcolumn = r#"{"name":"Message","type":"string","priority":1,"jsonPath":".status.conditions[?(@.type==\"Ready\")].message"}"#
 )]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-#[schemars(extend("x-kubernetes-validations" = [something_is_limited(), only_wide_targets_have_narrower_ones(), reservation_with_reserve()]))]
+#[schemars(extend("x-kubernetes-validations" = [something_is_limited(), only_wide_targets_have_narrower_ones(), reservation_with_reserve(), overrides_are_bounded()]))]
 pub struct AiTokenRateLimitSpec {
     /// What the limits apply to: a request is under them when any of these matches. 1 to 16, each at most once.
     #[schemars(length(min = 1, max = TARGETS_MAX), extend("x-kubernetes-list-type" = "atomic"))]
@@ -82,7 +87,7 @@ pub struct AiTokenRateLimitSpec {
     pub global: Vec<Rate>,
 
     /// Limits per value of something in the request, at most 10 rules, each by something else. All that find their
-    /// value in the request apply.
+    /// value in the request apply. At most 32 `overridesFrom` in all of them.
     #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "null_is_absent")]
     #[schemars(length(max = RULES_MAX), extend("x-kubernetes-list-type" = "atomic"))]
     #[schemars(extend("x-kubernetes-validations" = [rules_differ()]))]
@@ -186,15 +191,44 @@ pub struct Rate {
 /// Limits per value of one thing in the request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-#[schemars(extend("x-kubernetes-validations" = [networks_are_for_addresses()]))]
+#[schemars(extend("x-kubernetes-validations" = [networks_are_for_addresses(), rule_limits_something(), credentials_are_secret()]))]
 pub struct Rule {
     /// Where the value is taken from.
     pub by: By,
 
-    /// 1 to 64, at most 10 with the same match. The first whose match is the value's decides, and all with that same
-    /// match apply. A value that none matches is not limited by this rule.
-    #[schemars(length(min = 1, max = LIMITS_MAX), extend("x-kubernetes-list-type" = "atomic"))]
+    /// At most 64, at most 10 with the same match, and at least one where there is no `overridesFrom`. The first whose
+    /// match is the value's decides, and all with that same match apply. A value that none matches is not limited by this rule, unless an override names it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "null_is_absent")]
+    #[schemars(length(max = LIMITS_MAX), extend("x-kubernetes-list-type" = "atomic"))]
     pub limits: Vec<Limit>,
+
+    /// Where single values have limits of their own, which take the place of all limits that this rule has for them.
+    /// Each value of the data holds lines `value: tokens/window`, for example `sk-12345: 100000/1m`; empty lines and
+    /// those that begin with `#` are left out. They are read in the gateway's namespace only, so that the object must be
+    /// there, and stand in Redis as hashes: a change is in force without a change of the gateway's configuration.
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "null_is_absent")]
+    #[schemars(length(max = OVERRIDES_FROM_MAX), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["kind", "name"]))]
+    pub overrides_from: Vec<OverridesFrom>,
+}
+
+/// What holds limits of single values.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct OverridesFrom {
+    /// `Secret` or `ConfigMap`. Values of headers, parameters and cookies may be credentials: theirs come from Secrets
+    /// only.
+    pub kind: OverridesKind,
+
+    /// The name of the Secret or ConfigMap, in the namespace of this object.
+    #[schemars(length(min = 1, max = TARGET_NAME_MAX_LENGTH), regex(pattern = NAME_PATTERN))]
+    pub name: String,
+}
+
+// No comments on the variants: they would turn the enum into alternatives, which a structural schema may not have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum OverridesKind {
+    Secret,
+    ConfigMap,
 }
 
 /// Where a value is taken from: exactly one of these.
@@ -344,9 +378,35 @@ fn window_is_bounded() -> Value {
 
 fn networks_are_for_addresses() -> Value {
     json!({
-        "rule": "self.limits.all(l, has(l.match.cidr) == has(self.by.ip))",
+        "rule": "!has(self.limits) || self.limits.all(l, has(l.match.cidr) == has(self.by.ip))",
         "message": "addresses are matched by cidr, and by nothing else; cidr matches nothing but addresses",
         "fieldPath": ".limits",
+    })
+}
+
+fn rule_limits_something() -> Value {
+    json!({
+        "rule": "(has(self.limits) && self.limits.size() > 0) || (has(self.overridesFrom) && self.overridesFrom.size() > 0)",
+        "message": "at least one of limits and overridesFrom must be given",
+        "fieldPath": ".limits",
+    })
+}
+
+fn credentials_are_secret() -> Value {
+    json!({
+        "rule": "!has(self.overridesFrom) || has(self.by.consumer) || has(self.by.ip) || self.overridesFrom.all(o, o.kind == 'Secret')",
+        "message": "values of headers, parameters and cookies may be credentials, which come from Secrets only",
+        "fieldPath": ".overridesFrom",
+    })
+}
+
+fn overrides_are_bounded() -> Value {
+    json!({
+        "rule": format!(
+            "!has(self.rules) || self.rules.map(r, has(r.overridesFrom) ? r.overridesFrom.size() : 0).sum() <= {OVERRIDES_FROM_MAX}"
+        ),
+        "message": format!("at most {OVERRIDES_FROM_MAX} overridesFrom may be given in all rules"),
+        "fieldPath": ".rules",
     })
 }
 

@@ -89,11 +89,11 @@ pub struct LimitedModel {
     #[schemars(extend("x-kubernetes-validations" = [windows_differ()]))]
     pub global: Vec<Rate>,
 
-    /// Limits per value of something in the requests for this model, at most 10 rules, each by something else. They
-    /// apply besides `spec.rules`.
+    /// Limits per value of something in the requests for this model, at most 10 rules, each by something else and
+    /// without `overridesFrom`. They apply besides `spec.rules`.
     #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "null_is_absent")]
     #[schemars(length(max = RULES_MAX), extend("x-kubernetes-list-type" = "atomic"))]
-    #[schemars(extend("x-kubernetes-validations" = [rules_differ()]))]
+    #[schemars(extend("x-kubernetes-validations" = [rules_differ(), no_overrides()]))]
     pub rules: Vec<Rule>,
 }
 
@@ -103,6 +103,13 @@ impl Model {
     pub const fn has_own(&self) -> bool {
         self.consumers.is_some() || self.default_quota.is_some()
     }
+}
+
+fn no_overrides() -> Value {
+    json!({
+        "rule": "self.all(r, !has(r.overridesFrom) || r.overridesFrom.size() == 0)",
+        "message": "overridesFrom is for rules of all models together: put it in spec.rules",
+    })
 }
 
 fn name_is_bare() -> Value {

@@ -4,9 +4,12 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
-use api::{AiQuotaStore, HttpRoute, McpBridge, Registry, TargetKind, TargetRef, WasmPlugin};
+use api::{
+    AiQuotaStore, AiTokenRateLimit, HttpRoute, McpBridge, OverridesFrom, OverridesKind, Registry, TargetKind,
+    TargetRef, WasmPlugin,
+};
 use k8s_openapi::ByteString;
-use k8s_openapi::api::core::v1::{Secret, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service};
 use k8s_openapi::api::networking::v1::Ingress;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::jiff::Timestamp;
@@ -56,6 +59,7 @@ pub(crate) fn assemble(documents: &[Document], settings: Settings, around: Where
         http_routes: HashMap::new(),
         services: HashMap::new(),
         secrets: Vec::new(),
+        config_maps: Vec::new(),
         plugins: Vec::new(),
         last_written: Vec::new(),
         bridges: Vec::new(),
@@ -125,6 +129,7 @@ fn other(world: &mut World, document: &Document) -> Result<(), Box<Problem>> {
             }
             world.secrets.push(Arc::new(secret));
         }
+        ("", "ConfigMap") if gateways => world.config_maps.push(Arc::new(read::<ConfigMap>(document)?)),
         _ => {}
     }
     Ok(())
@@ -160,6 +165,7 @@ struct Missing<'a> {
 
 const LOOKED_UP: &str = "is not in these files: only the cluster knows whether it exists";
 const TARGET: &str = "add its file with another -f, or see status.targets in the cluster";
+const SOURCE: &str = "add its file with another -f, or see the condition OverridesInvalid in the cluster";
 const REDIS: &str = "add its file with another -f, or see the condition Ready of the store in the cluster";
 
 impl Missing<'_> {
@@ -180,6 +186,11 @@ impl Missing<'_> {
                 self.target(&object, index, target);
             }
             self.store(&object, store);
+        }
+        for limit in self.world.limits.clone() {
+            if Key::of(&limit.metadata).namespace == self.world.settings.gateway_namespace {
+                self.sources(&limit);
+            }
         }
         for store in self.world.stores.clone() {
             let key = Key::of(&store.metadata);
@@ -272,6 +283,37 @@ impl Missing<'_> {
         if let Ok(store) = serde_json::from_value::<AiQuotaStore>(store) {
             self.registry(&store);
             self.world.stores.push(Arc::new(plain(store)));
+        }
+    }
+
+    /// Secrets and ConfigMaps that say limits of single values: one that is not there says none.
+    fn sources(&mut self, limit: &AiTokenRateLimit) {
+        let object = Named::new("AITokenRateLimit", &Key::of(&limit.metadata));
+        let namespace = self.world.settings.gateway_namespace.clone();
+        for (rule, api::Rule { overrides_from, .. }) in limit.spec.rules.iter().enumerate() {
+            for (index, OverridesFrom { kind, name }) in overrides_from.iter().enumerate() {
+                let is = |metadata: &ObjectMeta| metadata.name.as_ref() == Some(name);
+                let (kind, there) = match kind {
+                    OverridesKind::Secret => ("Secret", self.world.secrets.iter().any(|found| is(&found.metadata))),
+                    OverridesKind::ConfigMap => {
+                        ("ConfigMap", self.world.config_maps.iter().any(|found| is(&found.metadata)))
+                    }
+                };
+                let what = format!("{kind} {namespace}/{name}");
+                let assumed = self.seen.contains_key(&(4, what.clone()));
+                if there && !assumed {
+                    continue;
+                }
+                let field = format!("spec.rules[{rule}].overridesFrom[{index}]");
+                self.tell(4, what, &object, &field, LOOKED_UP, SOURCE);
+                let (namespace, name) = (Some(namespace.clone()), Some(name.clone()));
+                let metadata = ObjectMeta { namespace, name, ..ObjectMeta::default() };
+                match kind {
+                    _ if assumed => {}
+                    "Secret" => self.world.secrets.push(Arc::new(Secret { metadata, ..Secret::default() })),
+                    _ => self.world.config_maps.push(Arc::new(ConfigMap { metadata, ..ConfigMap::default() })),
+                }
+            }
         }
     }
 

@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use api::{AiQuota, AiQuotaStatus, AiQuotaStore, AiTokenRateLimit, HttpRoute, McpBridge, WasmPlugin};
-use k8s_openapi::api::core::v1::{Namespace, Secret, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Secret, Service};
 use k8s_openapi::api::networking::v1::Ingress;
 use k8s_openapi::jiff::Timestamp;
 use kube::{Api, Client, Resource, ResourceExt};
@@ -30,6 +30,7 @@ pub(crate) struct Observer {
     http_routes: Watch<Guarded<HttpRoute>>,
     services: Watch<Service>,
     secrets: Watch<Secret>,
+    config_maps: Watch<ConfigMap>,
     /// What was said about objects that are left out.
     told: Told,
 }
@@ -56,6 +57,7 @@ impl Observer {
             http_routes: watch(Api::all(client.clone()), Unserved::Empty, changes, tasks),
             services: watch(Api::all(client.clone()), Unserved::Waits, changes, tasks),
             secrets: watch(Api::namespaced(client.clone(), gateway), Unserved::Waits, changes, tasks),
+            config_maps: watch(Api::namespaced(client.clone(), gateway), Unserved::Waits, changes, tasks),
             settings,
             told: Told::default(),
         })
@@ -65,6 +67,8 @@ impl Observer {
     pub(crate) fn take_over(&self) {
         self.quotas.list_anew();
         self.limits.list_anew();
+        self.secrets.list_anew();
+        self.config_maps.list_anew();
     }
 
     /// What all watches hold; nothing before each of them is complete.
@@ -102,6 +106,7 @@ impl Observer {
                 .map(|service| (Key::of(service.meta()), ports(service)))
                 .collect(),
             secrets: self.secrets.objects()?,
+            config_maps: self.config_maps.objects()?,
             databases,
         })
     }

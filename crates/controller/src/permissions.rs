@@ -29,7 +29,7 @@ pub fn everywhere() -> Vec<PolicyRule> {
 pub fn in_gateway_namespace() -> Vec<PolicyRule> {
     let plugins = [plan::GUARD, plan::AI_QUOTA, plan::AI_TOKEN_RATELIMIT];
     vec![
-        rule("", &["secrets"], READ),
+        rule("", &["secrets", "configmaps"], READ),
         rule("networking.higress.io", &["mcpbridges"], READ),
         // What is created has no name yet that a rule could compare.
         rule("extensions.higress.io", &["wasmplugins"], &["list", "watch", "create"]),

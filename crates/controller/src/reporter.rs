@@ -83,7 +83,8 @@ impl Reporter {
     ) -> Reporting {
         let Self { client, quotas, limits, stores, written } = self;
         let (quotas, limits) = (&*quotas, &*limits);
-        let found = Answers { seeded: &seeding.seeds, figures: &seeding.figures };
+        let Seeding { seeds, figures, overrides, .. } = seeding;
+        let found = Answers { seeded: seeds, figures, overrides };
         let quotas = plan.verdicts.iter().enumerate().filter_map(|(index, verdict)| {
             let status = plan::status(plan, index, found, program, writes, &seeding.deletions, now);
             let metadata = verdict.object.metadata();

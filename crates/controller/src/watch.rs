@@ -1,6 +1,7 @@
 //! One kind's objects, kept current: a watch of the API server in, a store to read and a call for a new plan out.
 //! I/O: the API server.
 
+use std::any::Any;
 use std::fmt::Debug;
 use std::hash::Hash;
 use std::sync::Arc;
@@ -8,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures::{FutureExt, StreamExt};
+use k8s_openapi::api::core::v1::ConfigMap;
 use kube::{Api, Resource};
 use kube_runtime::WatchStreamExt;
 use kube_runtime::reflector::{Lookup, ObjectRef, Store, store};
@@ -214,16 +216,22 @@ fn is_unserved(error: &watcher::Error) -> bool {
 /// Whether an event can change a plan. Status patches, ours above all, do not.
 fn says_something_new<K>(known: &Store<K>, event: &Event<K>) -> bool
 where
-    K: Resource<DynamicType = ()> + Clone,
+    K: Resource<DynamicType = ()> + Clone + 'static,
 {
     match event {
         Event::Init | Event::InitApply(_) => false,
         Event::InitDone | Event::Delete(_) => true,
         Event::Apply(object) => match known.get(&ObjectRef::from_obj(object)) {
-            Some(before) => !same_but_for_status(before.meta(), object.meta()),
+            Some(before) => !same_but_for_status(before.meta(), object.meta()) && !same_data(&*before, object),
             None => true,
         },
     }
+}
+
+/// ConfigMaps are locks, too: their annotations change every few seconds, and mean nothing here.
+fn same_data<K: Resource<DynamicType = ()> + 'static>(before: &K, after: &K) -> bool {
+    let data = |object: &K| (object as &dyn Any).downcast_ref::<ConfigMap>().map(|map| map.data.clone());
+    data(before).is_some() && before.meta().uid == after.meta().uid && data(before) == data(after)
 }
 
 type Meta = k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -285,6 +293,21 @@ mod tests {
         ] {
             assert!(!same_but_for_status(&meta(), &after), "{after:?}");
         }
+    }
+
+    #[test]
+    fn a_config_map_that_is_renewed_as_a_lock_says_nothing_new() {
+        let map = |value: &str, version: &str| ConfigMap {
+            metadata: Meta { generation: None, resource_version: Some(version.into()), ..meta() },
+            data: Some([("k".into(), value.into())].into()),
+            ..ConfigMap::default()
+        };
+        assert!(same_data(&map("a", "1"), &map("a", "2")));
+        assert!(!same_data(&map("a", "1"), &map("b", "2")));
+        let other = ConfigMap { metadata: Meta { uid: Some("other".into()), ..meta() }, ..map("a", "1") };
+        assert!(!same_data(&map("a", "1"), &other));
+        let secret = k8s_openapi::api::core::v1::Secret::default();
+        assert!(!same_data(&secret, &secret), "of other kinds it is not asked");
     }
 
     #[test]

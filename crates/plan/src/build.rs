@@ -5,6 +5,7 @@ mod decide;
 mod examine;
 mod heirs;
 mod kept;
+mod overrides;
 mod seed;
 
 use std::{
@@ -49,7 +50,8 @@ pub fn build(world: &World) -> Plan {
     let (mut quotas, mut verdicts) = draft.look(quotas, &around, &auth);
     heirs::decide(&mut quotas, &stores);
 
-    let (limits, draft) = limits.decide(&around);
+    let (limits, mut draft) = limits.decide(&around);
+    let (overrides, wanted_overrides) = draft.overrides(world, &stores);
     let (mut limits, of_limits) = draft.look(limits, &around, &auth);
     for policy in &mut limits.policies {
         policy.verdict += verdicts.len();
@@ -75,6 +77,8 @@ pub fn build(world: &World) -> Plan {
         next,
         unread,
         seeds,
+        overrides,
+        wanted_overrides,
         verdicts,
         gateway: Gateway {
             settings: world.settings.clone(),
@@ -208,6 +212,7 @@ impl<K: Kind> Draft<K> {
             withheld: None,
             waits: Vec::new(),
             seeds: 0..0,
+            overrides: 0..0,
             next_refresh: None,
             warnings: Vec::new(),
         });

@@ -4,10 +4,11 @@
 //! ```text
 //! let plan = plan::build(&world);                        // balances to seed, one verdict per object
 //! let (seeded, figures) = ...                            // I/O: each plan.seeds[i].apply(false) against its store
+//! let overridden = ...                                   // I/O: each plan.overrides[i].set() against its store
 //! let program = plan::program(&plan, &seeded);           // WasmPlugins: rules whose balances are there
 //! let writes = ...                                       // I/O: each of program.plugins that differs()
 //! let deletions = ...                                    // I/O: each of plan.departures()
-//! let answers = plan::Answers { seeded: &seeded, figures: &figures };
+//! let answers = plan::Answers { seeded: &seeded, figures: &figures, overrides: &overridden };
 //! let status = plan::status(&plan, n, answers, &program, &writes, &deletions, now);
 //! ```
 
@@ -32,6 +33,7 @@ mod life;
 mod manual;
 mod merge;
 mod models;
+mod overrides;
 mod plan;
 mod prefix;
 mod program;
@@ -57,7 +59,8 @@ pub use foreign::is_plugin;
 pub use form::POLICIES;
 pub use leftovers::{Deletion, Deletions, Departure, Fate, Leftovers, Recorded};
 pub use life::{Finalizer, Leaving, Life};
-pub use plan::{Access, Object, Owner, Plan, Seed, Seeded, StorePlan, StoreWarning, Verdict, Warning};
+pub use overrides::OverridesProblem;
+pub use plan::{Access, Object, OverrideSet, Owner, Plan, Seed, Seeded, StorePlan, StoreWarning, Verdict, Warning};
 pub use program::{AI_QUOTA, AI_TOKEN_RATELIMIT, GUARD, PluginWrite, Program, program};
 pub use reason::{Reason, WaitsFor};
 pub use settings::{FailStrategy, Flavor, Guard, GuardModule, LimitModule, Module, Phase, PullPolicy, Settings};

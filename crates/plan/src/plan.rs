@@ -4,9 +4,12 @@
 use std::{collections::HashSet, fmt, ops::Range, sync::Arc, time::Duration};
 
 use api::{
-    AiQuota, AiQuotaStatus, AiQuotaStore, AiTokenRateLimit, Condition, Consumer, Model, TargetRef, TargetStatus,
+    AiQuota, AiQuotaStatus, AiQuotaStore, AiTokenRateLimit, Condition, Consumer, Model, Rule, TargetRef, TargetStatus,
 };
-use enforcement::redis::{Apply, Balance, Fence, Grant, Query};
+use enforcement::redis::{
+    Apply, Balance, Fence, Grant, Query,
+    overrides::{Overrides, SetOverrides},
+};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
@@ -17,6 +20,7 @@ use crate::{
     gateway::{Gateway, Part},
     kind::{Limit, Quota},
     models::{self, Listed},
+    overrides::OverridesProblem,
     stores::Databases,
     tables::{Refreshing, Turn},
 };
@@ -26,6 +30,9 @@ pub struct Plan {
     pub stores: Vec<StorePlan>,
     /// One per balance; those of one object stand together.
     pub seeds: Vec<Seed>,
+    /// The limits of single values, one set per rule of an AITokenRateLimit that has them; those of one object stand
+    /// together.
+    pub overrides: Vec<OverrideSet>,
     /// One per AIQuota, then one per AITokenRateLimit, undecodable ones too.
     pub verdicts: Vec<Verdict>,
     /// The first moment at which the same world would give another plan.
@@ -38,6 +45,8 @@ pub struct Plan {
     pub(crate) cluster: String,
     /// As owners, the objects that cannot be understood: asked for each balance in the way, of which there may be many.
     pub(crate) unread: HashSet<String>,
+    /// The sets that somebody wants, though they may not be among those to be made.
+    pub(crate) wanted_overrides: Wanted,
     /// The lease's term.
     pub(crate) term: i64,
     /// The stores that cannot be read.
@@ -104,7 +113,56 @@ pub struct Owner {
     pub refresh: Option<String>,
 }
 
+/// Stores, as the index in [`Plan::stores`], and the sets of overrides that are wanted there; without a store: whose
+/// cannot be told.
+pub(crate) struct Wanted(pub(crate) HashSet<(Option<usize>, Overrides)>);
+
+/// Limits that single values have instead of their rule's, as they should be.
+#[derive(Clone, Debug)]
+pub struct OverrideSet {
+    /// The index of its store in [`Plan::stores`], whose `access` is there.
+    pub store: usize,
+    pub key: Overrides,
+    pub object: Arc<Owner>,
+    pub(crate) digest: String,
+    /// Hashes and limits.
+    pub(crate) entries: Vec<(String, String)>,
+}
+
+impl OverrideSet {
+    /// The script call that makes it so.
+    #[must_use]
+    pub fn set(&self) -> SetOverrides<'_> {
+        let Self { store: _, key, object, digest, entries } = self;
+        let Owner { name, uid, generation, term, refresh: _ } = &**object;
+        let fence = Fence { term: *term, uid, generation: *generation };
+        SetOverrides { key, owner: name, fence, digest, entries }
+    }
+
+    /// Equal as long as it is the same that is to be written.
+    #[must_use]
+    pub fn stamp(&self) -> (&str, &str, i64) {
+        (&self.digest, &self.object.uid, self.object.generation)
+    }
+}
+
 impl Plan {
+    /// The uid of the namespace kube-system, and the lease's term.
+    #[must_use]
+    pub fn writer(&self) -> (&str, i64) {
+        (&self.cluster, self.term)
+    }
+
+    /// Whether anybody wants a set of overrides that was found in the database that these stores lead to.
+    #[must_use]
+    pub fn wants_overrides(&self, stores: &[usize], key: &Overrides) -> bool {
+        let Wanted(all) = &self.wanted_overrides;
+        // Where it is not known yet which database a store is, it may be this one.
+        let unknown = (0..self.stores.len()).filter(|store| !self.databases.possible(*store).is_empty());
+        let all_of = stores.iter().copied().chain(unknown).map(Some).chain([None]);
+        all_of.into_iter().any(|store| all.contains(&(store, key.clone())))
+    }
+
     /// Whether a seed that was answered with another owner may take the balance from it: the plan has given it to the
     /// seed's object, so the other one, if it lives, no longer lists it; but what another cluster, an object that
     /// cannot be understood, or one whose store has not said which database it is, may still want is theirs.
@@ -215,6 +273,8 @@ pub struct Verdict {
     pub waits: Vec<(usize, Reason)>,
     /// The object's seeds in [`Plan::seeds`].
     pub seeds: Range<usize>,
+    /// The object's sets in [`Plan::overrides`].
+    pub overrides: Range<usize>,
     /// When its next period begins, by the table of its schedule.
     pub next_refresh: Option<Timestamp>,
     pub warnings: Vec<Warning>,
@@ -318,6 +378,14 @@ impl Object {
         }
     }
 
+    /// The rules it has, if it is an AITokenRateLimit.
+    pub(crate) fn rules(&self) -> &[Rule] {
+        match self {
+            Self::Limit(limit) => &limit.spec.rules,
+            Self::Read(_) | Self::Undecodable(_) => &[],
+        }
+    }
+
     /// The consumers it lists; none where it could not be read.
     pub(crate) fn listed(&self) -> impl Iterator<Item = Listed<'_>> {
         let (consumers, models): (&[Consumer], &[Model]) = match self {
@@ -367,6 +435,8 @@ pub enum Warning {
     NotParked { store: String, problem: String },
     #[error("{percent} percent of their quota in this period (warnAt) or more used {consumers}")]
     NearlyExhausted { percent: u8, consumers: String },
+    #[error("{0}; what was last read stays in force")]
+    OverridesInvalid(OverridesProblem),
 }
 
 impl Warning {
@@ -383,6 +453,7 @@ impl Warning {
             Self::RefreshUnreadable => "RefreshUnreadable",
             Self::NotParked { .. } => "NotParked",
             Self::NearlyExhausted { .. } => "NearlyExhausted",
+            Self::OverridesInvalid(_) => "OverridesInvalid",
         }
     }
 }

@@ -5,7 +5,7 @@ use std::fmt;
 
 use api::TargetRef;
 
-use crate::{Key, ObjectKind, kind::Kind, validate::Refusal};
+use crate::{Key, ObjectKind, kind::Kind, overrides::OverridesProblem, validate::Refusal};
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Reason {
@@ -74,6 +74,28 @@ pub enum Reason {
     },
 
     #[error(
+        "spec.rules[{rule}].overridesFrom: the limits of single values under this rule name already are those of the older \
+         AITokenRateLimit {winner}; give one another ruleName, or the same overridesFrom"
+    )]
+    OverridesConflicted {
+        /// The index of the rule.
+        rule: usize,
+        winner: Key,
+    },
+
+    #[error("{0}")]
+    OverridesInvalid(OverridesProblem),
+
+    #[error("the limits of single values belong to {owner}, which keeps them; give another ruleName")]
+    OverridesOwned { owner: String },
+
+    #[error(
+        "spec.rules[{rule}].overridesFrom: Secrets and ConfigMaps are read in namespace {gateway} only; move the object there \
+         and let it target the Domain of the route"
+    )]
+    OverridesElsewhere { rule: usize, gateway: String },
+
+    #[error(
         "the rules of all objects of this kind would take more than {limit} bytes in one WasmPlugin; use fewer targets or shorter settings, or let objects share settings"
     )]
     GatewayFull { limit: usize },
@@ -134,6 +156,9 @@ pub enum Reason {
     #[error("{done} of {all} balances are in Redis")]
     Seeding { done: usize, all: usize },
 
+    #[error("the limits of single values are about to be written to Redis")]
+    SeedingOverrides,
+
     #[error("the rule waits for its balances")]
     WaitsForSeeds,
 
@@ -175,13 +200,16 @@ impl Reason {
             Self::TargetConflicted { .. }
             | Self::ConsumerConflicted { .. }
             | Self::StoreConflicted { .. }
-            | Self::BalanceOwned { .. } => "Conflicted",
+            | Self::BalanceOwned { .. }
+            | Self::OverridesConflicted { .. }
+            | Self::OverridesOwned { .. } => "Conflicted",
             Self::Overridden { .. } => "Overridden",
             Self::GatewayFull { .. } | Self::ShareFull { .. } => "GatewayFull",
             Self::NoModule => "NoModule",
             Self::BeingDeleted => "BeingDeleted",
             Self::StoreNotFound(_) => "StoreNotFound",
-            Self::NotInGatewayNamespace(_) => "NotInGatewayNamespace",
+            Self::OverridesInvalid(_) => "OverridesInvalid",
+            Self::NotInGatewayNamespace(_) | Self::OverridesElsewhere { .. } => "NotInGatewayNamespace",
             Self::ServiceNotFound { .. } => "ServiceNotFound",
             Self::PortNotFound { .. } => "PortNotFound",
             Self::SecretNotFound { .. } => "SecretNotFound",
@@ -190,7 +218,7 @@ impl Reason {
             Self::MalformedBalance { .. } => "MalformedBalance",
             Self::UnreadableBalance { .. } => "UnreadableBalance",
             Self::Superseded => "Superseded",
-            Self::Seeding { .. } => "Seeding",
+            Self::Seeding { .. } | Self::SeedingOverrides => "Seeding",
             Self::WaitsForSeeds => "WaitsForSeeds",
             Self::ForeignRule { .. } => "ForeignRule",
             Self::WaitsForWrite => "WaitsForWrite",
@@ -221,6 +249,7 @@ impl Reason {
                 | Self::NotSupportedByPlugin(_)
                 | Self::NotTrusted { .. }
                 | Self::NoModule
+                | Self::OverridesElsewhere { .. }
                 | Self::GatewayFull { .. }
                 | Self::ShareFull { .. }
         )
@@ -236,6 +265,7 @@ impl Reason {
             | Self::NotSayable { .. }
             | Self::AsBefore { .. }
             | Self::NotTrusted { .. }
+            | Self::OverridesElsewhere { .. }
             | Self::NotInGatewayNamespace(_) => WaitsFor::Spec,
             Self::TargetNotFound { .. }
             | Self::TargetConflicted { .. }
@@ -246,6 +276,9 @@ impl Reason {
             | Self::GatewayFull { .. }
             | Self::ShareFull { .. }
             | Self::NoModule
+            | Self::OverridesConflicted { .. }
+            | Self::OverridesInvalid(_)
+            | Self::OverridesOwned { .. }
             | Self::BeingDeleted
             | Self::BalanceOwned { .. }
             | Self::StoreNotFound(_)
@@ -258,6 +291,7 @@ impl Reason {
             | Self::UnreadableBalance { .. }
             | Self::Superseded
             | Self::Seeding { .. }
+            | Self::SeedingOverrides
             | Self::WaitsForSeeds
             | Self::WaitsForWrite
             | Self::WriteFailed(_) => WaitsFor::Time,

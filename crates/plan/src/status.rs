@@ -37,6 +37,8 @@ pub enum Write {
 pub struct Answers<'a> {
     pub seeded: &'a [Seeded],
     pub figures: &'a [Option<Figures>],
+    /// As [`Plan::overrides`].
+    pub overrides: &'a [Seeded],
 }
 
 /// The condition that says how far a deletion is: false while rules of the object are in force, true since then.
@@ -77,7 +79,10 @@ pub fn status(
         (Flavor::Upstream, ObjectKind::AiTokenRateLimit) => "not limited",
     };
     let programmed = lost(programmed(verdict, rules, write(kind, stands, writes), refused));
-    let balances = lost(balances(plan, verdict, &seeds, refused));
+    let balances = lost(match kind {
+        ObjectKind::AiQuota => balances(plan, verdict, &seeds, refused),
+        ObjectKind::AiTokenRateLimit => overrides(plan, verdict, answers.overrides),
+    });
     let ready = match (&accepted, &programmed, &balances) {
         (State::Is, State::Is, State::Is) => State::Is,
         // A rule that waits for its balances is explained by what keeps those.
@@ -89,7 +94,7 @@ pub fn status(
     let mut conditions = Conditions::new(Some(verdict.object.conditions()), verdict.object.metadata().generation, now);
     conditions.state("Accepted", accepted);
     conditions.state("Programmed", programmed);
-    if kind == ObjectKind::AiQuota {
+    if kind == ObjectKind::AiQuota || !verdict.overrides.is_empty() {
         conditions.state("Seeded", balances);
     }
     let not_parked = match (verdict.life, deletion) {
@@ -266,6 +271,22 @@ fn programmed(verdict: &Verdict, rules: &[bool], write: &Write, refused: &str) -
         (None, Write::Done) => State::Is,
         (None, Write::Waiting) => State::not(&Reason::WaitsForWrite),
         (None, Write::Failed { error }) => State::not(&Reason::WriteFailed(error.clone())),
+    }
+}
+
+/// What became of the limits of single values.
+fn overrides(plan: &Plan, verdict: &Verdict, answers: &[Seeded]) -> State {
+    let became = verdict.overrides.clone().map(|set| (set, answers.get(set).unwrap_or(&Seeded::Pending)));
+    let not_yet = || became.clone().find(|(_, seeded)| **seeded != Seeded::Applied);
+    let Some((set, seeded)) = not_yet() else { return State::Is };
+    match seeded {
+        Seeded::Conflict { owner } => State::not(&Reason::OverridesOwned { owner: owner.clone() }),
+        Seeded::Unreachable { error } => {
+            let store = crate::Key::of(&plan.stores[plan.overrides[set].store].object.metadata).name;
+            State::not(&Reason::StoreUnreachable { store, error: error.clone() })
+        }
+        Seeded::Stale { .. } => State::not(&Reason::Superseded),
+        _ => State::not(&Reason::SeedingOverrides),
     }
 }
 

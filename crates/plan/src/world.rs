@@ -8,7 +8,10 @@ use std::{
 
 use api::{AiQuota, AiQuotaStatus, AiQuotaStore, AiTokenRateLimit, McpBridge, WasmPlugin};
 use k8s_openapi::{
-    api::{core::v1::Secret, networking::v1::Ingress},
+    api::{
+        core::v1::{ConfigMap, Secret},
+        networking::v1::Ingress,
+    },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
     jiff::Timestamp,
 };
@@ -38,6 +41,8 @@ pub struct World {
     pub services: HashMap<Key, Vec<u16>>,
     /// The secrets of the gateway's namespace.
     pub secrets: Vec<Arc<Secret>>,
+    /// The ConfigMaps of the gateway's namespace.
+    pub config_maps: Vec<Arc<ConfigMap>>,
     /// All WasmPlugins of the gateway's namespace, ours among them.
     pub plugins: Vec<Arc<WasmPlugin>>,
     /// Our WasmPlugins as they were last written and stored, if they were: what is in force by them outlives somebody's

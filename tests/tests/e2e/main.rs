@@ -19,6 +19,7 @@ mod limit_objects;
 mod limits;
 mod models;
 mod module;
+mod overrides;
 mod ownership;
 mod proxies;
 mod refresh;

@@ -16,11 +16,16 @@ use attacks::{
 };
 
 mod attacks;
+mod limits;
 
 /// As `kubectl create` does: unknown fields are refused. The answer of an API server that refuses.
 async fn create(stage: &Stage, object: &Value) -> Result<(), String> {
     let (plural, namespace) = (
-        if object["kind"] == "AIQuota" { "aiquotas" } else { "aiquotastores" },
+        match object["kind"].as_str() {
+            Some("AIQuota") => "aiquotas",
+            Some("AITokenRateLimit") => "aitokenratelimits",
+            _ => "aiquotastores",
+        },
         object["metadata"]["namespace"].as_str().unwrap_or_default(),
     );
     let path = format!("/apis/{OURS}/namespaces/{namespace}/{plural}?fieldValidation=Strict");
@@ -34,25 +39,35 @@ async fn create(stage: &Stage, object: &Value) -> Result<(), String> {
     })
 }
 
-/// All that belongs to others: policies and rules in the WasmPlugin, keys in Redis.
+/// All that belongs to others: policies and rules in the WasmPlugins, keys in Redis.
 #[derive(Debug, PartialEq)]
 struct Others {
-    policies: Value,
-    rules: Vec<Value>,
+    quotas: (Value, Vec<Value>),
+    limits: (Value, Vec<Value>),
     keys: BTreeMap<String, String>,
 }
 
 const POLICIES: [&str; 4] = ["team-a/chat", "team-a/long", "higress-system/chat", "higress-system/corp"];
 
-async fn others(stage: &Stage) -> Result<Others> {
-    let plugin = stage.plugins().await?.get("aiquota-ai-quota").await?;
+const LIMITS: [&str; 2] = ["team-a/limit", "higress-system/limit"];
+const QUOTAS_PLUGIN: &str = "aiquota-ai-quota";
+const LIMITS_PLUGIN: &str = "aiquota-ai-token-ratelimit";
+
+/// These policies of a WasmPlugin, and their rules.
+async fn held(stage: &Stage, plugin: &str, names: &[&str]) -> Result<(Value, Vec<Value>)> {
+    let plugin = stage.plugins().await?.get(plugin).await?;
     let spec = &plugin.data["spec"];
     let templates: Vec<&str> = texts(spec).into_iter().filter(|text| text.contains("${")).collect();
     ensure!(templates == [TEMPLATE], "templates in the WasmPlugin: {templates:?}");
     let of = |policy: &&str| spec["defaultConfig"]["aiquota"]["policies"][*policy].clone();
-    let policies = POLICIES.iter().map(|policy| (policy.to_string(), of(policy))).collect();
+    let policies = names.iter().map(|policy| (policy.to_string(), of(policy))).collect();
     let rules = spec["matchRules"].as_array().context("rules")?.iter();
-    let rules = rules.filter(|rule| POLICIES.iter().any(|policy| rule["config"]["policy"] == **policy)).cloned();
+    let rules = rules.filter(|rule| names.iter().any(|policy| rule["config"]["policy"] == **policy)).cloned();
+    Ok((policies, rules.collect()))
+}
+
+async fn others(stage: &Stage) -> Result<Others> {
+    let (quotas, limits) = (held(stage, QUOTAS_PLUGIN, &POLICIES).await?, held(stage, LIMITS_PLUGIN, &LIMITS).await?);
     let all = keys(stage).await?;
     let foreign = |key: &str| {
         let balance = key.trim_start_matches('{');
@@ -60,7 +75,7 @@ async fn others(stage: &Stage) -> Result<Others> {
         !balance.contains("user9")
             && ["aiquota:team-a/", "chat_quota:", "corp:"].iter().any(|begin| balance.starts_with(begin))
     };
-    Ok(Others { policies, rules: rules.collect(), keys: all.into_iter().filter(|(key, _)| foreign(key)).collect() })
+    Ok(Others { quotas, limits, keys: all.into_iter().filter(|(key, _)| foreign(key)).collect() })
 }
 
 /// Every key in Redis with what it holds; balances and ledgers, whose times of refresh stand still here.
@@ -100,6 +115,11 @@ async fn objects(stage: &Stage, object: &Value) -> Result<Api<DynamicObject>> {
     stage.api.objects(OURS, kind, object["metadata"]["namespace"].as_str().context("a namespace")?).await
 }
 
+/// Where it is enforced.
+fn plugin(object: &Value) -> &'static str {
+    if object["kind"] == "AITokenRateLimit" { LIMITS_PLUGIN } else { QUOTAS_PLUGIN }
+}
+
 async fn remove(stage: &Stage, object: &Value) -> Result<()> {
     let (objects, name) = (objects(stage, object).await?, object["metadata"]["name"].as_str().context("a name")?);
     objects.delete(name, &DeleteParams::default()).await?;
@@ -112,7 +132,7 @@ async fn remove(stage: &Stage, object: &Value) -> Result<()> {
     stage
         .eventually("the object is gone, and so is its rule", async || {
             ensure!(objects.get_opt(name).await?.is_none(), "{name} is there");
-            let plugin = stage.plugins().await?.get("aiquota-ai-quota").await?;
+            let plugin = stage.plugins().await?.get(plugin(object)).await?;
             let namespace = object["metadata"]["namespace"].as_str().unwrap_or_default();
             let policies = &plugin.data["spec"]["defaultConfig"]["aiquota"]["policies"];
             ensure!(policies.get(format!("{namespace}/{name}")).is_none(), "{policies}");
@@ -170,6 +190,21 @@ async fn set() -> Result<Stage> {
         stage.api.apply(&object).await?;
         ready(&stage, &object).await?;
     }
+    let spec = |target: Value, more: &Value| {
+        let any = json!([{"match": {"any": true}, "tokens": 5, "window": "1m"}]);
+        let mut spec = json!({"targetRefs": target, "rules": [{"by": {"header": "x-api-key"}, "limits": any}]});
+        for (field, value) in more.as_object().into_iter().flatten() {
+            spec[field] = value.clone();
+        }
+        spec
+    };
+    for object in [
+        limits::limit(VICTIM, "limit", &spec(target("Ingress", "qwen"), &json!({}))),
+        limits::limit(NAMESPACE, "limit", &spec(target("Domain", "*.corp.example"), &json!({"ruleName": "corp"}))),
+    ] {
+        stage.api.apply(&object).await?;
+        ready(&stage, &object).await?;
+    }
     stage.ready("chat").await?;
     Ok(stage)
 }
@@ -178,7 +213,7 @@ async fn set() -> Result<Stage> {
 async fn each_attack_is_refused_with_its_reason_and_reaches_nothing_of_others() -> Result<()> {
     let stage = set().await?;
     // Without the change each is in force, so that the change is what is refused.
-    for valid in [tenants(), partners(), colleagues()] {
+    for valid in [tenants(), partners(), colleagues(), limits::tenants(), limits::partners()] {
         create(&stage, &valid).await.map_err(anyhow::Error::msg)?;
         ready(&stage, &valid).await.with_context(|| valid.to_string())?;
         remove(&stage, &valid).await?;
@@ -186,7 +221,7 @@ async fn each_attack_is_refused_with_its_reason_and_reaches_nothing_of_others() 
     let before = others(&stage).await?;
     ensure!(before.keys.len() >= 12, "{:?}", before.keys);
 
-    for attack in attacks() {
+    for attack in attacks().into_iter().chain(limits::attacks()) {
         let Attack { what, at, fate, .. } = &attack;
         let about = || format!("{what} ({at})");
         let object = attack.object();
@@ -202,12 +237,20 @@ async fn each_attack_is_refused_with_its_reason_and_reaches_nothing_of_others() 
             (Ok(()), OwnOnly) => {
                 ready(&stage, &object).await.with_context(about)?;
                 let namespace = object["metadata"]["namespace"].as_str().unwrap_or_default();
-                let own = match object["spec"]["keyPrefix"].as_str() {
-                    Some(prefix) => prefix.to_owned(),
-                    None => format!("aiquota:{namespace}/"),
-                };
-                let made = keys(&stage).await?;
-                ensure!(made.keys().any(|key| key.starts_with(&own)), "{}: no balance of its own: {made:?}", about());
+                if object["kind"] == "AITokenRateLimit" {
+                    let name = object["metadata"]["name"].as_str().unwrap_or_default();
+                    let (policies, _) = held(&stage, LIMITS_PLUGIN, &[&format!("{namespace}/{name}")]).await?;
+                    let rule_name = &policies[format!("{namespace}/{name}")]["ruleName"];
+                    ensure!(*rule_name == format!("{namespace}.{name}"), "{}: counters {rule_name}", about());
+                } else {
+                    let own = match object["spec"]["keyPrefix"].as_str() {
+                        Some(prefix) => prefix.to_owned(),
+                        None => format!("aiquota:{namespace}/"),
+                    };
+                    let made = keys(&stage).await?;
+                    let has_own = made.keys().any(|key| key.starts_with(&own));
+                    ensure!(has_own, "{}: no balance of its own: {made:?}", about());
+                }
             }
         }
         let after = others(&stage).await.with_context(about)?;

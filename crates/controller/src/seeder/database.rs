@@ -7,6 +7,7 @@ use tokio::time::Instant;
 
 use super::index::{Entry, Index};
 use super::leaving::{self, Round, Sweeps};
+use super::overrides::Sets;
 use super::store::Store;
 use crate::connection::Failure;
 
@@ -15,6 +16,7 @@ use crate::connection::Failure;
 pub(super) struct Database {
     pub(super) index: Index,
     pub(super) sweeps: Sweeps,
+    overrides: Sets,
     /// Whether the last round left something for the next one.
     unfinished: bool,
     /// The highest term with which somebody else settled leftovers.
@@ -32,6 +34,28 @@ impl Database {
     pub(super) async fn make(&mut self, members: &mut [Member], plan: &Plan, held: &[bool], deadline: Instant) {
         for Member { index, store } in members {
             store.make(&mut self.index, plan, (*index, held), deadline).await;
+        }
+    }
+
+    /// Makes the limits of single values so, through a store that answers.
+    pub(super) async fn set_overrides(&mut self, members: &mut [Member], plan: &Plan) {
+        let stores: Vec<usize> = members.iter().map(|member| member.index).collect();
+        for member in members {
+            let Some(connection) = member.store.connection() else { continue };
+            let Err(error) = self.overrides.run(connection, &stores, plan).await else { return };
+            member.store.lost(error);
+        }
+    }
+
+    /// What became of those of its stores, into their places among all.
+    pub(super) fn tell_overrides(&self, members: &[Member], plan: &Plan, into: &mut [Seeded]) {
+        for (set, into) in plan.overrides.iter().zip(into) {
+            let Some(member) = members.iter().find(|member| member.index == set.store) else { continue };
+            *into = match (self.overrides.became(set), member.store.answers()) {
+                (Some(became), _) => became.clone(),
+                (None, Err(error)) => Seeded::Unreachable { error },
+                (None, Ok(())) => Seeded::Pending,
+            };
         }
     }
 
@@ -90,7 +114,7 @@ impl Database {
 
     /// The highest term with which somebody else settled leftovers, in the last round.
     pub(super) fn newer_term(&self) -> Option<i64> {
-        self.newer
+        self.newer.max(self.overrides.newer)
     }
 
     /// When to come again, as long as a store of it answers.

@@ -334,6 +334,7 @@ pub(super) mod tests {
             http_routes: HashMap::from([(Key::new(gateway, "qwen"), Vec::new())]),
             services: HashMap::new(),
             secrets: Vec::new(),
+            config_maps: Vec::new(),
             plugins: Vec::new(),
             last_written: Vec::new(),
             limits: Vec::new(),

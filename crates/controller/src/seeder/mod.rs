@@ -6,6 +6,7 @@ mod database;
 mod index;
 mod leaving;
 mod made;
+mod overrides;
 mod poll;
 mod store;
 
@@ -31,6 +32,8 @@ pub(crate) struct Seeding {
     pub(crate) seeds: Vec<Seeded>,
     /// As [`Plan::seeds`]: what each was when it was last looked at.
     pub(crate) figures: Vec<Option<Figures>>,
+    /// As [`Plan::overrides`].
+    pub(crate) overrides: Vec<Seeded>,
     /// How far the balances are of objects that are deleted with them, and which of others could not be parked.
     pub(crate) deletions: Deletions,
     /// The highest term with which somebody else settled leftovers.
@@ -42,7 +45,7 @@ pub(crate) struct Seeding {
 impl Seeding {
     /// The highest term above `term` that somebody acted with.
     pub(crate) fn newer_term(&self, term: i64) -> Option<i64> {
-        let terms = self.seeds.iter().filter_map(|seeded| match seeded {
+        let terms = self.seeds.iter().chain(&self.overrides).filter_map(|seeded| match seeded {
             Seeded::Stale { term } => Some(*term),
             _ => None,
         });
@@ -98,6 +101,12 @@ impl Seeder {
             .iter_mut()
             .map(|(database, members)| database.settle(members, (plan, leftovers, departures), &seeds, deadline));
         futures::future::join_all(settled).await;
+        let set = groups.iter_mut().map(|(database, members)| database.set_overrides(members, plan));
+        futures::future::join_all(set).await;
+        let mut overrides = vec![Seeded::Pending; plan.overrides.len()];
+        for (database, members) in &groups {
+            database.tell_overrides(members, plan, &mut overrides);
+        }
 
         let (mut newer, mut again) = (None, None);
         for (database, members) in groups {
@@ -109,7 +118,7 @@ impl Seeder {
             self.databases.extend(found.map(|found| (found.id, database)));
             self.stores.extend(members.into_iter().map(|member| (name(plan, member.index), member.store)));
         }
-        Some(self.outcome(plan, departures, (seeds, figures), (newer, again)))
+        Some(self.outcome(plan, departures, (seeds, figures, overrides), (newer, again)))
     }
 
     /// Connects to the stores of the plan where that is due, and asks them which database they are.
@@ -177,7 +186,7 @@ impl Seeder {
         &self,
         plan: &Plan,
         departures: &[Departure],
-        (seeds, figures): (Vec<Seeded>, Vec<Option<Figures>>),
+        (seeds, figures, overrides): (Vec<Seeded>, Vec<Option<Figures>>, Vec<Seeded>),
         (newer, again): (Option<i64>, Option<Instant>),
     ) -> Seeding {
         let of = |index: usize| self.stores.get(&name(plan, index)).filter(|_| plan.stores[index].access.is_ok());
@@ -203,6 +212,7 @@ impl Seeder {
             evicts: stores.map(|index| of(index).and_then(|store| store.evicts.clone())).collect(),
             seeds,
             figures,
+            overrides,
             deletions,
             newer,
             again,

@@ -242,7 +242,7 @@ fn undecided(admission: Admission, why: &dyn fmt::Display) -> Next<Limits> {
 /// that ends last. All that a request is over are left when that one is.
 fn announcement(states: &[Option<State>], meant: impl Fn(&State) -> bool) -> Option<Announcement> {
     let remaining = |state: &State| state.tokens.saturating_sub(state.counted).max(0);
-    let meant = states.iter().flatten().filter(|state| meant(state));
+    let meant = states.iter().flatten().filter(|state| state.applies() && meant(state));
     let tightest = meant.min_by_key(|state| (remaining(state), std::cmp::Reverse(state.left)))?;
     Some(Announcement { limit: Some(tightest.tokens), remaining: remaining(tightest), reset: Some(tightest.left) })
 }

@@ -178,6 +178,12 @@ impl State {
     pub const fn after(self, tokens: i64) -> Self {
         Self { counted: self.counted.saturating_add(tokens), ..self }
     }
+
+    /// Whether it limits at all: what is not for the value that asks is answered as the largest number.
+    #[must_use]
+    pub const fn applies(&self) -> bool {
+        self.tokens < MAX_AMOUNT
+    }
 }
 
 /// Asks where the counters of a request stand. Changes nothing.

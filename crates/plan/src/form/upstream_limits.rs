@@ -64,6 +64,10 @@ impl Form<Limit> for UpstreamLimits {
             if let Some(unknown) = rule.limits.iter().position(|limit| !is_known(&limit.window)) {
                 refuse(format!("{field}[{unknown}].window"), WINDOWS.to_owned());
             }
+            if !rule.overrides_from.is_empty() {
+                let message = "the module looks up no limits of single values: list them in limits";
+                refuse(format!("spec.rules[{at}].overridesFrom"), message.to_owned());
+            }
             let groups = groups(&rule.limits, |limit| &limit.matches);
             if is_widened(&groups, |limit| limit.matches.exact.is_some()) {
                 let message = "a match has more limits than one before it that may match the same value: in the module \
@@ -113,7 +117,8 @@ impl Form<Limit> for UpstreamLimits {
             let groups = groups(&rule.limits, |limit| &limit.matches);
             count += longest(&groups);
             let is_exact = |limit: &WireLimit| matches!(limit.matches, Match::Exact(_));
-            rule.limits.iter().all(|limit| is_known(limit.window_seconds)) && !is_widened(&groups, is_exact)
+            let is_known = rule.limits.iter().all(|limit| is_known(limit.window_seconds));
+            is_known && !rule.overridden && !is_widened(&groups, is_exact)
         };
         settings.rules.iter().all(can_say)
             && count <= RULES_MAX

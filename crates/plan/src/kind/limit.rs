@@ -18,9 +18,9 @@ use serde_json::Value;
 
 use super::{Kind, unread};
 use crate::{
-    AI_TOKEN_RATELIMIT, Flavor, Key, LimitModule, Object, ObjectKind, Refusal, Settings, World, ends,
+    AI_TOKEN_RATELIMIT, Flavor, Key, LimitModule, Object, ObjectKind, Reason, Refusal, Settings, World, ends,
     form::{self, Form, Read},
-    models,
+    models, overrides,
     plan::Declared,
     program::Place,
     stores, validate,
@@ -100,6 +100,17 @@ impl Kind for Limit {
         limit.spec.rule_name.is_some()
     }
 
+    fn sources(world: &World, limit: &AiTokenRateLimit, key: &Key, is_in_force: bool) -> Option<Reason> {
+        let mut rules = limit.spec.rules.iter().enumerate().filter(|(_, rule)| !rule.overrides_from.is_empty());
+        let gateway = &world.settings.gateway_namespace;
+        if key.namespace != *gateway {
+            return rules.next().map(|(rule, _)| Reason::OverridesElsewhere { rule, gateway: gateway.clone() });
+        }
+        let name = rule_name(limit, key);
+        let problem = |(at, rule)| overrides::read(world, at, rule, &name).err();
+        rules.find_map(|rule| problem(rule).filter(|_| !is_in_force)).map(Reason::OverridesInvalid)
+    }
+
     fn settings(world: &World, limit: &AiTokenRateLimit, key: &Key) -> Policy {
         let spec = &limit.spec;
         let mut paths = match &spec.paths {
@@ -111,7 +122,7 @@ impl Kind for Limit {
         let (code, message) = spec.rejection.as_ref().map_or((None, None), |said| (said.code, said.message.clone()));
         Policy {
             store: Some(spec.store_ref.as_ref().map_or(stores::DEFAULT, |store| &store.name).to_owned()),
-            rule_name: spec.rule_name.clone().unwrap_or_else(|| format!("{}.{}", key.namespace, key.name)),
+            rule_name: rule_name(limit, key),
             paths,
             global: rates(&spec.global),
             rules: rules(&spec.rules),
@@ -201,6 +212,10 @@ impl Kind for Limit {
     }
 }
 
+fn rule_name(limit: &AiTokenRateLimit, key: &Key) -> String {
+    limit.spec.rule_name.clone().unwrap_or_else(|| format!("{}.{}", key.namespace, key.name))
+}
+
 fn by_consumer(rule: &Rule) -> bool {
     match &rule.by {
         By::Consumer(Consumer {}) => true,
@@ -237,8 +252,9 @@ fn rules(declared: &[api::Rule]) -> Vec<Rule> {
         let matches = matches(&limit.matches)?;
         Some(WireLimit { matches, tokens: rate.tokens, window_seconds: rate.window_seconds })
     };
-    let rule = |api::Rule { by, limits }: &api::Rule| {
-        Some(Rule { by: source(by)?, limits: limits.iter().filter_map(limit).collect(), overridden: false })
+    let rule = |api::Rule { by, limits, overrides_from }: &api::Rule| {
+        let limits = limits.iter().filter_map(limit).collect();
+        Some(Rule { by: source(by)?, limits, overridden: !overrides_from.is_empty() })
     };
     declared.iter().filter_map(rule).collect()
 }

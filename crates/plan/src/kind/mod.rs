@@ -12,7 +12,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
 use crate::{
-    Key, Object, ObjectKind, Refusal, Settings, World,
+    Key, Object, ObjectKind, Reason, Refusal, Settings, World,
     form::{Form, Read},
     plan::Declared,
     program::Place,
@@ -74,6 +74,9 @@ pub(crate) trait Kind: Sized + 'static {
 
     /// The field of that name, and what choosing it is called.
     const CHOICE: (&'static str, &'static str);
+
+    /// Why something that it reads besides its spec is not to be had. `is_in_force`: what was read before stays.
+    fn sources(world: &World, object: &Self::Object, key: &Key, is_in_force: bool) -> Option<Reason>;
 
     fn settings(world: &World, object: &Self::Object, key: &Key) -> Self::Settings;
 

@@ -15,7 +15,7 @@ use serde_json::Value;
 
 use super::{Kind, unread};
 use crate::{
-    AI_QUOTA, Flavor, Key, Module, Object, ObjectKind, Refusal, Settings, World, ends,
+    AI_QUOTA, Flavor, Key, Module, Object, ObjectKind, Reason, Refusal, Settings, World, ends,
     form::{self, Form, Read},
     models, owner_name,
     plan::Declared,
@@ -98,6 +98,10 @@ impl Kind for Quota {
 
     fn chosen(quota: &AiQuota) -> bool {
         quota.spec.key_prefix.is_some()
+    }
+
+    fn sources(_: &World, _: &AiQuota, _: &Key, _: bool) -> Option<Reason> {
+        None
     }
 
     fn settings(world: &World, quota: &AiQuota, key: &Key) -> wire::Policy {

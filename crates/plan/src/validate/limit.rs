@@ -4,7 +4,8 @@ use std::{collections::HashSet, net::IpAddr};
 
 use api::{
     AiTokenRateLimit, AiTokenRateLimitSpec, By, ByConsumer, ByIp, LIMITS_MAX, Limit, LimitedModel, MESSAGE_MAX_LENGTH,
-    Match, RULE_NAME_CHOICE_MAX_LENGTH, Rate, Rejection, Rule, SOURCE_MAX_LENGTH, VALUE_MAX_LENGTH,
+    Match, OVERRIDES_FROM_MAX, OverridesFrom, OverridesKind, RULE_NAME_CHOICE_MAX_LENGTH, Rate, Rejection, Rule,
+    SOURCE_MAX_LENGTH, VALUE_MAX_LENGTH,
 };
 use enforcement::{
     limit::pattern::Pattern,
@@ -121,14 +122,34 @@ impl Check {
             let message = format!("has {} rules, at most {RULES_MAX} may be", rules.len());
             self.refuse(all, Refused::TooMany, message);
         }
-        for (index, Rule { by, limits }) in rules.iter().enumerate() {
+        for (index, Rule { by, limits, overrides_from }) in rules.iter().enumerate() {
             let field = format!("{all}[{index}]");
             self.by(&format!("{field}.by"), by);
             if rules[..index].iter().any(|other| other.by == *by) {
                 let message = "there is a rule by this already: put its limits there";
                 self.refuse(all, Refused::Duplicate, message);
             }
-            self.limits(&format!("{field}.limits"), by, limits);
+            self.limits(&format!("{field}.limits"), by, (limits, overrides_from.is_empty()));
+            self.overrides(&format!("{field}.overridesFrom"), by, overrides_from);
+        }
+        let sources = rules.iter().map(|rule| rule.overrides_from.len()).sum::<usize>();
+        if sources > OVERRIDES_FROM_MAX {
+            let message = format!("have {sources} overridesFrom, at most {OVERRIDES_FROM_MAX} may be");
+            self.refuse("spec.rules", Refused::TooMany, message);
+        }
+    }
+
+    fn overrides(&mut self, field: &str, by: &By, sources: &[OverridesFrom]) {
+        let credentials = by.header.is_some() || by.param.is_some() || by.cookie.is_some();
+        if credentials && sources.iter().any(|source| source.kind != OverridesKind::Secret) {
+            let message = "values of headers, parameters and cookies may be credentials, which come from Secrets only";
+            self.refuse(field, Refused::Excluded, message);
+        }
+        for (index, source) in sources.iter().enumerate() {
+            self.name(&format!("{field}[{index}].name"), &source.name);
+            if sources[..index].contains(source) {
+                self.refuse(format!("{field}[{index}]"), Refused::Duplicate, "is there already");
+            }
         }
     }
 
@@ -169,9 +190,9 @@ impl Check {
         self.text(field, text, SOURCE_MAX_LENGTH, |text| is_rule_name(text.as_bytes()), message);
     }
 
-    fn limits(&mut self, field: &str, by: &By, limits: &[Limit]) {
-        if limits.is_empty() {
-            self.refuse(field, Refused::Required, "must have at least one limit");
+    fn limits(&mut self, field: &str, by: &By, (limits, alone): (&[Limit], bool)) {
+        if limits.is_empty() && alone {
+            self.refuse(field, Refused::Required, "must have at least one limit where there is no overridesFrom");
         } else if limits.len() > LIMITS_MAX {
             let message = format!("has {} limits, at most {LIMITS_MAX} may be", limits.len());
             self.refuse(field, Refused::TooMany, message);

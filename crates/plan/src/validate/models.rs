@@ -31,7 +31,12 @@ impl Check {
             let field = format!("spec.models[{index}]");
             self.weights(&field, *weights);
             self.global(&format!("{field}.global"), global);
-            self.rules(&format!("{field}.rules"), rules);
+            let field = format!("{field}.rules");
+            self.rules(&field, rules);
+            if rules.iter().any(|rule| !rule.overrides_from.is_empty()) {
+                let message = "overridesFrom is for rules of all models together: put it in spec.rules";
+                self.refuse(field, Refused::Excluded, message);
+            }
         }
     }
 

@@ -69,6 +69,7 @@ fn of(quotas: impl Iterator<Item = Value>, routes: usize) -> World {
         http_routes: HashMap::new(),
         services: HashMap::new(),
         secrets: Vec::new(),
+        config_maps: Vec::new(),
         last_written: Vec::new(),
         limits: Vec::new(),
         plugins: vec![read(json!({

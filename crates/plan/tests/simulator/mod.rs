@@ -7,7 +7,10 @@ use std::time::Duration;
 
 use api::{AiQuota, AiQuotaStore, AiTokenRateLimit, Condition, McpBridge, WasmPlugin};
 use enforcement::redis::Grant;
-use k8s_openapi::api::{core::v1::Secret, networking::v1::Ingress};
+use k8s_openapi::api::{
+    core::v1::{ConfigMap, Secret},
+    networking::v1::Ingress,
+};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use plan::{
@@ -86,6 +89,9 @@ struct Expect {
     rules: Option<Vec<String>>,
     /// All balances, as in `store chat_quota:user1 = 10000 of team/chat`.
     seeds: Option<Vec<String>>,
+    /// All sets of limits of single values, as in `default aiquota:overrides:{team.chat}:header:x-api-key of team/chat`,
+    /// with how many values it has.
+    overrides: Option<Vec<String>>,
     /// All balances that Redis has recorded, as in `default team/chat chat_quota:user1 parked`.
     recorded: Option<Vec<String>>,
     /// The AIQuota objects that are left.
@@ -184,7 +190,8 @@ fn run(world: &mut World, index: &mut Index, (redis, left, databases): Said<'_>,
     index::finalize(world, &plan);
     let seeded: Vec<Seeded> = plan.seeds.iter().map(|seed| answer(redis, &seed.balance.to_string())).collect();
     let figures: Vec<_> = plan.seeds.iter().zip(&seeded).map(|(seed, seeded)| figures(left, seed, seeded)).collect();
-    let answers = plan::Answers { seeded: &seeded, figures: &figures };
+    let overridden: Vec<Seeded> = plan.overrides.iter().map(|set| answer(redis, &set.key.to_string())).collect();
+    let answers = plan::Answers { seeded: &seeded, figures: &figures, overrides: &overridden };
     index.record(&plan, &seeded);
     let up = |store: &StorePlan| {
         let found = store.database.as_ref().is_some_and(|database| database.is_there);
@@ -280,8 +287,19 @@ fn check(world: &World, index: &Index, step: &Step, of_limits: bool, at: &str) {
     let plugin = |name: &str| world.plugins.iter().find(|found| found.metadata.name.as_deref() == Some(name));
     let ours = if of_limits { plan::AI_TOKEN_RATELIMIT } else { plan::AI_QUOTA };
     let ai_quota = plugin(ours);
-    let Expect { rules, seeds, recorded, objects, conditions, stores, consumers, config, plugin: values, guard } =
-        &step.expect;
+    let Expect {
+        rules,
+        seeds,
+        overrides,
+        recorded,
+        objects,
+        conditions,
+        stores,
+        consumers,
+        config,
+        plugin: values,
+        guard,
+    } = &step.expect;
     if let Some(recorded) = recorded {
         assert_eq!(&index.shown(), recorded, "{at}: recorded balances");
     }
@@ -308,6 +326,15 @@ fn check(world: &World, index: &Index, step: &Step, of_limits: bool, at: &str) {
             format!("{store} {} = {grant} of {owner}", seed.balance)
         });
         assert_eq!(&shown.collect::<Vec<_>>(), seeds, "{at}: seeds");
+    }
+    if let Some(overrides) = overrides {
+        let plan = plan::build(world);
+        let shown = plan.overrides.iter().map(|set| {
+            let store = plan.stores[set.store].object.metadata.name.as_deref().unwrap();
+            let owner = set.object.name.strip_prefix("cluster-uid/").expect("owners begin with the cluster");
+            format!("{store} {} = {} of {owner}", set.key, set.set().entries.len())
+        });
+        assert_eq!(&shown.collect::<Vec<_>>(), overrides, "{at}: limits of single values");
     }
     let statuses = world.quotas.iter().map(|quota| (Key::of(&quota.metadata), &quota.status));
     let unread = world.undecodable.iter().map(|unread| (Key::of(&unread.metadata), &unread.status));
@@ -441,6 +468,7 @@ fn world(scenario: &Scenario, flavor: Flavor) -> World {
         http_routes: std::collections::HashMap::new(),
         services: std::collections::HashMap::new(),
         secrets: Vec::new(),
+        config_maps: Vec::new(),
         plugins: Vec::new(),
         last_written: Vec::new(),
         limits: Vec::new(),
@@ -541,6 +569,7 @@ fn put(world: &mut World, mut object: Value, at: &str) {
         }
         "Ingress" => drop(keep::<Ingress>(&mut world.ingresses, &key, object, at)),
         "Secret" => drop(keep::<Secret>(&mut world.secrets, &key, object, at)),
+        "ConfigMap" => drop(keep::<ConfigMap>(&mut world.config_maps, &key, object, at)),
         "WasmPlugin" => drop(keep::<WasmPlugin>(&mut world.plugins, &key, object, at)),
         "McpBridge" => drop(keep::<McpBridge>(&mut world.bridges, &key, object, at)),
         "HTTPRoute" => {
@@ -577,6 +606,7 @@ fn delete(world: &mut World, object: &str) {
         "AITokenRateLimit" => remove_key(world, &key),
         "Ingress" => world.ingresses.retain(|found| Key::of(&found.metadata) != key),
         "Secret" => world.secrets.retain(|found| Key::of(&found.metadata) != key),
+        "ConfigMap" => world.config_maps.retain(|found| Key::of(&found.metadata) != key),
         "WasmPlugin" => world.plugins.retain(|found| Key::of(&found.metadata) != key),
         other => panic!("{other} is not deleted by any scenario"),
     }

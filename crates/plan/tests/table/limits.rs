@@ -51,6 +51,10 @@ fn any(window: &str) -> Value {
     json!({"match": {"any": true}, "tokens": 5, "window": window})
 }
 
+fn source(kind: &str, name: &str) -> Value {
+    json!({"kind": kind, "name": name})
+}
+
 /// As many rules, each by another header.
 fn rules(count: usize) -> Value {
     json!((0..count).map(|n| json!({"by": {"header": format!("h{n}")}, "limits": [any("1m")]})).collect::<Vec<_>>())
@@ -94,6 +98,15 @@ pub(super) fn accepted() -> Vec<(Kind, Value)> {
         limit("/spec/models", json!((0..32).map(|n| json!({"name": format!("m{n}")})).collect::<Vec<_>>())),
         limit("/spec/models", json!(null)),
         limit("/spec/reservation/defaultMaxTokens", json!(1)),
+        limit("/spec/rules/0/overridesFrom", json!([{"kind": "Secret", "name": "keys.vip"}])),
+        limit(
+            "/spec/rules/0",
+            json!({"by": {"consumer": {}}, "overridesFrom": [source("ConfigMap", "n"), source("Secret", "n")]}),
+        ),
+        limit(
+            "/spec/rules/1/overridesFrom",
+            json!((0..32).map(|n| source("ConfigMap", &format!("n{n}"))).collect::<Vec<_>>()),
+        ),
         limit("/spec/rejection", json!({})),
         limit("/spec/rejection/code", json!(400)),
         limit("/spec/rejection/code", json!(599)),
@@ -187,7 +200,49 @@ pub(super) fn refused() -> Vec<Case> {
         limit("/spec/models/0/global", json!([rate(1, "1m"), rate(2, "1m")]), "spec.models[0].global", Duplicate),
         limit("/spec/models/0/rules", rules(11), "spec.models[0].rules", TooMany),
         limit("/spec/models/0/rules/0/by", json!({}), "spec.models[0].rules[0].by", Excluded),
+        limit("/spec/models/0/rules/0/overridesFrom", json!([source("Secret", "n")]), "spec.models[0].rules", Excluded),
         limit("/spec/models/0/defaultQuota", json!(5), "spec.models[0].defaultQuota", Unreadable),
+        // limits of single values
+        limit(
+            "/spec/rules/0/overridesFrom",
+            json!([source("ConfigMap", "n")]),
+            "spec.rules[0].overridesFrom",
+            Excluded,
+        ),
+        limit(
+            "/spec/rules/0/overridesFrom",
+            json!([source("Pod", "n")]),
+            "spec.rules[0].overridesFrom[0].kind",
+            Unreadable,
+        ),
+        limit(
+            "/spec/rules/0/overridesFrom",
+            json!([source("Secret", "")]),
+            "spec.rules[0].overridesFrom[0].name",
+            Required,
+        ),
+        limit(
+            "/spec/rules/0/overridesFrom",
+            json!([source("Secret", "Keys")]),
+            "spec.rules[0].overridesFrom[0].name",
+            Characters,
+        ),
+        limit(
+            "/spec/rules/0/overridesFrom",
+            json!([source("Secret", "n"), source("Secret", "n")]),
+            "spec.rules[0].overridesFrom[1]",
+            Duplicate,
+        ),
+        limit(
+            "/spec/rules",
+            json!([
+                {"by": {"header": "a"}, "overridesFrom": (0..17).map(|n| source("Secret", &format!("n{n}"))).collect::<Vec<_>>()},
+                {"by": {"header": "b"}, "overridesFrom": (0..16).map(|n| source("Secret", &format!("n{n}"))).collect::<Vec<_>>()},
+            ]),
+            "spec.rules",
+            TooMany,
+        ),
+        limit("/spec/rules/0", json!({"by": {"header": "a"}, "overridesFrom": []}), "spec.rules[0].limits", Required),
         limit("/spec/rejection/code", json!(399), "spec.rejection.code", OutOfRange),
         limit("/spec/rejection/code", json!(600), "spec.rejection.code", OutOfRange),
         limit("/spec/rejection/message", json!("m".repeat(1_025)), "spec.rejection.message", TooLong),

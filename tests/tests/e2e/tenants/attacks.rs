@@ -32,10 +32,10 @@ use Fate::{AtOnce, Later, OwnOnly};
 pub(super) struct Attack {
     pub(super) what: &'static str,
     /// The valid object.
-    of: Value,
+    pub(super) of: Value,
     /// The JSON pointer of what is changed in it.
     pub(super) at: &'static str,
-    to: Value,
+    pub(super) to: Value,
     pub(super) fate: Fate,
 }
 

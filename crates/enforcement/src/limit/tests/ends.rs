@@ -165,6 +165,9 @@ fn clients_are_told_of_the_tightest_limit_where_that_is_chosen() {
         let expected = format!("{}, retry-after: {seconds}", line(limit, 0, &format!("{seconds}s")));
         assert_eq!(told(&config, &states(reply)), format!("X-TokenRateLimit-Reset: {first}, {expected}"), "{reply:?}");
     }
+    let not_for_it = states([[9_007_199_254_740_991, 0, 0], [50, 10, 3600]]);
+    assert_eq!(told(&config, &not_for_it), line(50, 40, "1h0m0s"), "what does not apply is not told");
+    assert_eq!(told(&config, &states([[9_007_199_254_740_991, 0, 0]; 2])), "", "nor where nothing does");
     assert_eq!(told(&config, b"-LOADING x\r\n"), "", "nobody knows");
     assert_eq!(told(&with(&json!({})), &states([[5, 1, 1], [3, 1, 1]])), "", "off unless chosen");
     assert_eq!(told(&with(&json!({})), &states([[5, 6, 10], [3, 9, 40]])), "X-TokenRateLimit-Reset: 10");

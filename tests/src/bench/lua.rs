@@ -81,7 +81,7 @@ pub async fn holds(redis: &mut MultiplexedConnection) -> Result<Vec<(&'static st
         let balance = Balance::new("held:", live.to_string().as_bytes());
         apply_to(redis, &balance).await?;
         let rate = Rate { tokens: 1_000_000_000_000, window_seconds: 3600 };
-        let name = Name { dialect: Dialect::V2, rule: "held", model: None, observed: false };
+        let name = Name { dialect: Dialect::V2, rule: "held", model: None, observed: false, digests: false };
         let counter = Counter::item(name, "limit_by_header", rate, "x-live", live.to_string().as_bytes());
         let limit = [Limit { counter, asks: Asks::Rate(rate) }];
         encoded(&limits::check(&limit).eval()).query_async::<redis::Value>(redis).await?;

@@ -64,7 +64,7 @@ fn its_charge_drops_the_hold_whatever_it_comes_to() {
     assert_eq!(sent[6..], ["settle", "9", "7-1", "100", "60"]);
     let dropped = ended(500, b"");
     assert_eq!(words(&dropped.call.command)[6..], ["settle", "0", "7-1", "100", "60"]);
-    assert_eq!(dropped.booking.answer(Ok(b"-READONLY x\r\n")), Booked::Done { tokens: 0, estimated: false });
+    assert_eq!(dropped.booking.answer(Ok(b"-READONLY x\r\n")), Booked::Done { tokens: 0, estimated: false, warned: 0 });
 }
 
 #[test]

@@ -33,7 +33,7 @@ impl<K: Kind> Enforcer<K> {
     }
 
     /// The stream was admitted and is gone: nothing is left of it.
-    pub(super) fn forget(&mut self, root: u32, mut meter: Box<Meter<K>>) {
+    pub(super) fn forget(&mut self, root: u32, mut meter: Meter<K>) {
         if meter.holds() {
             meter.redirected();
             if let Ending::Charge(charge) = meter.end(now()) {

@@ -386,7 +386,7 @@ impl<K: Kind> Enforcer<K> {
                 if host::set_effective_context(stream).is_err() {
                     self.enter(stream, State::Passing);
                     if let Ok(meter) = decided {
-                        self.forget(root, meter);
+                        self.forget(root, *meter);
                     }
                     return;
                 }

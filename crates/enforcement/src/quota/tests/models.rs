@@ -91,7 +91,8 @@ fn a_key_that_is_written_with_escapes_is_read_as_what_it_stands_for() {
 
 #[test]
 fn who_names_two_models_or_none_that_is_clear_is_refused() {
-    let cases: [(&str, &'static [(&'static str, &'static str)], &str); 9] = [
+    type Headers = &'static [(&'static str, &'static str)];
+    let cases: [(&str, Headers, &str); 9] = [
         (PATH, &[("x-higress-llm-model", "else")], r#"{"model":"dear"}"#),
         (PATH, &[("x-higress-llm-model", "dear"), ("x-higress-llm-model", "else")], r#"{"model":"dear"}"#),
         (PATH, &[("x-higress-llm-model", "dear"), ("x-higress-llm-model", "else")], "{}"),

@@ -38,6 +38,15 @@ impl Weights {
         self.0.iter().all(|weight| *weight <= WEIGHT_MAX)
     }
 
+    /// The same for a usage of which nobody knows yet how much comes from a cache and is reasoning: each counts as the
+    /// dearer sort.
+    #[must_use]
+    pub fn dearest(self) -> Self {
+        let [input, output, cached, reasoning] = self.0;
+        let (input, output) = (input.max(cached), output.max(reasoning));
+        Self([input, output, input, output])
+    }
+
     /// What is charged for a usage. What the answer's total has beyond the parts that it names is output, or input where
     /// only the output is named.
     #[must_use]
@@ -103,20 +112,17 @@ impl<T> Models<T> {
     /// The declared model that a request is for.
     ///
     /// # Errors
-    /// If it names different ones, or its body could be read otherwise than we read it.
-    pub fn of(&self, request: &dyn Request, body: Option<&Prompt>) -> Result<Option<usize>, Contradiction> {
+    /// If it names different ones, or its body could be read otherwise than we read it, or is not read.
+    pub fn of(&self, request: &dyn Request, body: Option<&Prompt>) -> Result<Option<usize>, Unclear> {
         if self.is_empty() {
             return Ok(None);
         }
         let body = match body {
             None => None,
             Some(Prompt { is_object: true, model: Named::Named(name), .. }) => Some(name.as_bytes()),
-            Some(Prompt { is_object, bytes, model: Named::Absent, .. })
-                if *is_object || *bytes == 0 || is_form(request) =>
-            {
-                None
-            }
-            Some(_) => return Err(Contradiction),
+            Some(Prompt { is_object, bytes, model: Named::Absent, .. }) if *is_object || *bytes == 0 => None,
+            Some(Prompt { is_object: false, .. }) if is_form(request) => return Err(Unclear::Form),
+            Some(_) => return Err(Unclear::Contradiction),
         };
         let path = paths::plain(&paths::split(request.path()).0);
         agreed(body, in_path(&path), request.header(HEADER)).map(|model| self.find(model))
@@ -153,11 +159,17 @@ impl<T> Models<T> {
     }
 }
 
-/// What a request says about its model contradicts itself, or is not clear: what it is charged for may not be what it gets.
+/// Why nobody knows which model a request is for: what it is charged for may not be what it gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Contradiction;
+pub enum Unclear {
+    /// What it says contradicts itself, or can be read in two ways.
+    Contradiction,
+    /// Its body is a form, which is not read.
+    Form,
+}
 
-/// The model that body, path and headers agree on; nothing where none of them names one. An empty name is none.
+/// The model that body, path and headers agree on; nothing where none of them names one. An empty name is none. Higress
+/// may name the provider in the header, and a slash, before what body and path name.
 ///
 /// # Errors
 /// If two of them name different ones.
@@ -165,10 +177,24 @@ fn agreed<'a>(
     body: Option<&'a [u8]>,
     path: Option<&'a [u8]>,
     headers: impl IntoIterator<Item = &'a [u8]>,
-) -> Result<Option<&'a [u8]>, Contradiction> {
-    let mut named = body.into_iter().chain(path).chain(headers).map(bare).filter(|name| !name.is_empty());
-    let first = named.next();
-    if named.all(|other| Some(other) == first) { Ok(first) } else { Err(Contradiction) }
+) -> Result<Option<&'a [u8]>, Unclear> {
+    let mut named = body.into_iter().chain(path).map(bare).filter(|name| !name.is_empty());
+    let mut headers = headers.into_iter().map(bare).filter(|name| !name.is_empty());
+    let said = named.next();
+    let agree = match said {
+        Some(said) => {
+            let of_provider = |header: &[u8]| {
+                let slash = memchr::memchr(b'/', header);
+                slash.is_some_and(|slash| slash > 0 && &header[slash + 1..] == said)
+            };
+            named.all(|other| other == said) && headers.all(|header| header == said || of_provider(header))
+        }
+        None => {
+            let first = headers.next();
+            return if headers.all(|other| Some(other) == first) { Ok(first) } else { Err(Unclear::Contradiction) };
+        }
+    };
+    if agree { Ok(said) } else { Err(Unclear::Contradiction) }
 }
 
 /// Whether the body is said to be a form: what is in it is not read.
@@ -178,12 +204,28 @@ fn is_form(request: &dyn Request) -> bool {
     types.first().and_then(|said| said.get(..FORM.len())).is_some_and(|said| said.eq_ignore_ascii_case(FORM))
 }
 
-/// The model in a path as Gemini's: `/v1beta/models/<model>:generateContent`.
+/// The model in a path as Gemini's, Azure's or Bedrock's: `/v1beta/models/<model>:generateContent`,
+/// `/openai/deployments/<model>/chat/completions`, `/model/<model>/invoke`. The last counts.
 fn in_path(path: &[u8]) -> Option<&[u8]> {
-    let after = path.iter().rposition(|byte| *byte == b'/')? + 1;
-    let (before, last) = path.split_at(after);
-    let end = memchr::memrchr(b':', last)?;
-    before.ends_with(b"/models/").then(|| &last[..end])
+    let mut segments = path.rsplit(|byte| *byte == b'/');
+    let mut last = segments.next()?;
+    let mut behind: Option<&[u8]> = None;
+    for segment in segments {
+        let is = |name: &[u8]| segment.eq_ignore_ascii_case(name);
+        let named = match segment {
+            b"models" if behind.is_none() => memchr::memrchr(b':', last).map(|end| &last[..end]),
+            _ if is(b"deployments") || is(b"engines") => behind.map(|_| last),
+            _ if is(b"model") => {
+                behind.filter(|it| it.starts_with(b"invoke") || it.starts_with(b"converse")).map(|_| last)
+            }
+            _ => None,
+        };
+        if named.is_some() {
+            return named;
+        }
+        (last, behind) = (segment, Some(last));
+    }
+    None
 }
 
 /// Without what Gemini lets stand before it.
@@ -244,6 +286,12 @@ mod tests {
         assert_eq!(Weights::default().charge(&small), 10, "without weights the total counts");
     }
 
+    #[test]
+    fn what_nobody_knows_yet_counts_as_the_dearer_sort() {
+        assert_eq!(Weights([1, 10, 2, 3]).dearest(), Weights([2, 10, 2, 10]));
+        assert_eq!(Weights([5, 1, 0, 9]).dearest(), Weights([5, 9, 5, 9]));
+    }
+
     fn models(names: &[&str]) -> Models<()> {
         let model = |name: &&str| Model { name: (*name).into(), weights: Weights::default(), held_to: () };
         Models::new(names.iter().map(model).collect())
@@ -292,16 +340,33 @@ mod tests {
         assert_eq!(of("", "", &[]), Ok(None));
         for contradiction in [of("a", "", &["b"]), of("a", "", &["a", "b"]), of("", "", &["a", "b"]), of("a", "b", &[])]
         {
-            assert_eq!(contradiction, Err(Contradiction));
+            assert_eq!(contradiction, Err(Unclear::Contradiction));
         }
-        assert_eq!(of("a", "", &["A"]), Err(Contradiction));
+        // Of a provider, the slash behind it counts, not one in the model's own name.
+        assert_eq!(of("a", "", &["p/a", "a"]), Ok(Some("a")));
+        assert_eq!(of("Qwen/q", "", &["p/Qwen/q"]), Ok(Some("Qwen/q")));
+        assert_eq!(of("", "a", &["p/a"]), Ok(Some("a")));
+        for header in ["p/b", "/a", "p/Qwen/a", "pa", "a/p"] {
+            assert_eq!(of("a", "", &[header]), Err(Unclear::Contradiction), "{header}");
+        }
+        assert_eq!(of("p/a", "", &["a"]), Err(Unclear::Contradiction));
+        assert_eq!(of("", "", &["a", "p/a"]), Err(Unclear::Contradiction));
+        assert_eq!(of("a", "", &["A"]), Err(Unclear::Contradiction));
     }
 
     #[test]
-    fn a_path_of_geminis_names_a_model() {
+    fn a_path_of_geminis_azures_or_bedrocks_names_a_model() {
         let of = |path: &'static str| in_path(path.as_bytes()).map(|model| std::str::from_utf8(model).unwrap());
         assert_eq!(of("/v1beta/models/gemini-2.5-pro:generateContent"), Some("gemini-2.5-pro"));
         assert_eq!(of("/v1/publishers/google/models/a:b:streamGenerateContent"), Some("a:b"));
+        assert_eq!(of("/openai/deployments/gpt-4o/chat/completions"), Some("gpt-4o"));
+        assert_eq!(of("/openai/Deployments/x/deployments/gpt-4o/completions"), Some("gpt-4o"));
+        assert_eq!(of("/v1/engines/davinci/completions"), Some("davinci"));
+        assert_eq!(of("/model/anthropic.claude-v1:0/invoke-with-response-stream"), Some("anthropic.claude-v1:0"));
+        assert_eq!(of("/model/m/converse"), Some("m"));
+        for path in ["/deployments/a", "/model/m/other", "/model/invoke"] {
+            assert_eq!(of(path), None, "{path}");
+        }
         for path in ["/v1/models/gpt-4o", "/v1/chat/completions", "/a:b", "models", "", "/v1/models/", "/models/a/b:c"]
         {
             assert_eq!(of(path), None, "{path}");

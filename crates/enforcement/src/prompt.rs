@@ -6,7 +6,7 @@ pub(crate) mod shape;
 #[cfg(test)]
 mod tests;
 
-use shape::{Asked, Named};
+use shape::{Api, Asked, Named};
 
 use crate::usage::Usage;
 use crate::usage::json::Json;
@@ -32,10 +32,14 @@ pub struct Prompt {
     /// read.
     pub is_object: bool,
     pub model: Model,
-    /// The most tokens of one answer: the largest number under any of the names that the APIs have for it.
-    max_tokens: Option<u64>,
-    /// How many answers are made.
+    /// The most tokens of one answer: by [`Api`], the largest number under its names.
+    max_tokens: [Option<u64>; 4],
+    /// Something else than such a number stands there, too.
+    unclear: bool,
+    /// How many answers are made to one prompt.
     choices: u64,
+    /// How many prompts it has, where it has a list of them.
+    prompts: u64,
     pub stream: bool,
     /// Whether a stream is to end with its usage.
     pub include_usage: bool,
@@ -48,8 +52,8 @@ pub enum Model {
     #[default]
     Absent,
     Named(String),
-    /// It names two, or one by what is no name: no string, an empty one, one of more than 128 bytes, or no text. Who
-    /// answers could read another than we do.
+    /// It names two, or one by what is no name: no string, an empty one, one of more than 128 bytes, or no text; or by a
+    /// key that is not written `model`. Who answers could read another than we do.
     Unclear,
 }
 
@@ -85,14 +89,16 @@ impl Reader {
     #[must_use]
     pub fn finish(self) -> Prompt {
         let Self { json, bytes, excess } = self;
-        let Asked { object, model, name, max_tokens, choices, stream, include_usage } = json.found.asked;
+        let Asked { object, model, name, max_tokens, unclear, choices, prompts, stream, include_usage } =
+            json.found.asked;
         let model = match (model, std::str::from_utf8(name.get())) {
             (Named::Never, _) => Model::Absent,
             (Named::Once, Ok(name)) => Model::Named(name.to_owned()),
             (Named::Once, Err(_)) | (Named::Unclearly, _) => Model::Unclear,
         };
         let is_object = object && json.is_done() && !excess;
-        Prompt { bytes, is_object, model, max_tokens, choices: choices.unwrap_or(1), stream, include_usage }
+        let choices = choices.unwrap_or(1);
+        Prompt { bytes, is_object, model, max_tokens, unclear, choices, prompts, stream, include_usage }
     }
 }
 
@@ -103,12 +109,14 @@ impl Default for Reader {
 }
 
 impl Prompt {
-    /// What the request may use: the most tokens that its answers may have, or `otherwise` for each where it does not
-    /// say, and its body.
+    /// What a request to `path` may use: the most tokens that its answers may have, and its body. `otherwise` is for each
+    /// answer where the request does not say, clearly and as its API does: then no less than this is taken.
     #[must_use]
-    pub fn at_most(&self, otherwise: i64) -> Usage {
-        let most = self.max_tokens.unwrap_or(otherwise.unsigned_abs());
-        let output = most.saturating_mul(self.choices.max(1));
+    pub fn at_most(&self, path: &[u8], otherwise: i64) -> Usage {
+        let said = self.is_object && !self.unclear && self.max_tokens[Api::of(path) as usize].is_some();
+        let otherwise = (!said).then_some(otherwise.unsigned_abs());
+        let most = self.max_tokens.into_iter().fold(otherwise, Option::max).unwrap_or(0);
+        let output = most.saturating_mul(self.choices.max(1)).saturating_mul(self.prompts.max(1));
         let input = self.bytes.div_ceil(BYTES_PER_TOKEN).min(INPUT_MAX);
         let total = input.saturating_add(output).min(MAX_AMOUNT.unsigned_abs());
         Usage { input: Some(input), output: Some(output), total, cached_input: None, reasoning: None }

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use crate::models::Unclear;
 use crate::redis::limits::State;
 use crate::response::{ByRoute, Response};
 use crate::steps::Count;
@@ -47,10 +48,19 @@ pub(super) const fn websocket() -> Response {
     Response::text(403, "ai-token-ratelimit.websocket", body)
 }
 
-/// The native form's, where models are declared and a request names two, or none that is clear.
-pub(super) const fn contradiction() -> Response {
-    let body = "Request denied by ai token ratelimit check. It is not clear which model the request is for.";
-    Response::text(403, "ai-token-ratelimit.unclear_model", body)
+/// The native form's, where models are declared and it is not clear which of them a request is for.
+pub(super) const fn unclear_model(why: Unclear) -> Response {
+    match why {
+        Unclear::Contradiction => {
+            let body = "Request denied by ai token ratelimit check. It is not clear which model the request is for.";
+            Response::text(403, "ai-token-ratelimit.unclear_model", body)
+        }
+        Unclear::Form => {
+            let body = "Request denied by ai token ratelimit check. The model in a form is not read: serve this path by an \
+                        AITokenRateLimit without models.";
+            Response::text(415, "ai-token-ratelimit.form_body", body)
+        }
+    }
 }
 
 /// The native form's, where the body of a limited request is awaited.

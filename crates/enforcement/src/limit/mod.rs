@@ -20,7 +20,7 @@ use rule::{Overridden, TooLong};
 use crate::announce::Announcement;
 use crate::config::Target;
 use crate::identity;
-use crate::models::{Contradiction, Weights};
+use crate::models::Weights;
 use crate::paths::{self, Mode};
 use crate::prompt::Prompt;
 use crate::redis::Reply;
@@ -203,7 +203,7 @@ impl Kind for Limits {
 fn check(policy: &Arc<Policy>, request: &dyn Request, body: Option<&Prompt>) -> Step<Limits> {
     let model = match policy.models.of(request, body) {
         Ok(model) => model,
-        Err(Contradiction) => return Step::refuse(&policy.ends, answers::contradiction()),
+        Err(unclear) => return Step::refuse(&policy.ends, answers::unclear_model(unclear)),
     };
     let limits = match policy.limits(request, model) {
         Ok(limits) => limits,

@@ -1,18 +1,25 @@
 //! Where a request to a model says what it asks for, in the bodies of every API: the keys that matter, and what their
 //! values come to. Pure tables, nothing allocated.
 
+use crate::paths;
 use crate::usage::bytes::Short;
 use crate::usage::json::MODEL_MAX;
+use crate::values::MAX_AMOUNT;
 
 /// A place in a request's body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Place {
     Body,
     Model,
-    /// The most tokens of an answer.
-    MaxTokens,
+    /// A key that some servers take for `model`, and others do not.
+    ModelOtherwise,
+    /// The most tokens of an answer, as requests of one API say it.
+    MaxTokens(Api),
     /// How many answers are made, each of so many tokens.
     Choices,
+    /// One prompt or several, each with answers of its own.
+    Prompts,
+    OnePrompt,
     Stream,
     StreamOptions,
     IncludeUsage,
@@ -22,23 +29,73 @@ pub(crate) enum Place {
     Options,
 }
 
-/// What `key` leads to in an object in this place.
+/// The APIs that say the most tokens of an answer by different keys. A server ignores those of the others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Api {
+    /// OpenAI's, but for Responses; Anthropic's.
+    Chat,
+    Responses,
+    Gemini,
+    Ollama,
+}
+
+impl Api {
+    /// That of a request to `path`, its query included.
+    pub(crate) fn of(path: &[u8]) -> Self {
+        let mut path = paths::plain(&paths::split(path).0);
+        path.make_ascii_lowercase();
+        if path.ends_with(b"/responses") {
+            Self::Responses
+        } else if path.ends_with(b"generatecontent") {
+            Self::Gemini
+        } else if path.ends_with(b"/api/chat") || path.ends_with(b"/api/generate") {
+            Self::Ollama
+        } else {
+            Self::Chat
+        }
+    }
+}
+
+/// What `key` leads to in an object in this place. Servers written in Go read a key whatever its case.
 pub(crate) fn lookup(object: Place, key: &[u8]) -> Option<Place> {
-    Some(match (object, key) {
-        (Place::Body, b"max_tokens" | b"max_completion_tokens" | b"max_output_tokens") => Place::MaxTokens,
+    Some(match (object, fold(key, &mut [0; FOLDED_MAX])) {
+        (Place::Body, b"max_tokens" | b"max_completion_tokens") => Place::MaxTokens(Api::Chat),
+        (Place::Body, b"max_output_tokens") => Place::MaxTokens(Api::Responses),
         (Place::Body, b"n" | b"best_of") => Place::Choices,
-        (Place::Body, b"stream") => Place::Stream,
-        (Place::Body, b"stream_options") => Place::StreamOptions,
-        (Place::Body, b"generationConfig" | b"generation_config") => Place::Generation,
+        (Place::Body, b"prompt") => Place::Prompts,
+        (Place::Body, b"generationconfig" | b"generation_config") => Place::Generation,
         (Place::Body, b"options") => Place::Options,
-        // Servers written in Go read a key whatever its case.
-        (Place::Body, key) if key.eq_ignore_ascii_case(b"model") => Place::Model,
-        (Place::StreamOptions, b"include_usage") => Place::IncludeUsage,
-        (Place::Generation, b"maxOutputTokens" | b"max_output_tokens") => Place::MaxTokens,
-        (Place::Generation, b"candidateCount" | b"candidate_count") => Place::Choices,
-        (Place::Options, b"num_predict") => Place::MaxTokens,
+        (Place::Body, b"model") if key == b"model" => Place::Model,
+        (Place::Body, b"model") => Place::ModelOtherwise,
+        (Place::Body, b"stream") if key == b"stream" => Place::Stream,
+        (Place::Body, b"stream_options") if key == b"stream_options" => Place::StreamOptions,
+        (Place::StreamOptions, b"include_usage") if key == b"include_usage" => Place::IncludeUsage,
+        (Place::Generation, b"maxoutputtokens" | b"max_output_tokens") => Place::MaxTokens(Api::Gemini),
+        (Place::Generation, b"candidatecount" | b"candidate_count") => Place::Choices,
+        (Place::Options, b"num_predict") => Place::MaxTokens(Api::Ollama),
         _ => return None,
     })
+}
+
+/// As long as the longest key that leads anywhere.
+const FOLDED_MAX: usize = 21;
+
+/// The key in lower case, as Go's `encoding/json` compares keys: the long s is an s, the sign for Kelvin a k. Nothing
+/// if it is longer than any that leads somewhere.
+fn fold<'a>(key: &[u8], into: &'a mut [u8; FOLDED_MAX]) -> &'a [u8] {
+    let (mut rest, mut length) = (key, 0);
+    while let [byte, others @ ..] = rest {
+        let (folded, after) = match rest {
+            [0xc5, 0xbf, after @ ..] => (b's', after),
+            [0xe2, 0x84, 0xaa, after @ ..] => (b'k', after),
+            _ => (byte.to_ascii_lowercase(), others),
+        };
+        let Some(place) = into.get_mut(length) else { return b"" };
+        *place = folded;
+        length += 1;
+        rest = after;
+    }
+    &into[..length]
 }
 
 /// What was found so far.
@@ -48,8 +105,12 @@ pub(crate) struct Asked {
     pub(crate) object: bool,
     pub(crate) model: Named,
     pub(crate) name: Short<MODEL_MAX>,
-    pub(crate) max_tokens: Option<u64>,
+    /// By [`Api`].
+    pub(crate) max_tokens: [Option<u64>; 4],
+    /// Something stands where a maximum should that is none: who answers may make of it what they like.
+    pub(crate) unclear: bool,
     pub(crate) choices: Option<u64>,
+    pub(crate) prompts: u64,
     pub(crate) stream: bool,
     pub(crate) include_usage: bool,
 }
@@ -68,8 +129,10 @@ impl Asked {
         object: false,
         model: Named::Never,
         name: Short::EMPTY,
-        max_tokens: None,
+        max_tokens: [None; 4],
+        unclear: false,
         choices: None,
+        prompts: 0,
         stream: false,
         include_usage: false,
     };
@@ -78,15 +141,27 @@ impl Asked {
     pub(crate) fn opened(&mut self, place: Place, array: bool) {
         match place {
             Place::Body => self.object = !array,
-            Place::Model => self.model = Named::Unclearly,
+            Place::Model | Place::ModelOtherwise => self.model = Named::Unclearly,
+            Place::MaxTokens(_) => self.unclear = true,
+            Place::OnePrompt if array => self.prompts = self.prompts.saturating_add(1),
             // The last of several is the one that counts.
             Place::StreamOptions => self.include_usage = false,
             _ => {}
         }
     }
 
-    /// A model is named.
-    pub(crate) fn named(&mut self, name: &Short<MODEL_MAX>) {
+    /// A text; `name` if it is that of a model.
+    pub(crate) fn text(&mut self, place: Place, name: &Short<MODEL_MAX>) {
+        match place {
+            Place::Model => self.named(name),
+            Place::ModelOtherwise => self.model = Named::Unclearly,
+            Place::MaxTokens(_) => self.unclear = true,
+            Place::OnePrompt => self.prompts = self.prompts.saturating_add(1),
+            _ => {}
+        }
+    }
+
+    fn named(&mut self, name: &Short<MODEL_MAX>) {
         self.model = match self.model {
             // Empty, or too long to be kept.
             _ if name.get().is_empty() => Named::Unclearly,
@@ -99,11 +174,17 @@ impl Asked {
         };
     }
 
-    /// A number; none if it is no count.
+    /// A number; none if it is no count, and more than a balance holds if it is larger.
     pub(crate) fn number(&mut self, place: Place, count: Option<u64>) {
+        let count = count.map(|count| count.min(MAX_AMOUNT.unsigned_abs()));
         match place {
-            Place::Model => self.model = Named::Unclearly,
-            Place::MaxTokens => self.max_tokens = self.max_tokens.max(count),
+            Place::Model | Place::ModelOtherwise => self.model = Named::Unclearly,
+            // Servers take none for no maximum.
+            Place::MaxTokens(_) if count.is_none_or(|count| count == 0) => self.unclear = true,
+            Place::MaxTokens(api) => {
+                let most = &mut self.max_tokens[api as usize];
+                *most = (*most).max(count);
+            }
             Place::Choices => self.choices = self.choices.max(count),
             _ => {}
         }
@@ -112,7 +193,8 @@ impl Asked {
     /// `true`, `false` or `null`.
     pub(crate) fn literal(&mut self, place: Place, truth: bool) {
         match place {
-            Place::Model => self.model = Named::Unclearly,
+            Place::Model | Place::ModelOtherwise => self.model = Named::Unclearly,
+            Place::MaxTokens(_) => self.unclear = true,
             Place::Stream => self.stream = truth,
             Place::StreamOptions => self.include_usage = false,
             Place::IncludeUsage => self.include_usage = truth,

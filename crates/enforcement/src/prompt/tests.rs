@@ -26,7 +26,7 @@ fn prompt(body: &str) -> Prompt {
 }
 
 fn total(prompt: &Prompt, otherwise: i64) -> i64 {
-    let Usage { input, output, total, .. } = prompt.at_most(otherwise);
+    let Usage { input, output, total, .. } = prompt.at_most(CHAT, otherwise);
     assert!(total == MAX_AMOUNT.unsigned_abs() || input.zip(output).is_some_and(|(a, b)| a + b == total));
     i64::try_from(total).unwrap()
 }
@@ -35,35 +35,86 @@ fn model(body: &str) -> Model {
     prompt(body).model
 }
 
+const CHAT: &[u8] = b"/v1/chat/completions";
+
+/// What is held for the answers of a request to `path`, where the default is 1,000.
+#[track_caller]
+fn output(path: &str, body: &str) -> u64 {
+    prompt(body).at_most(path.as_bytes(), 1_000).output.unwrap()
+}
+
 #[test]
 fn every_api_says_how_long_an_answer_may_be() {
-    for (body, expected) in [
-        (json!({"model": "m", "max_tokens": 100}), 100),
-        (json!({"max_completion_tokens": 100.0}), 100),
-        (json!({"max_output_tokens": 100, "input": "x"}), 100),
-        (json!({"generationConfig": {"maxOutputTokens": 100, "candidateCount": 2}}), 200),
-        (json!({"generation_config": {"max_output_tokens": 100}}), 100),
-        (json!({"options": {"num_predict": 100}, "messages": [{"max_tokens": 7}]}), 100),
-        (json!({"max_tokens": 20, "max_completion_tokens": 100, "n": 3}), 300),
-        (json!({"max_tokens": 20, "n": 2, "best_of": 5}), 100),
-        (json!({"n": 0, "max_tokens": 5}), 5),
-        // What is no count says nothing.
-        (json!({"max_tokens": "5", "n": -3}), 1_000),
-        (json!({"max_tokens": -5}), 1_000),
-        (json!({"max_tokens": null, "n": 2}), 2_000),
-        (json!({"messages": [{"max_tokens": 5}], "metadata": {"max_tokens": 5}}), 1_000),
+    let responses = "/api/V1/Responses/?x=/v1/chat/completions";
+    let (gemini, ollama) = ("/v1beta/models/g:streamGenerateContent?alt=sse", "/api/chat");
+    for (path, body, expected) in [
+        ("/v1/messages", json!({"model": "m", "max_tokens": 100}), 100),
+        ("/v1/chat/completions", json!({"max_completion_tokens": 100.0}), 100),
+        ("/v1/chat/completions", json!({"max_tokens": 20, "max_completion_tokens": 100, "n": 3}), 300),
+        ("/v1/completions", json!({"max_tokens": 20, "n": 2, "best_of": 5}), 100),
+        ("/x", json!({"n": 0, "max_tokens": 5}), 5),
+        (responses, json!({"max_output_tokens": 100, "input": "x"}), 100),
+        (gemini, json!({"generationConfig": {"maxOutputTokens": 100, "candidateCount": 2}}), 200),
+        (gemini, json!({"generation_config": {"max_output_tokens": 100}}), 100),
+        (ollama, json!({"options": {"num_predict": 100}, "messages": [{"max_tokens": 7}]}), 100),
+        // What others read is no less than the default.
+        (responses, json!({"max_tokens": 5}), 1_000),
+        (gemini, json!({"max_tokens": 5, "options": {"num_predict": 5000}}), 5_000),
+        (ollama, json!({"max_tokens": 5}), 1_000),
+        ("/v1/chat/completions", json!({"max_output_tokens": 5, "generationConfig": {"maxOutputTokens": 6}}), 1_000),
+        ("/v1/chat/completions", json!({"max_output_tokens": 5, "max_tokens": 7}), 7),
+        // What is no maximum is none.
+        ("/", json!({"max_tokens": 0}), 1_000),
+        ("/", json!({"max_tokens": "5", "n": -3}), 1_000),
+        ("/", json!({"max_tokens": -5}), 1_000),
+        ("/", json!({"max_tokens": null, "n": 2}), 2_000),
+        ("/", json!({"messages": [{"max_tokens": 5}], "metadata": {"max_tokens": 5}}), 1_000),
     ] {
-        let body = body.to_string();
-        let input = i64::try_from(body.len().div_ceil(4)).unwrap();
-        assert_eq!(total(&prompt(&body), 1_000), expected + input, "{body}");
+        assert_eq!(output(path, &body.to_string()), expected, "{path} {body}");
     }
 }
 
 #[test]
-fn the_largest_of_several_numbers_counts_whatever_their_order() {
-    let estimate = |body: &str| total(&prompt(body), 9) - i64::try_from(body.len().div_ceil(4)).unwrap();
-    assert_eq!(estimate(r#"{"max_tokens":1,"max_tokens":50,"max_tokens":2,"n":4,"n":1}"#), 200);
-    assert_eq!(estimate(r#"{"max_tokens":50,"max_tokens":null}"#), 50);
+fn a_small_maximum_hides_no_other_one() {
+    for (body, expected) in [
+        (r#"{"max_tokens":1,"max_tokens":50,"max_tokens":2,"n":4,"n":1}"#, 200),
+        (r#"{"max_tokens":1,"Max_Tokens":50,"N":3}"#, 150),
+        ("{\"max_tokens\":1,\"max_token\u{17f}\":50}", 50),
+        ("{\"max_tokens\":1,\"max_to\u{212a}ens\":50}", 50),
+        (r#"{"max_tokens":1,"max_to\u212aen\u017f":50}"#, 50),
+        (r#"{"max_tokens":1,"max_tokens":null}"#, 1_000),
+        (r#"{"max_tokens":1,"max_tokens":"5"}"#, 1_000),
+        (r#"{"max_tokens":1,"max_tokens":[5]}"#, 1_000),
+        (r#"{"max_tokens":1,"max_tokens":{}}"#, 1_000),
+        (r#"{"max_tokens":1,"max_tokens":7.5}"#, 1_000),
+        (r#"{"max_tokens":1,"max_tokens":0}"#, 1_000),
+        (r#"{"max_tokens":1,"max_tokens":-1}"#, 1_000),
+        (r#"{"max_tokens":5000,"max_tokens":"5"}"#, 5_000),
+        (r#"{"max_tokens":1,"max_tokens":9007199254740992}"#, MAX_AMOUNT.unsigned_abs()),
+        (r#"{"max_tokens":1,"max_tokens":123456789012345678901234567890}"#, MAX_AMOUNT.unsigned_abs()),
+        (r#"{"max_tokens":1,"max_tokens":1e400}"#, MAX_AMOUNT.unsigned_abs()),
+        (r#"{"max_tokens":1,"x":NaN,"max_tokens":5000}"#, 1_000),
+        (r#"{"max_tokens":1}{}"#, 1_000),
+        (r#"{"max_tokens":1"#, 1_000),
+        // Longer than any key, however it begins.
+        (r#"{"max_tokens":1,"max_completion_tokenss":50}"#, 1),
+    ] {
+        assert_eq!(output("/v1/chat/completions", body), expected, "{body}");
+    }
+}
+
+#[test]
+fn each_prompt_of_a_list_has_answers_of_its_own() {
+    for (body, expected) in [
+        (r#"{"max_tokens":10,"prompt":["a","b\"","c"],"n":2}"#, 60),
+        (r#"{"max_tokens":10,"Prompt":[[1,2],[3,[4],"x"]]}"#, 20),
+        (r#"{"max_tokens":10,"prompt":[1,2,3]}"#, 10),
+        (r#"{"max_tokens":10,"prompt":"a"}"#, 10),
+        (r#"{"max_tokens":10,"prompt":[]}"#, 10),
+        (r#"{"max_tokens":10,"messages":["a","b"]}"#, 10),
+    ] {
+        assert_eq!(output("/v1/completions", body), expected, "{body}");
+    }
 }
 
 #[test]
@@ -85,7 +136,11 @@ fn a_model_is_named_once_or_unclear() {
     assert_eq!(model(&json!({ "model": longest }).to_string()), named(&longest));
     for unclear in [
         r#"{"model":"a","model":"b"}"#,
-        r#"{"model":"a","Model":"b"}"#,
+        r#"{"model":"a","Model":"a"}"#,
+        r#"{"Model":"a"}"#,
+        r#"{"MODEL":null}"#,
+        r#"{"mOdel":7}"#,
+        r#"{"modeL":["a"]}"#,
         r#"{"model":"a","model":null}"#,
         r#"{"model":["a"],"model":"b"}"#,
         r#"{"model":{"model":"a"}}"#,
@@ -139,7 +194,7 @@ fn what_is_nested_deeper_than_any_request_hides_nothing_behind_it() {
     let deep = format!(r#"{{"x":{}{},"model":"a","max_tokens":70}}"#, "[".repeat(100_000), "]".repeat(100_000));
     let prompt = read(deep.as_bytes().chunks(1_000));
     assert_eq!((prompt.is_object, &prompt.model), (true, &Model::Named("a".into())));
-    assert_eq!(prompt.max_tokens, Some(70));
+    assert_eq!(prompt.at_most(CHAT, 1_000).output, Some(70));
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use crate::models::Unclear;
 use crate::response::Response;
 use crate::steps::Count;
 
@@ -49,10 +50,19 @@ pub(super) const fn unlisted_path() -> Response {
     Response::text(403, "ai-quota.unlisted_path", "Request denied by ai quota check. This path is not listed.")
 }
 
-/// The native form's, where models are declared and a request names two, or none that is clear.
-pub(super) const fn contradiction() -> Response {
-    let body = "Request denied by ai quota check. It is not clear which model the request is for.";
-    Response::text(403, "ai-quota.unclear_model", body)
+/// The native form's, where models are declared and it is not clear which of them a request is for.
+pub(super) const fn unclear_model(why: Unclear) -> Response {
+    match why {
+        Unclear::Contradiction => {
+            let body = "Request denied by ai quota check. It is not clear which model the request is for.";
+            Response::text(403, "ai-quota.unclear_model", body)
+        }
+        Unclear::Form => {
+            let body = "Request denied by ai quota check. The model in a form is not read: serve this path by an \
+                        AIQuota without models.";
+            Response::text(415, "ai-quota.form_body", body)
+        }
+    }
 }
 
 pub(super) const fn unauthorized_admin() -> Response {

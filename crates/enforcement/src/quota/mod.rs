@@ -19,7 +19,7 @@ pub use reserve::AwaitBody;
 use crate::announce::Announcement;
 use crate::config::Target;
 use crate::identity::{self, Unrecognised};
-use crate::models::{Contradiction, Weights};
+use crate::models::Weights;
 use crate::paths::{self, Mode, Operation};
 use crate::prompt::Prompt;
 use crate::redis::{self, Balance, ChargeOutcome, CheckOutcome, Command, Left, Reply};
@@ -257,7 +257,7 @@ fn decide(policy: &Arc<Policy>, open: bool, (mode, query): (Mode, &[u8]), reques
 fn check(policy: &Arc<Policy>, consumer: &[u8], request: &dyn Request, body: Option<&Prompt>) -> Step<Quotas> {
     let model = match policy.models.of(request, body) {
         Ok(model) => model,
-        Err(Contradiction) => return Step::Refuse(answers::contradiction()),
+        Err(unclear) => return Step::Refuse(answers::unclear_model(unclear)),
     };
     let held = policy.reserve.zip(body);
     let held = held.map(|(otherwise, body)| Held::of(body, otherwise, policy.models.weights(model), request));

@@ -134,7 +134,8 @@ pub(crate) struct Held {
 impl Held {
     /// What a request may cost: what its body says, weighed.
     pub(crate) fn of(prompt: &Prompt, otherwise: i64, weights: Weights, request: &dyn Request) -> Self {
-        let tokens = i64::try_from(weights.charge(&prompt.at_most(otherwise))).unwrap_or(MAX_AMOUNT);
+        let usage = prompt.at_most(request.path(), otherwise);
+        let tokens = i64::try_from(weights.dearest().charge(&usage)).unwrap_or(MAX_AMOUNT);
         Self { id: request.unique(), tokens: tokens.max(1) }
     }
 

@@ -199,6 +199,24 @@ impl Number {
         }
         if scale == 0 && digits <= MAX { Some(digits) } else { None }
     }
+
+    /// The number as a count, or more than [`MAX_AMOUNT`] where it is larger.
+    pub(super) const fn count_or_more(&self) -> Option<u64> {
+        if self.negative {
+            return self.count();
+        }
+        let (mut digits, mut scale) = (self.digits, self.scale);
+        scale += if self.negative_exponent { -self.exponent } else { self.exponent };
+        while scale < 0 && digits > 0 {
+            digits /= 10;
+            scale += 1;
+        }
+        while scale > 0 && digits > 0 && digits <= MAX {
+            digits *= 10;
+            scale -= 1;
+        }
+        if digits > MAX { Some(u64::MAX) } else { self.count() }
+    }
 }
 
 #[cfg(test)]

@@ -50,6 +50,7 @@ impl Slot {
             Self::Choices => Self::Choice,
             Self::Said => Self::Said,
             Self::Arguments => Self::Arguments,
+            Self::Asked(Place::Prompts) => Self::Asked(Place::OnePrompt),
             _ => Self::Ignored,
         }
     }

@@ -79,9 +79,14 @@ fn a_request_draws_on_the_balance_of_its_model_if_that_has_one() {
     let gemini = "/v1beta/models/own-g:generateContent?alt=sse";
     assert_eq!(drawn(gemini, &[], r#"{"contents":[]}"#), all("k: own-* user", "5", "own-*"));
     assert_eq!(drawn(gemini, &[], r#"{"model":"models/own-g"}"#), all("k: own-* user", "5", "own-*"));
-    // What is in a form is not read.
-    let form = &[("content-type", "Multipart/Form-Data; boundary=x")];
-    assert_eq!(drawn(PATH, form, "--x\r\n\r\ndear\r\n--x--"), all("k:user", "1000", "other"));
+    let azure = "/openai/deployments/own-a/v1/chat/completions";
+    assert_eq!(drawn(azure, &[], "{}"), all("k: own-* user", "5", "own-*"));
+    // Model-router leaves the provider in the header.
+    let routed = &[("x-higress-llm-model", "p/own-4")];
+    assert_eq!(drawn(PATH, routed, &body("own-4")), all("k: own-* user", "5", "own-*"));
+    // Said to be a form, yet none.
+    let form = &[("content-type", "multipart/form-data")];
+    assert_eq!(drawn(PATH, form, &body("own-4")), all("k: own-* user", "5", "own-*"));
 }
 
 #[test]
@@ -101,7 +106,7 @@ fn who_names_two_models_or_none_that_is_clear_is_refused() {
         (PATH, &[], r#"{"model":["dear"]}"#),
         // What another reader may make sense of.
         (PATH, &[], r#"{"model":"else","x":NaN,"model":"dear"}"#),
-        (PATH, &[("content-type", "multipart/form-data")], r#"{"model":"else","x":NaN}"#),
+        (PATH, &[], r#"{"Model":"dear"}"#),
         (PATH, &[], "\u{1f}model=dear"),
     ];
     for (path, headers, body) in cases {
@@ -113,6 +118,27 @@ fn who_names_two_models_or_none_that_is_clear_is_refused() {
     let mut observing = config();
     observing["aiquota"]["policies"]["p"]["ends"] = json!({"mode": "Observe"});
     assert_eq!(step(&observing, PATH, &[], r#"{"model":["dear"]}"#), Step::Spare);
+}
+
+#[test]
+fn the_model_in_a_form_is_not_read_and_nobody_escapes_a_price_by_one() {
+    let form = &[("content-type", "Multipart/Form-Data; boundary=x"), ("x-higress-llm-model", "else")];
+    for body in ["--x\r\n\r\ndear\r\n--x--", r#"{"model":"else","x":NaN}"#] {
+        let Step::Refuse(response) = step(&config(), PATH, form, body) else { panic!("{body}") };
+        let said = "Request denied by ai quota check. The model in a form is not read: serve this path by an AIQuota \
+                    without models.";
+        assert_eq!((response.status, response.details, &*response.body), (415, "ai-quota.form_body", said));
+    }
+}
+
+#[test]
+fn what_is_held_weighs_as_the_dearer_sorts_of_tokens() {
+    let mut config = config();
+    config["aiquota"]["policies"]["p"]["reserve"] = json!({"defaultMaxTokens": 70});
+    config["aiquota"]["policies"]["p"]["models"] = json!([{"name": "m", "weights": [1, 3, 2, 5]}]);
+    let body = r#"{"model":"m","max_tokens":10}"#;
+    let sent = words(&ask(step(&config, PATH, &[], body)).call.command);
+    assert_eq!(sent[8], (body.len().div_ceil(4) * 2 + 10 * 5).to_string());
 }
 
 /// What is charged for an answer, and to which balance.

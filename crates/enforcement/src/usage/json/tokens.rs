@@ -3,7 +3,6 @@
 use super::super::counts::Field;
 use super::super::shape::{Slot, lookup};
 use super::{Json, Sink, State};
-use crate::prompt::shape::Place;
 
 impl Json {
     pub(super) fn keep(&mut self, text: &[u8]) {
@@ -20,8 +19,8 @@ impl Json {
             self.slot = lookup(self.frame.slot, self.key.get());
             self.state = State::Colon;
         } else {
-            if self.slot == Slot::Asked(Place::Model) {
-                self.found.asked.named(&self.found.model);
+            if let Slot::Asked(place) = self.slot {
+                self.found.asked.text(place, &self.found.model);
             }
             self.value_ended();
         }
@@ -132,7 +131,7 @@ impl Json {
 
     fn number_ended(&mut self) {
         if let Slot::Asked(place) = self.slot {
-            self.found.asked.number(place, self.number.count());
+            self.found.asked.number(place, self.number.count_or_more());
         } else if let Slot::Count(field) = self.slot
             && let Some(count) = self.number.count()
         {

@@ -109,7 +109,8 @@ impl Form<Limit> for UpstreamLimits {
         }
     }
 
-    /// As it refuses objects for, but for their paths: a rule that it cannot read would keep it from starting at all.
+    /// As it refuses objects for, but for their paths and for how requests end, which change no limit: a rule that it
+    /// cannot read would keep it from starting at all, and of limits of models only those for all together would be left.
     fn can_say(&self, settings: &Settings) -> bool {
         let is_known = |seconds: u32| Rate::new(1, seconds).is_some();
         let mut count = 0;
@@ -120,7 +121,8 @@ impl Form<Limit> for UpstreamLimits {
             let is_known = rule.limits.iter().all(|limit| is_known(limit.window_seconds));
             is_known && !rule.overridden && !is_widened(&groups, is_exact)
         };
-        settings.rules.iter().all(can_say)
+        settings.models.is_empty()
+            && settings.rules.iter().all(can_say)
             && count <= RULES_MAX
             && settings.global.len() <= 1
             && count + settings.global.len() > 0

@@ -352,7 +352,7 @@ if operation == 'check' then
     local ids = redis.call('ZRANGEBYSCORE', HOLDS, '-inf', redis.call('TIME')[1], 'LIMIT', 0, EXPIRED_PER_CALL)
     if #ids > 0 then
       for _, amount in ipairs(redis.call('HMGET', AMOUNTS, unpack(ids))) do
-        left = left - (amount and tonumber(amount) or 0)
+        left = left - (amount and int(amount) or 0)
       end
       redis.call('ZREM', HOLDS, unpack(ids))
       redis.call('HDEL', AMOUNTS, unpack(ids))
@@ -362,13 +362,14 @@ if operation == 'check' then
       held = left
       save('held', text(held))
     end
-    if id ~= '' then own = tonumber(redis.call('HGET', AMOUNTS, id) or 0) or 0 end
+    if id ~= '' then own = int(redis.call('HGET', AMOUNTS, id) or '0') or 0 end
   end
   local available = clamp(balance - observed - (held - own))
   if available < need then return { 'refused', available, grant } end
   if id ~= '' and ledger then
-    redis.call('ZADD', HOLDS, text(redis.call('TIME')[1] + tonumber(ARGV[4])), id)
+    -- In this order: an amount counts nowhere if something else stands where holds should, and the next line fails.
     redis.call('HSET', AMOUNTS, id, text(need))
+    redis.call('ZADD', HOLDS, text(redis.call('TIME')[1] + tonumber(ARGV[4])), id)
     save('held', text(held - own + need))
   end
   -- Changes nothing, but fails where writes do: a Redis that is full, or a replica, could not book what it admits.
@@ -385,7 +386,7 @@ if operation == 'charge' then
     if amount then
       redis.call('ZREM', HOLDS, id)
       redis.call('HDEL', AMOUNTS, id)
-      save('held', text(math.max(0, held - (tonumber(amount) or 0))))
+      save('held', text(math.max(0, held - (int(amount) or 0))))
     end
   end
   if mode == 'reset' and admitted_in and schedule == their and ordinal and admitted_in < ordinal then

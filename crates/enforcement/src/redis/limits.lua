@@ -101,11 +101,16 @@ local function count(key, limit, window, shortened)
   return { tonumber(limit), counted, left }
 end
 
+-- A stored amount; what is none counts nothing.
+local function amount(text)
+  return text and string.find(text, '^-?%d+$') and tonumber(text) or 0
+end
+
 -- Drops some holds of a counter and answers what is still held.
 local function drop(i, ids)
   local holds, amounts, less = KEYS[counters + 2 * i - 1], KEYS[counters + 2 * i], 0
-  for _, amount in ipairs(redis.call('HMGET', amounts, unpack(ids))) do
-    less = less + (amount and tonumber(amount) or 0)
+  for _, stored in ipairs(redis.call('HMGET', amounts, unpack(ids))) do
+    less = less + amount(stored)
   end
   redis.call('ZREM', holds, unpack(ids))
   redis.call('HDEL', amounts, unpack(ids))
@@ -113,7 +118,7 @@ local function drop(i, ids)
     redis.call('DEL', amounts)
     return 0
   end
-  return less > 0 and redis.call('HINCRBY', amounts, '', -less) or tonumber(redis.call('HGET', amounts, '') or 0)
+  return less > 0 and redis.call('HINCRBY', amounts, '', -less) or amount(redis.call('HGET', amounts, ''))
 end
 
 -- What others hold of a counter, and what this request holds already. Holds that expired are dropped, some per call;
@@ -121,12 +126,12 @@ end
 local function held(i)
   local holds, amounts = KEYS[counters + 2 * i - 1], KEYS[counters + 2 * i]
   local stored = redis.call('HMGET', amounts, '', id)
-  local sum, own = tonumber(stored[1] or 0), tonumber(stored[2] or 0)
+  local sum, own = amount(stored[1]), amount(stored[2])
   if stored[1] then
     local old = redis.call('ZRANGEBYSCORE', holds, '-inf', redis.call('TIME')[1], 'LIMIT', 0, EXPIRED_PER_CALL)
     if #old > 0 or redis.call('EXISTS', holds) == 0 then
       sum = drop(i, #old > 0 and old or { id })
-      own = tonumber(redis.call('HGET', amounts, id) or 0)
+      own = amount(redis.call('HGET', amounts, id))
     end
   end
   return math.max(0, sum - own), own

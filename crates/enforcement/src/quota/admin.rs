@@ -28,7 +28,8 @@ pub struct AwaitForm {
 
 pub(super) fn query(policy: &Arc<Policy>, query: &[u8], now: i64) -> Step<Quotas> {
     let Some(consumer) = consumer(policy, query) else { return Step::Refuse(answers::no_consumer()) };
-    let balance = policy.balance(&consumer, model(policy, query));
+    let Ok(model) = model(policy, query) else { return Step::Refuse(answers::no_model()) };
+    let balance = policy.balance(&consumer, model);
     let words = match &policy.flavor {
         Flavor::Upstream => Words::Command(Command::get(balance.as_bytes())),
         Flavor::Native { .. } => Words::Script(Query { balance: &balance, period: policy.period(now) }.invocation()),
@@ -55,7 +56,8 @@ impl AwaitForm {
         let (Some(consumer), Some(value)) = (consumer(&policy, form), integer(form, field)) else {
             return Step::Refuse(bad());
         };
-        let balance = policy.balance(&consumer, model(&policy, form));
+        let Ok(model) = model(&policy, form) else { return Step::Refuse(answers::no_model()) };
+        let balance = policy.balance(&consumer, model);
         let words = match (&policy.flavor, &operation) {
             (Flavor::Upstream, Admin::Delta) if value < 0 => {
                 Words::Command(Command::decr_by(balance.as_bytes(), value.wrapping_neg()))
@@ -124,9 +126,18 @@ fn consumer(policy: &Policy, form: &[u8]) -> Option<Vec<u8>> {
     (!consumer.is_empty() && policy.accepts(&consumer)).then(|| consumer.into_owned())
 }
 
-/// The declared model whose requests' balance is meant; nothing for the common one.
-fn model(policy: &Policy, form: &[u8]) -> Option<usize> {
-    policy.models.find(Some(&paths::field(form, "model")?))
+/// The model named has no balances of its own.
+struct NoModel;
+
+/// The declared model whose requests' balance is meant; nothing for the common one, which nobody means who names another.
+fn model(policy: &Policy, form: &[u8]) -> Result<Option<usize>, NoModel> {
+    match paths::field(form, "model") {
+        Some(name) if policy.flavor != Flavor::Upstream && !name.is_empty() => {
+            let found = policy.models.find(Some(&name));
+            if policy.own(found).is_some() { Ok(found) } else { Err(NoModel) }
+        }
+        _ => Ok(None),
+    }
 }
 
 /// A field as Go's `strconv.Atoi` reads it.

@@ -73,6 +73,11 @@ pub(super) const fn no_consumer() -> Response {
     Response::text(403, UNAUTHORIZED, "Request denied by ai quota check. consumer can't be empty.")
 }
 
+/// The native form's.
+pub(super) const fn no_model() -> Response {
+    Response::text(403, UNAUTHORIZED, "Request denied by ai quota check. This model has no balances of its own.")
+}
+
 pub(super) const fn bad_refresh() -> Response {
     let body = "Request denied by ai quota check. consumer can't be empty and quota must be integer.";
     Response::text(403, UNAUTHORIZED, body)

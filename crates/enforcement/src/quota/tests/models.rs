@@ -184,8 +184,28 @@ fn the_admin_api_reaches_the_balance_that_requests_for_a_model_draw_on() {
     assert_eq!(of(""), "k:user");
     assert_eq!(of("&model=own-4"), "k: own-* user");
     assert_eq!(of("&model=own-*"), "k: own-* user");
-    assert_eq!(of("&model=dear"), "k:user", "it has none of its own");
+    assert_eq!(of("&model="), "k:user");
     let Step::AwaitForm(form) = start(&config(), &["admin"], &format!("{PATH}/quota/refresh")) else { panic!() };
     let sent = words(&ask(Quotas::form(form, b"consumer=user&quota=7&model=closed", NOW)).call.command);
     assert_eq!(sent[3], "k: closed user");
+}
+
+#[test]
+fn the_admin_api_changes_no_common_balance_for_a_model_without_its_own() {
+    let refused = |step: Step| match step {
+        Step::Refuse(response) => (response.status, response.body.into_owned()),
+        other => panic!("{other:?}"),
+    };
+    let said = (403, "Request denied by ai quota check. This model has no balances of its own.".to_owned());
+    for model in ["dear", "typo"] {
+        assert_eq!(refused(start(&config(), &["admin"], &format!("{PATH}/quota?consumer=user&model={model}"))), said);
+        for (operation, field) in [("refresh", "quota"), ("delta", "value")] {
+            let path = format!("{PATH}/quota/{operation}");
+            let Step::AwaitForm(form) = start(&config(), &["admin"], &path) else { panic!() };
+            let form = Quotas::form(form, format!("consumer=user&{field}=7&model={model}").as_bytes(), NOW);
+            assert_eq!(refused(form), said);
+        }
+    }
+    let upstream = start(&upstream_config(), &["admin"], &format!("{PATH}/quota?consumer=user&model=x"));
+    assert!(matches!(upstream, Step::Ask(_)), "upstream knows no such field");
 }

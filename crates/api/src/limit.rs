@@ -106,14 +106,15 @@ pub struct AiTokenRateLimitSpec {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rejection: Option<Rejection>,
 
-    /// When a metered request passes. `Check`: while no counter is above its limit; requests in flight together may spend
-    /// more than is left. `Reserve`: if what it may cost is left under every limit besides what is counted and held for
-    /// requests in flight: the largest number of tokens that it lets its answer have (`max_tokens`,
-    /// `max_completion_tokens`, `max_output_tokens`, `generationConfig.maxOutputTokens`, else
-    /// `reservation.defaultMaxTokens`), times the answers it asks for, and a token for each 4 bytes of its body, at most
-    /// 131072 for the latter. That is held until its answer is counted. So a counter exceeds its limit by at most what
-    /// requests that were admitted together cost more than that. The request waits until its body has come; one of more
-    /// than 10 MiB is answered 413. With `mode: Observe` as `Check`. Absent: `Check`.
+    /// When a metered request passes. `Check`: while no counter is above its limit; requests in flight together may
+    /// spend more than is left. `Reserve`: if what it may cost is left under every limit besides what is counted and
+    /// held for requests in flight: the largest number of tokens that it lets its answer have (`max_tokens`,
+    /// `max_completion_tokens`, `max_output_tokens`, `generationConfig.maxOutputTokens`; no less than
+    /// `reservation.defaultMaxTokens` where it does not clearly say it), times the answers it asks for to each of its
+    /// prompts, and a token for each 4 bytes of its body, at most 131072 for the latter. That is held until its answer
+    /// is counted. So a counter exceeds its limit by at most what requests that were admitted together cost more than
+    /// that. The request waits until its body has come; one of more than 10 MiB is answered 413. With `mode: Observe`
+    /// as `Check`. Absent: `Check`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub admission: Option<Admission>,
 

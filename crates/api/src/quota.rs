@@ -119,14 +119,15 @@ pub struct AiQuotaSpec {
     #[schemars(inner(length(max = PATH_MAX_LENGTH), regex(pattern = PATH_PATTERN)))]
     pub paths: Option<Vec<String>>,
 
-    /// When a metered request passes. `Check`: while a token is left; requests in flight together may spend more than is
-    /// left. `Reserve`: if what it may cost is left besides what is held for requests in flight: the largest number of
-    /// tokens that it lets its answer have (`max_tokens`, `max_completion_tokens`, `max_output_tokens`,
-    /// `generationConfig.maxOutputTokens`, else `reservation.defaultMaxTokens`), times the answers it asks for, and a
-    /// token for each 4 bytes of its body, at most 131072 for the latter. That is held until its answer is charged. So
-    /// a balance falls below zero by at most what requests that were admitted together cost more than that. The
-    /// request waits until its body has come; one of more than 10 MiB is answered 413. With `mode: Observe` as `Check`.
-    /// Absent: `Check`.
+    /// When a metered request passes. `Check`: while a token is left; requests in flight together may spend more than
+    /// is left. `Reserve`: if what it may cost is left besides what is held for requests in flight: the largest number
+    /// of tokens that it lets its answer have (`max_tokens`, `max_completion_tokens`, `max_output_tokens`,
+    /// `generationConfig.maxOutputTokens`; no less than `reservation.defaultMaxTokens` where it does not clearly say
+    /// it), times the answers it asks for to each of its prompts, and a token for each 4 bytes of its body, at most
+    /// 131072 for the latter. That is held until its answer is charged. So a balance falls below zero by at most what
+    /// requests that were admitted together cost more than that. Nothing is held of a balance without ledger, which was
+    /// made by hand and which no object lists or gives a default: for it this is as `Check`. The request waits until
+    /// its body has come; one of more than 10 MiB is answered 413. With `mode: Observe` as `Check`. Absent: `Check`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub admission: Option<Admission>,
 

@@ -14,7 +14,7 @@ const REDIRECTED: &[u8] = b"internal_redirect";
 impl<K: Kind> Enforcer<K> {
     /// Books what a stream used, once, when it is over.
     pub(super) fn settle(&mut self, stream: u32) {
-        let Some(Stream { root, state, counters }) = self.streams.get_mut(&stream) else { return };
+        let Some(Stream { root, state, awaited: _, counters }) = self.streams.get_mut(&stream) else { return };
         let (root, counters) = (*root, counters.clone());
         // Whatever it was, it is over: an answer that still comes for it is dropped.
         let State::Metered(mut meter) = std::mem::replace(state, State::Passing) else { return };

@@ -12,7 +12,7 @@ use crate::{Enforcer, Root, State, Stream, Waiter, now};
 
 const RENEWED_AFTER: u64 = (RENEWED_AFTER_SECONDS * 1000 / TICK_MS) as u64;
 
-/// So many are renewed with one tick: those of 25,000 streams before they count no more.
+/// So many are renewed with one tick: those of 25,000 streams before they count no more. Streams that ended do not count.
 const RENEWED_PER_TICK: usize = 64;
 
 /// Streams with a hold and the tick at which it is renewed next, the first first. A stream that ended stays until then.
@@ -45,10 +45,12 @@ impl<K: Kind> Enforcer<K> {
     pub(super) fn renew(&mut self, acting: u32) {
         self.renewals.ticks += 1;
         let now = self.renewals.ticks;
-        for _ in 0..RENEWED_PER_TICK {
+        let mut renewed = 0;
+        while renewed < RENEWED_PER_TICK {
             let Some((_, stream)) = self.renewals.due.pop_front_if(|(due, _)| *due <= now) else { return };
             let Some(Stream { root, state: State::Metered(meter), .. }) = self.streams.get(&stream) else { continue };
             let (root, Some(renewal)) = (*root, meter.renewal()) else { continue };
+            renewed += 1;
             self.renewals.due.push_back((now + RENEWED_AFTER, stream));
             // Its answer is for the root that calls.
             let _ = host::set_effective_context(root);
@@ -67,9 +69,16 @@ impl<K: Kind> Enforcer<K> {
         self.answer(root, waiter, None, Err(Failure::Deadline));
     }
 
-    /// An answer came for a stream that is gone.
+    /// An answer came for a stream that is gone, or the connection was lost.
     pub(super) fn unwanted(&mut self, root: u32, pending: &Pending<K>, answer: Result<&[u8], Failure>) {
-        if let (Ok(_), Some(release)) = (answer, pending.release(now())) {
+        if matches!(answer, Ok(_) | Err(Failure::Network)) {
+            self.drop_held(root, pending);
+        }
+    }
+
+    /// Drops what the store may hold for who waits no more: this call comes behind the one that it has heard.
+    pub(super) fn drop_held(&mut self, root: u32, pending: &Pending<K>) {
+        if let Some(release) = pending.release(now()) {
             self.charge(root, None, release);
         }
     }

@@ -36,6 +36,9 @@ const MAX_FORM: usize = 64 * 1024;
 const HELD_BODY: &str = "11534336";
 const _: () = assert!(prompt::BODY_MAX + (1 << 20) == 11_534_336);
 
+/// So much of all bodies that are awaited may the gateway keep in memory for one VM.
+const AWAITED_MAX: usize = 256 << 20;
+
 /// A store that fails does so for every request: of such lines no more than one a second is written.
 const LOG_INTERVAL_NS: u64 = 1_000_000_000;
 
@@ -45,6 +48,8 @@ pub struct Enforcer<K: Kind> {
     unlogged: u64,
     ids: Ids,
     renewals: Renewals,
+    /// Bytes of the bodies that are held, of all streams.
+    awaited: usize,
     clients: Clients,
     counters: Counters,
     policies: policies::Policies,
@@ -69,6 +74,8 @@ enum Waiter<K: Kind> {
 struct Stream<K: Kind> {
     root: u32,
     state: State<K>,
+    /// Bytes of its body that are held.
+    awaited: usize,
     /// Those of the policy it is under.
     counters: Option<PolicyCounters>,
 }
@@ -117,6 +124,7 @@ impl<K: Kind> Default for Enforcer<K> {
             unlogged: 0,
             ids: Ids::default(),
             renewals: Renewals::default(),
+            awaited: 0,
             clients,
             counters,
             policies,
@@ -132,7 +140,7 @@ impl<K: Kind> Module for Enforcer<K> {
     }
 
     fn create_stream(&mut self, stream: u32, root: u32) {
-        self.streams.insert(stream, Stream { root, state: State::Passing, counters: None });
+        self.streams.insert(stream, Stream { root, state: State::Passing, awaited: 0, counters: None });
     }
 
     fn configure(&mut self, root: u32, configuration: &[u8]) -> bool {
@@ -191,7 +199,9 @@ impl<K: Kind> Module for Enforcer<K> {
     }
 
     fn request_body(&mut self, stream: u32, size: usize, end: bool) -> Action {
-        let Some(Stream { root, state, counters: _ }) = self.streams.get_mut(&stream) else { return Action::Continue };
+        let Some(Stream { root, state, awaited, counters: _ }) = self.streams.get_mut(&stream) else {
+            return Action::Continue;
+        };
         let root = *root;
         match state {
             State::Passing => return Action::Continue,
@@ -203,13 +213,25 @@ impl<K: Kind> Module for Enforcer<K> {
             State::AwaitingForm(_) if end => return self.form(root, stream),
             State::AwaitingForm(_) => {}
             State::AwaitingBody(_, reader) => {
+                self.awaited = self.awaited.saturating_sub(*awaited).saturating_add(size.max(*awaited));
+                *awaited = size.max(*awaited);
+                if size as u64 > prompt::BODY_MAX {
+                    return self.body(root, stream, |_| Body::TooLong);
+                }
+                if self.awaited > AWAITED_MAX {
+                    return self.body(root, stream, |_| Body::NoRoom);
+                }
                 // What is held was read before, but for the last piece.
                 let read = usize::try_from(reader.bytes()).unwrap_or(usize::MAX);
                 if let Some(more) = size.checked_sub(read).filter(|more| *more > 0) {
-                    reader.feed(&host::buffer_from(Buffer::RequestBody, read, more));
+                    let piece = host::buffer_from(Buffer::RequestBody, read, more);
+                    if piece.len() != more {
+                        return self.refuse(stream, K::unenforceable(steps::UNKNOWN));
+                    }
+                    reader.feed(&piece);
                 }
-                if end || reader.bytes() > prompt::BODY_MAX {
-                    return self.body(root, stream);
+                if end {
+                    return self.body(root, stream, |reader| Body::Read(reader.finish()));
                 }
             }
         }
@@ -245,6 +267,7 @@ impl<K: Kind> Module for Enforcer<K> {
 
     fn delete(&mut self, context: u32) {
         self.settle(context);
+        self.enter(context, State::Passing);
         self.streams.remove(&context);
         self.roots.remove(&context);
     }
@@ -319,10 +342,9 @@ impl<K: Kind> Enforcer<K> {
         self.take_in_body(root, stream, step)
     }
 
-    fn body(&mut self, root: u32, stream: u32) -> Action {
-        let State::AwaitingBody(awaiting, reader) = self.enter(stream, State::Refused) else { return Action::Continue };
-        let too_long = reader.bytes() > prompt::BODY_MAX;
-        let body = if too_long { Body::TooLong } else { Body::Read(reader.finish()) };
+    fn body(&mut self, root: u32, stream: u32, read: fn(prompt::Reader) -> Body) -> Action {
+        let State::AwaitingBody(awaiting, reader) = self.enter(stream, State::Waiting) else { return Action::Continue };
+        let body = read(*reader);
         let Ok(headers) = host::headers(Map::Request) else {
             return self.refuse(stream, K::unenforceable(steps::UNKNOWN));
         };
@@ -342,10 +364,12 @@ impl<K: Kind> Enforcer<K> {
     fn take(&mut self, root: u32, stream: u32, step: Step<K>) -> Action {
         let (metered, next) = match step {
             Step::Pass => {
+                self.enter(stream, State::Passing);
                 self.count(stream, &[Count::Unmetered]);
                 return Action::Continue;
             }
             Step::Spare => {
+                self.enter(stream, State::Passing);
                 self.count(stream, &[Count::Unmetered, Count::WouldRefuse]);
                 return Action::Continue;
             }
@@ -374,13 +398,21 @@ impl<K: Kind> Enforcer<K> {
     fn answer(&mut self, root: u32, waiter: Waiter<K>, left: Option<Ticks>, answer: Result<&[u8], Failure>) {
         match waiter {
             Waiter::Charge(booking, counters) => self.booked(root, counters, booking.answer(answer)),
-            Waiter::Late(release) if answer.is_ok() => self.charge(root, None, release),
-            Waiter::Late(_) => {}
+            // Also where the connection was lost: the store may have heard the call.
+            Waiter::Late(release) => {
+                if !matches!(answer, Err(Failure::Deadline)) {
+                    self.charge(root, None, release);
+                }
+            }
             Waiter::Stream(stream, pending) => {
                 // The stream may be gone by now.
                 let waits = |stream: &Stream<K>| matches!(stream.state, State::Waiting);
                 if !self.streams.get(&stream).is_some_and(waits) {
                     return self.unwanted(root, &pending, answer);
+                }
+                // The store may have heard the call, and holds what nobody will settle.
+                if let Err(Failure::Network) = answer {
+                    self.drop_held(root, &pending);
                 }
                 let Some(decided) = self.follow(root, stream, pending.answer(answer), left) else { return };
                 if host::set_effective_context(stream).is_err() {
@@ -487,10 +519,11 @@ impl<K: Kind> Enforcer<K> {
 
     /// Changes a stream's state and answers the one before.
     fn enter(&mut self, stream: u32, state: State<K>) -> State<K> {
-        match self.streams.get_mut(&stream) {
-            Some(stream) => std::mem::replace(&mut stream.state, state),
-            None => State::Passing,
+        let Some(stream) = self.streams.get_mut(&stream) else { return State::Passing };
+        if matches!(state, State::Passing | State::Metered(_) | State::Refused) {
+            self.awaited = self.awaited.saturating_sub(std::mem::take(&mut stream.awaited));
         }
+        std::mem::replace(&mut stream.state, state)
     }
 }
 

@@ -121,6 +121,91 @@ fn a_body_that_is_too_long_is_answered_413_by_the_module() -> Result<()> {
 }
 
 #[test]
+fn who_only_observes_lets_a_body_pass_that_is_too_long() -> Result<()> {
+    let mut stage = stage_of(
+        "ai-quota",
+        &configuration(&json!({"store": "s", "keyPrefix": "k:", "owner": "o", "paths": [METERED],
+        "models": [{"name": "m"}], "ends": {"mode": "Observe"}})),
+    )?;
+    let stream = stage.open(&["user"], METERED, &[])?;
+    stage.headers(stream, false)?;
+    for (body, end) in [(vec![b' '; (10 << 20) + 1], false), (vec![b' '; 9], false), (vec![], true)] {
+        let (action, _) = stage.vm.body(stream, Way::Request, body, end).map_err(trap)?;
+        ensure!(action == BodyAction::Continue, "it hangs");
+    }
+    ensure!(stage.vm.take_effects().is_empty() && stage.vm.take_redis_calls().is_empty());
+    Ok(())
+}
+
+#[test]
+fn no_more_than_256_mib_of_bodies_are_awaited_at_once() -> Result<()> {
+    let mut stage = quota()?;
+    let body = vec![b' '; 10 << 20];
+    let mut streams = Vec::new();
+    for _ in 0..25 {
+        let stream = stage.open(&["user"], METERED, &[])?;
+        stage.headers(stream, false)?;
+        stage.vm.body(stream, Way::Request, body.clone(), false).map_err(trap)?;
+        ensure!(stage.vm.take_effects().is_empty());
+        streams.push(stream);
+    }
+    let mut one_more = |stage: &mut Stage| {
+        let stream = stage.open(&["user"], METERED, &[])?;
+        stage.headers(stream, false)?;
+        stage.vm.body(stream, Way::Request, body.clone(), true).map_err(trap)?;
+        Ok::<_, anyhow::Error>(stream)
+    };
+    let refused = one_more(&mut stage)?;
+    let reply = stage.refused(refused)?;
+    let said = b"Request denied by ai quota check. Too many request bodies are awaited.";
+    ensure!((reply.status, &reply.body[..]) == (503, &said[..]), "{reply:?}");
+    // Who leaves makes room, and so does who is decided over.
+    stage.vm.close(streams[0]).map_err(trap)?;
+    for _ in 0..3 {
+        one_more(&mut stage)?;
+        let call = stage.call().context("there is room")?;
+        stage.reply(call.token, ADMITTED)?;
+        stage.vm.take_effects();
+    }
+    Ok(())
+}
+
+#[test]
+fn a_call_that_may_have_been_heard_before_the_connection_was_lost_is_undone() -> Result<()> {
+    for (mut stage, ask, charge) in [(quota()?, "check", "charge"), (limit()?, "reserve", "settle")] {
+        let (stream, call, id) = asked(&mut stage, ask, b"{}")?;
+        stage.vm.redis_reply(call.token, None).map_err(trap)?;
+        ensure!(stage.refused(stream)?.status == 503);
+        ensure!(words(&stage.call()?, charge)[..3] == [charge, "0", id.as_str()].map(str::to_owned));
+        // Lost behind its deadline.
+        let (stream, call, id) = asked(&mut stage, ask, b"{}")?;
+        stage.ticks(3)?;
+        stage.refused(stream)?;
+        stage.vm.take_redis_calls();
+        stage.vm.redis_reply(call.token, None).map_err(trap)?;
+        ensure!(words(&stage.call()?, charge)[..3] == [charge, "0", id.as_str()].map(str::to_owned));
+    }
+    Ok(())
+}
+
+#[test]
+fn streams_that_ended_keep_no_hold_of_another_from_being_renewed() -> Result<()> {
+    let mut stage = quota()?;
+    for _ in 0..200 {
+        let (stream, call, _) = asked(&mut stage, "check", b"{}")?;
+        stage.reply(call.token, ADMITTED)?;
+        stage.vm.close(stream).map_err(trap)?;
+        let charge = stage.call()?;
+        stage.reply(charge.token, b"*2\r\n$6\r\nbooked\r\n:1\r\n")?;
+    }
+    let (_, call, id) = asked(&mut stage, "check", b"{}")?;
+    stage.reply(call.token, ADMITTED)?;
+    stage.ticks(TICKS)?;
+    ensure!(words(&stage.call()?, "renew")[1] == id);
+    Ok(())
+}
+
+#[test]
 fn an_answer_for_a_client_that_left_meanwhile_releases_what_it_held() -> Result<()> {
     for (mut stage, ask, admitted, charge) in
         [(quota()?, "check", ADMITTED, "charge"), (limit()?, "reserve", LEFT, "settle")]

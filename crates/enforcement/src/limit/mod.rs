@@ -27,7 +27,7 @@ use crate::redis::Reply;
 use crate::redis::limits::{self, Asks, Counter, Hashed, Limit, Name, State};
 use crate::redis::overrides;
 use crate::response::Response;
-use crate::steps::{Ask, Body, Failure, Held, Kind, Next, Question, Request, Step, Words, wants_websocket};
+use crate::steps::{Ask, Body, Failure, Held, Kind, NO_ROOM, Next, Question, Request, Step, Words, wants_websocket};
 use crate::values;
 use crate::wire::limit::Dialect;
 use crate::wire::{OnMissingUsage, OnStoreFailure};
@@ -116,6 +116,7 @@ impl Kind for Limits {
         match body {
             Body::Read(prompt) => check(&policy, request, Some(&prompt)),
             Body::TooLong => Step::refuse(&policy.ends, answers::too_long()),
+            Body::NoRoom => Step::refuse(&policy.ends, answers::unenforceable(NO_ROOM)),
         }
     }
 
@@ -231,10 +232,10 @@ fn check(policy: &Arc<Policy>, request: &dyn Request, body: Option<&Prompt>) -> 
     Step::Ask(ask.after(body.map_or(0, |body| body.bytes)))
 }
 
-/// The store has not said where the counters stand: that refuses nobody, unless it is to.
+/// The store has not said where the counters stand: that refuses nobody, unless it is to. It may hold what was asked, so
+/// that the charge drops it.
 fn undecided(admission: Admission, why: &dyn fmt::Display) -> Next<Limits> {
     let ends = admission.policy.ends;
-    let admission = Admission { held: None, ..admission };
     Next::undecided(&ends, OnStoreFailure::Admit, admission, answers::store_unavailable(), why)
 }
 

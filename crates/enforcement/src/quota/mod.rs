@@ -339,10 +339,9 @@ fn denied(admission: Admission, response: Response) -> Next<Quotas> {
 }
 
 /// The store has not said whether the request may pass. Which period it would have named is not known either: the
-/// charge counts in the one that it comes in.
+/// charge counts in the one that it comes in. It may hold what was asked, so that the charge drops it.
 fn unchecked(admission: Admission, why: &dyn fmt::Display) -> Next<Quotas> {
     let ends = admission.who.policy.ends;
-    let admission = Admission { held: None, ..admission };
     Next::undecided(&ends, OnStoreFailure::Refuse, admission, answers::store_unavailable(), why)
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::config::Policy;
 use super::{Quotas, answers, check};
-use crate::steps::{Body, Request, Step};
+use crate::steps::{Body, NO_ROOM, Request, Step};
 
 /// A request that is held until its body has come.
 #[derive(Debug, PartialEq, Eq)]
@@ -25,6 +25,7 @@ impl AwaitBody {
         let step = match body {
             Body::Read(prompt) => check(&policy, &consumer, request, Some(&prompt)),
             Body::TooLong => Step::Refuse(answers::too_long()),
+            Body::NoRoom => Step::Refuse(answers::unenforceable(NO_ROOM)),
         };
         super::as_said(&policy, step)
     }

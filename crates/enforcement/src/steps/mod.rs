@@ -30,6 +30,9 @@ use crate::values::MAX_AMOUNT;
 /// Why a request is refused that nobody announced: it cannot be held to anything.
 pub const UNKNOWN: &str = "The request is unknown.";
 
+/// Why a request is refused whose body the gateway would have to keep besides too much of others.
+pub(crate) const NO_ROOM: &str = "Too many request bodies are awaited.";
+
 /// Seconds after which a hold that nobody renews counts no more: what a module leaves behind that ended all at once.
 pub const HOLD_SECONDS: u32 = 60;
 
@@ -165,6 +168,8 @@ pub enum Body {
     Read(Prompt),
     /// It is longer than [`crate::prompt::BODY_MAX`].
     TooLong,
+    /// Too much is held already of the bodies of other requests.
+    NoRoom,
 }
 
 /// A call to make, and who waits for its answer.

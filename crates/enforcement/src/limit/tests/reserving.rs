@@ -77,10 +77,11 @@ fn a_hold_is_renewed_and_dropped_behind_a_late_answer() {
 }
 
 #[test]
-fn without_the_stores_word_and_while_observing_nothing_is_held() {
+fn without_the_stores_word_what_it_may_hold_is_dropped_and_who_observes_holds_nothing() {
     let pending = held(&reserving(&json!({"onMissingUsage": "Ignore"})), "{}").pending;
     let Next::Admit(admitted) = pending.answer(Err(Failure::Network)) else { panic!() };
-    assert!(!admitted.meter.holds());
+    let Ending::Charge(charge) = admitted.meter.end(NOW) else { panic!() };
+    assert_eq!(words(&charge.call.command)[6..9], ["settle", "0", "7-1"]);
     let Step::Ask(ask) = start(&reserving(&json!({"mode": "Observe"})), &Asked::with(&[])) else { panic!() };
     assert!(words(&ask.call.command).contains(&"check".to_owned()));
 }

@@ -87,14 +87,14 @@ fn who_has_no_limit_holds_nothing() {
 }
 
 #[test]
-fn what_passes_without_the_stores_word_holds_nothing() {
+fn what_passes_without_the_stores_word_drops_what_the_store_may_hold_for_it() {
     let config = reserving(json!({"onStoreFailure": "Admit", "onMissingUsage": "Ignore"}));
     let Next::Admit(Admitted { meter, counts, log: _ }) = held(&config, "{}").pending.answer(Err(Failure::Network))
     else {
         panic!()
     };
     assert_eq!(counts, [Count::Admitted, Count::StoreFailure]);
-    assert_eq!(meter.end(NOW), Ending::Nothing(Unbooked::NoUsage));
+    assert_eq!(words(&charge(meter.end(NOW)).call.command)[7..11], ["charge", "0", "7-1", ""]);
 }
 
 #[test]

@@ -149,7 +149,7 @@ fn no_more_than_256_mib_of_bodies_are_awaited_at_once() -> Result<()> {
         ensure!(stage.vm.take_effects().is_empty());
         streams.push(stream);
     }
-    let mut one_more = |stage: &mut Stage| {
+    let one_more = |stage: &mut Stage| {
         let stream = stage.open(&["user"], METERED, &[])?;
         stage.headers(stream, false)?;
         stage.vm.body(stream, Way::Request, body.clone(), true).map_err(trap)?;

@@ -298,9 +298,14 @@ fn a_password_is_no_argument_and_a_source_is_needed() {
         ),
         (&["import", "-f", "quota-least.yaml", "--consumers-from-redis=127.0.0.1:6379"], "redis://"),
         (&["import", "-f", "quota-rules.yaml", "--consumers-from-redis=redis://127.0.0.1"], "several stores"),
+        (
+            &["import", "-f", "quota-rules.yaml", "--consumers-from-redis=redis://:hunter2@127.0.0.1"],
+            "AIQUOTA_REDIS_PASSWORD",
+        ),
     ] {
         let (code, _, said) = aiquota(arguments, "");
         assert_eq!(code, Some(2), "{said}");
         assert!(said.contains(says), "{arguments:?}: {said}");
+        assert!(!said.contains("hunter2"), "{said}");
     }
 }

@@ -202,22 +202,24 @@ impl Import {
         let username = variable("AIQUOTA_REDIS_USERNAME");
         let mut places = HashMap::new();
         for asked in &self.consumers_from_redis {
+            // Before anything else is said of it, and nothing repeats it.
+            ensure_called(!asked.contains('@'), || {
+                "--consumers-from-redis: a password is no argument, everybody who lists processes would see it: put it into \
+                 AIQUOTA_REDIS_PASSWORD or a --redis-password-file"
+                    .to_owned()
+            })?;
             let (store, url) = match asked.split_once("=redis://") {
                 Some((store, rest)) => (store.to_owned(), format!("redis://{rest}")),
                 None => {
                     ensure_called(names.len() <= 1, || {
-                        format!("--consumers-from-redis: there are several stores; say which, as in default={asked}")
+                        "--consumers-from-redis: there are several stores; say which, as in default=redis://10.0.0.7:6379/0"
+                            .to_owned()
                     })?;
                     (names.iter().next().copied().unwrap_or("default").to_owned(), asked.clone())
                 }
             };
             ensure_called(url.starts_with("redis://"), || {
                 "--consumers-from-redis: a URL begins with redis://".to_owned()
-            })?;
-            ensure_called(!url.contains('@'), || {
-                "--consumers-from-redis: a password is no argument, everybody who lists processes would see it: put it into \
-                 AIQUOTA_REDIS_PASSWORD or a --redis-password-file"
-                    .to_owned()
             })?;
             places.insert(store, Place { url, username: username.clone(), password: password.clone() });
         }

@@ -76,3 +76,18 @@ pub(crate) fn listed<'a>(consumers: &'a [Consumer], models: &'a [Model]) -> impl
     });
     common.chain(own)
 }
+
+/// The field that lists whom messages name so.
+pub(crate) fn field(consumers: &[Consumer], models: &[Model], name: &str) -> Option<String> {
+    let at = |consumers: &[Consumer], model: Option<&Model>| {
+        let model = model.map(|model| model.name.as_str());
+        let index = consumers.iter().position(|consumer| Listed { model, consumer }.name() == name)?;
+        Some(format!("consumers[{index}]"))
+    };
+    let of_model = |(index, model): (usize, &Model)| {
+        let listed = at(model.consumers.as_deref()?, Some(model))?;
+        Some(format!("spec.models[{index}].{listed}"))
+    };
+    let common = at(consumers, None).map(|listed| format!("spec.{listed}"));
+    common.or_else(|| models.iter().enumerate().find_map(of_model))
+}

@@ -370,6 +370,15 @@ impl Object {
         self.listed().nth(index).map(|listed| listed.name())
     }
 
+    /// The field that lists whom messages name so.
+    #[must_use]
+    pub fn listed_field(&self, name: &str) -> Option<String> {
+        match self {
+            Self::Read(quota) => models::field(&quota.spec.consumers, &quota.spec.models, name),
+            Self::Limit(_) | Self::Undecodable(_) => None,
+        }
+    }
+
     /// The percentage of its quota at which a consumer is warned about.
     pub(crate) fn warn_at(&self) -> Option<u8> {
         match self {

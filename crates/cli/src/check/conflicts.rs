@@ -4,7 +4,7 @@
 use std::collections::{HashMap, HashSet};
 
 use api::TargetKind;
-use plan::{Key, Object, ObjectKind, Reason, Refusal, Verdict, World};
+use plan::{Key, ObjectKind, Reason, Refusal, Verdict, World};
 
 use crate::files::Document;
 use crate::problem::{Level, Named, Problem, refused, remedy, warned};
@@ -122,11 +122,7 @@ fn field(verdict: &Verdict, reason: &Reason) -> String {
     match reason {
         Reason::NotTrusted { field, .. } => field.clone(),
         Reason::ConsumerConflicted { consumer, .. } => {
-            let listed = match &verdict.object {
-                Object::Read(quota) => quota.spec.consumers.iter().position(|listed| listed.name == *consumer),
-                Object::Limit(_) | Object::Undecodable(_) => None,
-            };
-            listed.map_or_else(|| "spec.consumers".to_owned(), |index| format!("spec.consumers[{index}]"))
+            verdict.object.listed_field(consumer).unwrap_or_else(|| "spec".to_owned())
         }
         _ => "spec".to_owned(),
     }

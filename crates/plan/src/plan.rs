@@ -139,6 +139,12 @@ impl OverrideSet {
         SetOverrides { key, owner: name, fence, digest, entries }
     }
 
+    /// How many values have a limit.
+    #[must_use]
+    pub fn values(&self) -> usize {
+        self.entries.len()
+    }
+
     /// Equal as long as it is the same that is to be written.
     #[must_use]
     pub fn stamp(&self) -> (&str, &str, i64) {

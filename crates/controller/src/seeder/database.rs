@@ -2,7 +2,7 @@
 //! settle it out. Balances are made and settled through the stores of their objects, as users whom Redis may permit
 //! different keys; what has none through one that answers. I/O: Redis.
 
-use plan::{Departure, Leftovers, Plan, Seeded};
+use plan::{Departure, Leftovers, OverrideSet, Plan, Seeded};
 use tokio::time::Instant;
 
 use super::index::{Entry, Index};
@@ -37,14 +37,29 @@ impl Database {
         }
     }
 
-    /// Makes the limits of single values so, through a store that answers.
+    /// Makes the limits of single values so, through a store that answers; what Redis refuses its user, through others.
     pub(super) async fn set_overrides(&mut self, members: &mut [Member], plan: &Plan) {
         let stores: Vec<usize> = members.iter().map(|member| member.index).collect();
-        for member in members {
-            let Some(connection) = member.store.connection() else { continue };
-            let Err(error) = self.overrides.run(connection, &stores, plan).await else { return };
-            member.store.lost(error);
+        self.overrides.newer = None;
+        let mut again = false;
+        for Member { store, .. } in members {
+            let Some(connection) = store.connection() else { continue };
+            match self.overrides.run((connection, &store.access), (plan, &stores), again).await {
+                Ok(true) => return,
+                Ok(false) => again = true,
+                Err(error) => store.lost(error),
+            }
         }
+    }
+
+    /// Looks at a set of the store, which leads to this. Whether it is otherwise than it was told.
+    pub(super) async fn look_at_overrides(&mut self, store: &mut Store, plan: &Plan, set: &OverrideSet) -> bool {
+        let Some(connection) = store.connection() else { return false };
+        let looked = self.overrides.look((connection, &store.access), plan, set).await;
+        looked.unwrap_or_else(|error| {
+            store.lost(error);
+            true
+        })
     }
 
     /// What became of those of its stores, into their places among all.

@@ -280,6 +280,10 @@ pub(super) mod tests {
 
     /// Two objects with two consumers each, the first of which has this quota.
     pub(in crate::seeder) fn plan(quota: i64) -> Plan {
+        plan::build(&world(quota))
+    }
+
+    pub(in crate::seeder) fn world(quota: i64) -> World {
         let gateway = "higress-system";
         let object = |kind: &str, name: &str, spec: Value| {
             json!({
@@ -299,7 +303,7 @@ pub(super) mod tests {
             Arc::new(serde_json::from_value(object).unwrap())
         });
         let url = "oci://example/ai-quota:1.0.0".to_owned();
-        plan::build(&World {
+        World {
             settings: Settings {
                 gateway_namespace: gateway.to_owned(),
                 trusted_namespaces: BTreeSet::new(),
@@ -349,7 +353,7 @@ pub(super) mod tests {
                 ))
                 .unwrap(),
             )],
-        })
+        }
     }
 
     fn told(made: &Made, plan: &Plan) -> Vec<Seeded> {

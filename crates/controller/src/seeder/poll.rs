@@ -1,4 +1,4 @@
-//! The poll of balances: a plan that was carried out in; that something is otherwise than it was last told, out. What
+//! The poll of balances and of limits of single values: a plan that was carried out in; that something is otherwise than it was last told, out. What
 //! was made is made again, which writes nothing where all is as it should be, tells what is left, and mends what
 //! somebody lost or names what somebody broke. At most once a minute, a few thousand a second. I/O: Redis.
 
@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::time::Duration;
 
-use plan::Plan;
+use plan::{OverrideSet, Plan, Verdict};
 use tokio::time::{Instant, sleep_until};
 
 use super::{Seeder, name};
@@ -37,9 +37,13 @@ impl Default for Poll {
 }
 
 impl Poll {
-    /// The next few objects, and how many balances they have.
+    /// The next few objects, and how many balances and limits of single values they have.
     fn objects(&self, plan: &Plan) -> (Range<usize>, usize) {
-        let sizes: Vec<usize> = plan.verdicts.iter().skip(self.next).map(|verdict| verdict.seeds.len()).collect();
+        let values = |verdict: &Verdict| {
+            plan.overrides[verdict.overrides.clone()].iter().map(OverrideSet::values).sum::<usize>()
+        };
+        let size = |verdict: &Verdict| verdict.seeds.len() + values(verdict);
+        let sizes: Vec<usize> = plan.verdicts.iter().skip(self.next).map(size).collect();
         let (taken, balances) = some(&sizes);
         (self.next..self.next + taken, balances)
     }
@@ -92,6 +96,16 @@ impl Seeder {
                 let store = self.stores.get_mut(&name(plan, store));
                 if let Some(store) = store.filter(|store| store.connection().is_some()) {
                     self.poll.changed |= store.look(plan, &objects, deadline).await;
+                    failed |= store.connection().is_none();
+                }
+            }
+            for set in
+                plan.verdicts[objects.clone()].iter().flat_map(|verdict| &plan.overrides[verdict.overrides.clone()])
+            {
+                let Some(store) = self.stores.get_mut(&name(plan, set.store)) else { continue };
+                let database = store.database().filter(|database| database.is_there);
+                if let Some(database) = database.and_then(|found| self.databases.get_mut(&found.id)) {
+                    self.poll.changed |= database.look_at_overrides(store, plan, set).await;
                     failed |= store.connection().is_none();
                 }
             }

@@ -9,7 +9,8 @@
 --   -> {'foreign', owner} where another cluster's object wrote it, and to drop also where another object of this one did
 --   -> {'stale', term} where a newer controller, or a newer generation of the same object, was here; nothing changed.
 --
--- All or nothing: a request sees the set as it was or as it is. What is said already is not written again.
+-- All or nothing: a request sees the set as it was or as it is. What is said already, and is whole, is not written
+-- again.
 
 local key, operation, owner, term = KEYS[1], ARGV[1], ARGV[2], ARGV[3]
 
@@ -38,8 +39,10 @@ end
 local uid, generation, digest = ARGV[4], ARGV[5], ARGV[6]
 local same = last.owner == owner and last.uid == uid
 if same and last.term == tonumber(term) and last.generation > tonumber(generation) then return { 'stale', last.term } end
-if same and last.digest == digest then return { 'set', 0 } end
-if last.digest ~= digest then
+-- Somebody may have taken some of it away.
+local whole = last.digest == digest and redis.call('HLEN', key) == 5 + (#ARGV - 6) / 2
+if same and whole then return { 'set', 0 } end
+if not whole then
   redis.call('DEL', key)
   -- Lua passes some thousands of arguments at most.
   for first = 7, #ARGV, 1000 do

@@ -76,7 +76,9 @@ impl AiQuotaSpec {
 impl AiTokenRateLimitSpec {
     #[must_use]
     pub const fn ends(&self) -> Ends {
-        let Self { mode, on_store_failure, on_missing_usage, unlisted_paths, rate_limit_headers, errors, .. } = self;
+        let Self {
+            mode, on_store_failure, on_missing_usage, unlisted_paths, rate_limit_headers, errors, warn_at, ..
+        } = self;
         Ends {
             mode: *mode,
             on_store_failure: *on_store_failure,
@@ -84,7 +86,7 @@ impl AiTokenRateLimitSpec {
             unlisted_paths: *unlisted_paths,
             rate_limit_headers: *rate_limit_headers,
             errors: *errors,
-            warn_at: None,
+            warn_at: *warn_at,
         }
     }
 }

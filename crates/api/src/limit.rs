@@ -2,7 +2,8 @@
 //! together. The comments with three slashes are what `kubectl explain` shows.
 
 use enforcement::values::{
-    MAX_AMOUNT, MODELS_MAX, PATH_MAX_LENGTH, PATH_PATTERN, PATHS_MAX, REJECTION_CODE_MAX, REJECTION_CODE_MIN, RULES_MAX,
+    MAX_AMOUNT, MODELS_MAX, PATH_MAX_LENGTH, PATH_PATTERN, PATHS_MAX, REJECTION_CODE_MAX, REJECTION_CODE_MIN,
+    RULES_MAX, WARN_AT_MAX, WARN_AT_MIN,
 };
 use kube::CustomResource;
 use schemars::JsonSchema;
@@ -173,6 +174,14 @@ pub struct AiTokenRateLimitSpec {
     /// `rejection` says, code and text, holds in each. Absent: `Text`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub errors: Option<Errors>,
+
+    /// When to warn: the percentage of a limit's tokens, 1 to 100, that is counted in its window. The gateway's metric
+    /// `warned` counts each charge with which a counter comes to it, for each limit and value by itself: once per
+    /// window. Which values these are is not told: the object does not know them. With `mode: Observe` the metric
+    /// counts what would be used. Absent: nobody is warned.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = WARN_AT_MIN, max = WARN_AT_MAX))]
+    pub warn_at: Option<u8>,
 }
 
 /// So many tokens in a window, which its first charge opens.

@@ -73,7 +73,7 @@ pub(crate) fn beyond_upstream(
         ("spec.unlistedPaths", unlisted_paths == Some(UnlistedPaths::Refuse), paths),
         ("spec.rateLimitHeaders", rate_limit_headers == Some(true), "the module tells clients nothing"),
         ("spec.errors", errors.is_some_and(|errors| errors != Errors::Text), "the module refuses with plain text"),
-        ("spec.warnAt", warn_at.is_some(), "the module does not count what is used"),
+        ("spec.warnAt", warn_at.is_some(), "the module warns of nothing"),
     ]
     .into_iter()
     .filter(|(_, asked, _)| *asked)

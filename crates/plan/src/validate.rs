@@ -108,9 +108,7 @@ pub fn validate(quota: &AiQuota) -> Result<(), Vec<Refusal>> {
     if let Some(paths) = paths {
         check.paths(paths);
     }
-    if warn_at.is_some_and(|percent| !(WARN_AT_MIN..=WARN_AT_MAX).contains(&percent)) {
-        check.refuse("spec.warnAt", Refused::OutOfRange, format!("must be {WARN_AT_MIN} to {WARN_AT_MAX}"));
-    }
+    check.warn_at(*warn_at);
     check.admission(*admission, *reservation);
     check.done()
 }
@@ -388,6 +386,12 @@ impl Check {
             (RefreshMode::CarryOver, Some(cap)) => self.amount(CAP, *cap),
             (_, Some(_)) => self.refuse(CAP, Refused::Excluded, "is allowed with mode CarryOver only"),
             (_, None) => {}
+        }
+    }
+
+    fn warn_at(&mut self, percent: Option<u8>) {
+        if percent.is_some_and(|percent| !(WARN_AT_MIN..=WARN_AT_MAX).contains(&percent)) {
+            self.refuse("spec.warnAt", Refused::OutOfRange, format!("must be {WARN_AT_MIN} to {WARN_AT_MAX}"));
         }
     }
 

@@ -62,7 +62,7 @@ pub async fn limits(redis: &mut MultiplexedConnection) -> Result<Vec<(&'static s
     let calls = |call: &dyn Fn(&[Limit]) -> Invocation, counters| -> Vec<Command> {
         (0..BALANCES / counters).map(|n| call(&limits(n, counters)).evalsha()).collect()
     };
-    let charge = |limits: &[Limit]| limits::charge(limits, 25);
+    let charge = |limits: &[Limit]| limits::charge(limits, 25, None);
     Ok(vec![
         ("check, one counter", measure(redis, &calls(&limits::check, 1)).await?),
         ("charge, one counter", measure(redis, &calls(&charge, 1)).await?),
@@ -102,7 +102,7 @@ pub async fn holds(redis: &mut MultiplexedConnection) -> Result<Vec<(&'static st
         let many = |pair: [&Command; 2]| pair.into_iter().cycle().take(PIPELINED).cloned().collect::<Vec<_>>();
         balances[at] = measure(redis, &many([&check, &charge])).await?;
         let reserve = limits::reserve(&limit, 70, held(b"new")).evalsha();
-        let settle = limits::settle(&limit, 7, b"new").evalsha();
+        let settle = limits::settle(&limit, 7, b"new", None).evalsha();
         counters[at] = measure(redis, &many([&reserve, &settle])).await?;
     }
     Ok(vec![("check and charge of a balance", balances), ("reserve and settle of a counter", counters)])

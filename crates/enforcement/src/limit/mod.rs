@@ -175,14 +175,14 @@ impl Kind for Limits {
     }
 
     fn release(check: &Check, _: i64) -> Option<(Question, Ticket)> {
-        let words = Words::Script(limits::settle(&check.limits, 0, &check.held.as_ref()?.id));
+        let words = Words::Script(limits::settle(&check.limits, 0, &check.held.as_ref()?.id, None));
         Some((Question::new(Arc::clone(&check.policy.store), words), Ticket::of(&check.limits)))
     }
 
     fn charge(Admission { policy, limits, model: _, held }: Admission, tokens: i64, _: i64) -> (Question, Ticket) {
         let words = match held {
-            Some(Held { id, tokens: _ }) => limits::settle(&limits, tokens, &id),
-            None => limits::charge(&limits, tokens),
+            Some(Held { id, tokens: _ }) => limits::settle(&limits, tokens, &id, policy.ends.warn_at),
+            None => limits::charge(&limits, tokens, policy.ends.warn_at),
         };
         (Question::new(Arc::clone(&policy.store), Words::Script(words)), Ticket::of(&limits))
     }
@@ -190,7 +190,7 @@ impl Kind for Limits {
     fn booked(Ticket(counters): &Ticket, reply: &Reply<'_>) -> Result<i64, String> {
         let states = limits::states(reply, counters.len()).map_err(|error| error.to_string())?;
         match states.iter().zip(counters).find(|(state, _)| state.is_none()) {
-            None => Ok(0),
+            None => Ok(limits::warned(reply)),
             Some((_, counter)) => Err(format!("what is stored at {counter} is no counter")),
         }
     }

@@ -10,6 +10,8 @@
 --   reserve need, hold id, hold seconds, and for each counter as above: holds need in all of them, if it is left in each
 --           besides what is counted and held there, else in none
 --   settle  tokens used, which may be 0, hold id, and for each counter as above: drops the hold everywhere and charges
+--           Behind those both may have a percentage, at which somebody is to be warned of a counter: a charge that makes
+--           what is counted reach so much of its tokens is answered with a fourth number, 1.
 --   renew   hold id, hold seconds   -> renewed: a hold that is gone is not made again
 --   -> for each key {tokens, counted, seconds until it expires}. A missing counter is 0 and its whole window is left;
 --      so is the window of one without expiry. What stands there instead of a counter is answered as it is, or as
@@ -32,7 +34,7 @@
 local MAX = 9007199254740991
 local EXPIRED_PER_CALL = 64
 local operation, counters, used, first = ARGV[1], #KEYS, 0, 2
-local need, id, seconds = nil, nil, nil
+local need, id, seconds, warns = nil, nil, nil, nil
 if operation == 'charge' then
   used, first = tonumber(ARGV[2]), 3
 elseif operation == 'reserve' then
@@ -51,6 +53,8 @@ elseif operation == 'renew' then
 elseif operation ~= 'check' and operation ~= 'probe' then
   return redis.error_reply('ERR aiquota: unknown operation')
 end
+
+if used > 0 then warns = tonumber(ARGV[first + 2 * counters]) end
 
 local answers, override, probes = {}, nil, operation == 'probe'
 local function asked(limit, window, key)
@@ -80,11 +84,13 @@ local function count(key, limit, window, shortened)
       if counted < -MAX then counted = stored end
     end
   end
-  local left = tonumber(window)
+  local left, warned = tonumber(window), nil
   if type(counted) == 'number' then
     if used > 0 and counted <= tonumber(limit) then
       counted = redis.call('INCRBY', key, ARGV[2])
       if counted == used or redis.call('TTL', key) < 0 then redis.call('EXPIRE', key, window) end
+      local share = limit * (warns or 0)
+      if warns and counted * 100 >= share and (counted - used) * 100 < share then warned = 1 end
     end
     if probes then
       -- Changes nothing, makes no key.
@@ -98,7 +104,7 @@ local function count(key, limit, window, shortened)
       left = ttl
     end
   end
-  return { tonumber(limit), counted, left }
+  return { tonumber(limit), counted, left, warned }
 end
 
 -- A stored amount; what is none counts nothing.

@@ -198,10 +198,12 @@ pub fn probe(limits: &[Limit]) -> Invocation {
     rates(Invocation::of(&LIMITS, keys(limits), "probe"), limits)
 }
 
-/// Counts what a request used, 1 to `MAX_AMOUNT` tokens.
+/// Counts what a request used, 1 to `MAX_AMOUNT` tokens. `warn_at`: at how many hundredths of a limit somebody is to be
+/// warned of its counter, see [`warned`].
 #[must_use]
-pub fn charge(limits: &[Limit], tokens: i64) -> Invocation {
-    rates(Invocation::of(&LIMITS, keys(limits), "charge").number(tokens.clamp(1, MAX_AMOUNT)), limits)
+pub fn charge(limits: &[Limit], tokens: i64, warn_at: Option<u8>) -> Invocation {
+    let call = Invocation::of(&LIMITS, keys(limits), "charge").number(tokens.clamp(1, MAX_AMOUNT));
+    warning(rates(call, limits), warn_at)
 }
 
 /// Holds so much in all of them, if it is left besides what is counted and held there; else in none.
@@ -213,9 +215,9 @@ pub fn reserve(limits: &[Limit], need: i64, Hold { id, expires_in }: Hold<'_>) -
 
 /// Counts what a request used, 0 to `MAX_AMOUNT` tokens, and drops what was held for it.
 #[must_use]
-pub fn settle(limits: &[Limit], tokens: i64, hold: &[u8]) -> Invocation {
+pub fn settle(limits: &[Limit], tokens: i64, hold: &[u8], warn_at: Option<u8>) -> Invocation {
     let call = Invocation::of(&LIMITS, [keys(limits), holds(limits)].concat(), "settle");
-    rates(call.number(tokens.clamp(0, MAX_AMOUNT)).text(hold), limits)
+    warning(rates(call.number(tokens.clamp(0, MAX_AMOUNT)).text(hold), limits), warn_at)
 }
 
 /// Lets a hold last from now on as long as when it was made. One that is not there any more is not made again.
@@ -245,6 +247,20 @@ fn rates(call: Invocation, limits: &[Limit]) -> Invocation {
     })
 }
 
+fn warning(call: Invocation, warn_at: Option<u8>) -> Invocation {
+    match warn_at {
+        Some(percent) => call.number(percent.into()),
+        None => call,
+    }
+}
+
+/// How many counters a charge made reach the share of their limit at which somebody is to be warned.
+#[must_use]
+pub fn warned(reply: &Reply<'_>) -> i64 {
+    let Reply::Array(all) = reply else { return 0 };
+    all.iter().map(|one| i64::from(matches!(one, Reply::Array(numbers) if numbers.len() == 4))).sum()
+}
+
 /// Where each counter stands, in order; nothing for what is no counter. One counter may be answered without the list
 /// around it, as upstream's first generation does.
 ///
@@ -264,7 +280,7 @@ pub fn states(reply: &Reply<'_>, count: usize) -> Result<Vec<Option<State>>, Rep
 
 fn state(reply: &Reply<'_>) -> Option<State> {
     let Reply::Array(numbers) = reply else { return None };
-    let [tokens, counted, left] = numbers.as_slice() else { return None };
+    let [tokens, counted, left, ..] = numbers.as_slice() else { return None };
     Some(State { tokens: tokens.integer()?, counted: counted.integer()?, left: left.integer()? })
 }
 
@@ -364,16 +380,19 @@ mod tests {
         assert_eq!(words(check(&limits)), ["EVALSHA", LIMITS.sha1, "2", "a", "b", "check", "1", "60", "2", "60"]);
         assert_eq!(words(probe(&limits))[5], "probe");
         assert_eq!(
-            words(charge(&limits, i64::MAX)),
+            words(charge(&limits, i64::MAX, None)),
             ["EVALSHA", LIMITS.sha1, "2", "a", "b", "charge", "9007199254740991", "1", "60", "2", "60"]
         );
-        assert_eq!(charge(&limits, 0).args()[1], b"1");
+        assert_eq!(charge(&limits, 0, None).args()[1], b"1");
+        assert_eq!(words(charge(&limits, 7, Some(80)))[5..], ["charge", "7", "1", "60", "2", "60", "80"]);
         let hold = Hold { id: b"7-1", expires_in: 60 };
         let holds = ["aiquota:holds:a", "aiquota:amounts:a", "aiquota:holds:b", "aiquota:amounts:b"];
         let with = |args: &[&'static str]| [&["EVALSHA", LIMITS.sha1, "6", "a", "b"], &holds[..], args].concat();
         let reserved = with(&["reserve", "70", "7-1", "60", "1", "60", "2", "60"]);
         assert_eq!(words(reserve(&limits, 70, hold)), reserved);
-        assert_eq!(words(settle(&limits, 0, b"7-1")), with(&["settle", "0", "7-1", "1", "60", "2", "60"]));
+        let settled = |warn_at| words(settle(&limits, 0, b"7-1", warn_at));
+        assert_eq!(settled(None), with(&["settle", "0", "7-1", "1", "60", "2", "60"]));
+        assert_eq!(settled(Some(80)), with(&["settle", "0", "7-1", "1", "60", "2", "60", "80"]));
         assert_eq!(words(renew(&limits, hold))[2..], [&["4"], &holds[..], &["renew", "7-1", "60"]].concat());
         let asks = |name: &str, asks| Limit { counter: Counter::shown(name.to_owned()), asks };
         let overridden = [
@@ -424,6 +443,9 @@ mod tests {
             assert_eq!(parse(bytes, count), Err(ReplyError::Unexpected), "{bytes:?}");
         }
         assert_eq!(parse("-NOSCRIPT x\r\n", 1), Err(ReplyError::NoScript));
+        let crossed = "*3\r\n*4\r\n:5\r\n:4\r\n:60\r\n:1\r\n*3\r\n:9\r\n:4\r\n:60\r\n*4\r\n:4\r\n:4\r\n:1\r\n:1\r\n";
+        assert_eq!(parse(crossed, 3), Ok(vec![state(5, 4, 60), state(9, 4, 60), state(4, 4, 1)]));
+        assert_eq!([crossed, two, ":5\r\n"].map(|bytes| warned(&Reply::parse(bytes.as_bytes()).unwrap())), [2, 0, 0]);
     }
 
     #[test]

@@ -38,6 +38,7 @@ pub fn validate_limit(object: &AiTokenRateLimit) -> Result<(), Vec<Refusal>> {
         unlisted_paths: _,
         rate_limit_headers: _,
         errors: _,
+        warn_at,
     } = &object.spec;
     let mut check = Check::default();
     check.metadata(&object.metadata);
@@ -76,6 +77,7 @@ pub fn validate_limit(object: &AiTokenRateLimit) -> Result<(), Vec<Refusal>> {
     if let Some(paths) = paths {
         check.paths(paths);
     }
+    check.warn_at(*warn_at);
     check.admission(*admission, *reservation);
     check.done()
 }

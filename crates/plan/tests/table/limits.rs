@@ -39,6 +39,7 @@ pub(super) fn valid() -> Value {
             "unlistedPaths": "Admit",
             "rateLimitHeaders": true,
             "errors": "Text",
+            "warnAt": 80,
         },
     })
 }
@@ -119,6 +120,9 @@ pub(super) fn accepted() -> Vec<(Kind, Value)> {
         limit("/spec/rateLimitHeaders", json!(false)),
         limit("/spec/errors", json!("OpenAI")),
         limit("/spec/errors", json!("Anthropic")),
+        limit("/spec/warnAt", json!(1)),
+        limit("/spec/warnAt", json!(100)),
+        limit("/spec/warnAt", json!(null)),
         limit("/spec/rejection/message", json!("Zu viele Anfragen: \"später\"")),
     ]
 }
@@ -255,6 +259,10 @@ pub(super) fn refused() -> Vec<Case> {
         limit("/spec/unlistedPaths", json!(true), "spec.unlistedPaths", Unreadable),
         limit("/spec/rateLimitHeaders", json!("true"), "spec.rateLimitHeaders", Unreadable),
         limit("/spec/errors", json!("openai"), "spec.errors", Unreadable),
+        limit("/spec/warnAt", json!(0), "spec.warnAt", OutOfRange),
+        limit("/spec/warnAt", json!(101), "spec.warnAt", OutOfRange),
+        limit("/spec/warnAt", json!(256), "spec.warnAt", Unreadable),
+        limit("/spec/warnAt", json!("80"), "spec.warnAt", Unreadable),
     ];
     let template = "x${secret.higress-system/redis-auth.password}";
     cases.push(limit(match0, json!({"exact": template}), "spec.rules[0].limits[0].match.exact", Characters));

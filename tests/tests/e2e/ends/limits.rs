@@ -69,6 +69,15 @@ impl Bed {
         metrics.filter_map(|(name, value)| Some((name.strip_prefix(METRICS)?.to_owned(), value))).collect()
     }
 
+    async fn counts(&self, metric: &str, expected: i64) -> Result<()> {
+        eventually(&format!("{metric} is {expected}"), async || {
+            let counted = self.counted();
+            ensure!(counted.get(metric) == Some(&expected), "{counted:?}");
+            Ok(())
+        })
+        .await
+    }
+
     async fn stores(&self, key: &str, expected: Option<&str>) -> Result<()> {
         eventually("what was used is counted", async || {
             let found = self.stage.redis.get(key).await?;
@@ -178,6 +187,37 @@ async fn clients_are_told_of_their_limits_refused_in_the_shape_that_is_declared_
     ensure!((3_540..=3_600).contains(&seconds), "{seconds}");
     ensure!(refused.header("x-tokenratelimit-reset").is_some(), "upstream's header stays");
     assert_eq!(bed.counted()["estimated"], 0);
+    assert_eq!(bed.gateway.traps(), 0);
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_answer_with_which_a_limit_is_nearly_reached_is_counted_once_per_window() -> Result<()> {
+    let bed = Bed::new().await?;
+    let limits = json!([{"match": {"any": true}, "tokens": 500, "window": "1h"}]);
+    let declare = async |fields: Value| {
+        let mut all = json!({"warnAt": 80, "rules": [{"by": {"consumer": {}}, "limits": limits}]});
+        all.as_object_mut().context("no object")?.extend(fields.as_object().cloned().unwrap_or_default());
+        bed.declare(&all).await
+    };
+    let mut spent = 0;
+    // How many were counted of those that were warned of, when so much more is spent.
+    let mut warned = async |tokens: i64| {
+        is(bed.ask(tokens), 200, "").await?;
+        spent += tokens;
+        bed.counts("tokens", spent).await?;
+        Ok::<_, anyhow::Error>(bed.counted()["warned"])
+    };
+    declare(json!({"mode": "Observe"})).await?;
+    assert_eq!(warned(400).await?, 1);
+    bed.stores(OBSERVED, Some("400")).await?;
+    declare(json!({})).await?;
+    assert_eq!((warned(399).await?, warned(1).await?, warned(1).await?), (1, 2, 2), "one token is missing at first");
+    // As when its window has ended.
+    bed.stage.redis.set(COUNTER, 0).await?;
+    declare(json!({"admission": "Reserve", "reservation": {"defaultMaxTokens": 2}})).await?;
+    assert_eq!((warned(399).await?, warned(1).await?, warned(1).await?), (2, 3, 3), "what is held does not count");
+    bed.stores(COUNTER, Some("401")).await?;
     assert_eq!(bed.gateway.traps(), 0);
     Ok(())
 }

@@ -37,7 +37,7 @@ impl Bed {
     }
 
     async fn charge(&mut self, limits: &[Limit], tokens: i64) -> Result<String> {
-        self.answer(limits::charge(limits, tokens)).await
+        self.answer(limits::charge(limits, tokens, None)).await
     }
 
     async fn value(&mut self, key: &str) -> Result<Option<String>> {
@@ -113,6 +113,41 @@ async fn a_probe_changes_nothing_and_fails_where_a_charge_would() -> Result<()> 
         ensure!(probed.starts_with(code), "{probed:?}");
         ensure!(checked.starts_with("*2\r\n*3"), "one that is only asked need not be written to: {checked:?}");
     }
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_charge_that_comes_to_a_share_of_a_limit_says_so_once_per_window() -> Result<()> {
+    let mut bed = Bed::new().await?;
+    let limits = [global(Dialect::V2), item(HOUR)];
+    let state = |tokens, counted, left, warned| match warned {
+        true => format!("*4\r\n:{tokens}\r\n:{counted}\r\n:{left}\r\n:1\r\n"),
+        false => format!("*3\r\n:{tokens}\r\n:{counted}\r\n:{left}\r\n"),
+    };
+    // 80 of 100 in the minute, 800 of 1,000 in the hour. At 120 the minute stops, though 120 less these is below 80.
+    for (tokens, minute, hour) in [
+        (79, (79, false), (79, false)),
+        (1, (80, true), (80, false)),
+        (20, (100, false), (100, false)),
+        (20, (120, false), (120, false)),
+        (41, (120, false), (161, false)),
+        (700, (120, false), (861, true)),
+    ] {
+        for key in [GLOBAL, ITEM] {
+            let _: () = redis::cmd("PERSIST").arg(key).query_async(&mut bed.look).await?;
+        }
+        let reply = bed.answer(limits::charge(&limits, tokens, Some(80))).await?;
+        let expected = [state(100, minute.0, 60, minute.1), state(1000, hour.0, 3600, hour.1)].concat();
+        // A counter that stopped gets no window.
+        assert_eq!(reply, format!("*2\r\n{expected}"), "{tokens}");
+    }
+    let _: () = redis::cmd("DEL").arg(GLOBAL).query_async(&mut bed.look).await?;
+    let whole = bed.answer(limits::charge(&limits[..1], 100, Some(100))).await?;
+    assert_eq!(whole, format!("*1\r\n{}", state(100, 100, 60, true)), "the next window, all of it at once");
+    let _: () = redis::cmd("DEL").arg(GLOBAL).query_async(&mut bed.look).await?;
+    let settled = |tokens| limits::settle(&limits[..1], tokens, b"1", Some(80));
+    assert_eq!(bed.answer(settled(0)).await?, format!("*1\r\n{}", state(100, 0, 60, false)));
+    assert_eq!(bed.answer(settled(90)).await?, format!("*1\r\n{}", state(100, 90, 60, true)));
     Ok(())
 }
 

@@ -53,7 +53,7 @@ impl Bed {
     }
 
     async fn settle(&mut self, id: &str, tokens: i64) -> Result<()> {
-        let answer = self.answer(limits::settle(&self.limits, tokens, id.as_bytes())).await?;
+        let answer = self.answer(limits::settle(&self.limits, tokens, id.as_bytes(), None)).await?;
         ensure!(answer.starts_with('*'), "{answer}");
         Ok(())
     }

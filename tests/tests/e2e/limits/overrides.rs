@@ -93,9 +93,9 @@ async fn a_value_that_has_a_limit_of_its_own_is_held_to_that_and_others_to_the_r
     bed.set(fence(1, 1), &entries).await?;
     let with = |counted: i64| format!("*3\r\n{NONE}*3\r\n:7\r\n:{counted}\r\n:3600\r\n{NONE}");
     assert_eq!(bed.answer(&limits::check(&of("sk-1"))).await?, with(0));
-    assert_eq!(bed.answer(&limits::charge(&of("sk-1"), 9)).await?, with(9), "read again by the charge");
+    assert_eq!(bed.answer(&limits::charge(&of("sk-1"), 9, None)).await?, with(9), "read again by the charge");
     assert_eq!(bed.answer(&limits::check(&of("sk-1"))).await?, with(9));
-    assert_eq!(bed.answer(&limits::charge(&of("sk-2"), 9)).await?, without.replace(":0\r\n:60", ":9\r\n:60"));
+    assert_eq!(bed.answer(&limits::charge(&of("sk-2"), 9, None)).await?, without.replace(":0\r\n:60", ":9\r\n:60"));
     let mut keys: Vec<String> = bed.look.keys("higress-*").await?;
     keys.sort();
     let own = format!("higress-token-ratelimit:{{{RULE}}}:limit_by_per_header:60:x-api-key:sk-2");
@@ -108,7 +108,7 @@ async fn an_edit_is_in_force_with_the_next_request_and_a_window_never_lasts_long
     let mut bed = Bed::new().await?;
     let day = [bed.entry("sk-1", "7/86400").await?];
     bed.set(fence(1, 1), &day).await?;
-    bed.answer(&limits::charge(&of("sk-1"), 9)).await?;
+    bed.answer(&limits::charge(&of("sk-1"), 9, None)).await?;
     let minute = [bed.entry("sk-1", "8/60").await?];
     bed.set(fence(1, 1), &minute).await?;
     let reply = bed.answer(&limits::check(&of("sk-1"))).await?;

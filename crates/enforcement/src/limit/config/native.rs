@@ -30,6 +30,9 @@ pub(super) fn policy(wire: wire::Policy, stores: NamedStores<'_>) -> Result<Comp
     if global.is_empty() && rules.is_empty() && models.iter().all(nothing) {
         return Err(Invalid::new("rules", "are missing, and so is global"));
     }
+    if !ends.warn_at.is_none_or(|percent| (values::WARN_AT_MIN..=values::WARN_AT_MAX).contains(&percent)) {
+        return Err(Invalid::new("ends.warnAt", "is out of range"));
+    }
     let reserve = crate::config::reserve(reserve, &ends)?;
     let limits = limits(Some(&rule_name), global, rules)?;
     let models = limited(models)?;

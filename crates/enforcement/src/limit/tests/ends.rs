@@ -125,6 +125,37 @@ fn a_policy_that_only_observes_counts_by_itself_and_refuses_nothing() {
     }
 }
 
+#[test]
+fn a_charge_asks_for_the_share_to_warn_at_and_counts_the_limits_that_come_to_it() {
+    let charge = |ends: &Value, reply: &[u8]| {
+        let (mut meter, _) = admitted(answered(&with(ends), Ok(UNDER)));
+        meter.response_body(br#"{"usage":{"total_tokens":7}}"#);
+        let Ending::Charge(charge) = meter.end(NOW) else { panic!() };
+        (words(&charge.call.command).split_off(4), charge.booking.answer(Ok(reply)))
+    };
+    let one = b"*1\r\n*4\r\n:5\r\n:4\r\n:60\r\n:1\r\n";
+    for (ends, reply, warned) in [
+        (json!({"warnAt": 80}), &one[..], 1),
+        (json!({"warnAt": 80}), UNDER, 0),
+        (json!({"warnAt": 80, "mode": "Observe"}), one, 1),
+    ] {
+        let (sent, booked) = charge(&ends, reply);
+        assert_eq!(sent, ["charge", "7", "5", "60", "80"], "{ends}");
+        assert_eq!(booked, Booked::Done { tokens: 7, estimated: false, warned });
+    }
+    assert_eq!(charge(&json!({}), UNDER).0, ["charge", "7", "5", "60"], "nobody asked");
+}
+
+#[test]
+fn a_share_to_warn_at_that_is_none_is_refused() {
+    for percent in [0, 101] {
+        let said = policies(&with(&json!({"warnAt": percent})))
+            .target(&Subject::default())
+            .map(|target| format!("{target:?}"));
+        assert!(said.as_ref().is_some_and(|said| said.contains("ends.warnAt is out of range")), "{said:?}");
+    }
+}
+
 /// The replies of two limits, `[tokens, counted, left]` each.
 fn states(states: [[i64; 3]; 2]) -> Vec<u8> {
     let state = |[tokens, counted, left]: [i64; 3]| format!("*3\r\n:{tokens}\r\n:{counted}\r\n:{left}\r\n");

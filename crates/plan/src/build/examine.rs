@@ -135,8 +135,9 @@ fn understood<K: Kind>(verdict: &Verdict, around: &Surroundings<'_, '_, K>) -> R
     if K::chosen(object) && !around.world.settings.trusts(namespace) {
         reasons.push(Reason::choice_not_trusted::<K>(namespace));
     }
-    let is_in_force = around.existing.enforces(&verdict.key.to_string());
-    reasons.extend(K::sources(around.world, object, &verdict.key, is_in_force).filter(|_| readable));
+    let name = verdict.key.to_string();
+    let found = around.existing.policies.get(&name).filter(|_| around.existing.enforces(&name));
+    reasons.extend(K::sources(around.world, object, &verdict.key, found).filter(|_| readable));
     if reasons.is_empty() {
         return Ok(object.clone());
     }

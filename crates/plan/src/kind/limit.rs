@@ -100,15 +100,19 @@ impl Kind for Limit {
         limit.spec.rule_name.is_some()
     }
 
-    fn sources(world: &World, limit: &AiTokenRateLimit, key: &Key, is_in_force: bool) -> Option<Reason> {
+    fn sources(world: &World, limit: &AiTokenRateLimit, key: &Key, found: Option<&Policy>) -> Option<Reason> {
         let mut rules = limit.spec.rules.iter().enumerate().filter(|(_, rule)| !rule.overrides_from.is_empty());
         let gateway = &world.settings.gateway_namespace;
         if key.namespace != *gateway {
             return rules.next().map(|(rule, _)| Reason::OverridesElsewhere { rule, gateway: gateway.clone() });
         }
         let name = rule_name(limit, key);
-        let problem = |(at, rule)| overrides::read(world, at, rule, &name).err();
-        rules.find_map(|rule| problem(rule).filter(|_| !is_in_force)).map(Reason::OverridesInvalid)
+        let store = limit.spec.store_ref.as_ref().map_or(stores::DEFAULT, |store| &store.name);
+        let found = found.filter(|found| found.rule_name == name && found.store.as_deref() == Some(store));
+        let has = |by: &By| found.is_some_and(|found| found.rules.iter().any(|rule| rule.overridden && rule.by == *by));
+        // Where the gateway looks a set up already, what was last read stays: another one would be empty.
+        let mut new = rules.filter(|(_, rule)| !source(&rule.by).is_some_and(|by| has(&by)));
+        new.find_map(|(at, rule)| overrides::read(world, at, rule, &name).err()).map(Reason::OverridesInvalid)
     }
 
     fn settings(world: &World, limit: &AiTokenRateLimit, key: &Key) -> Policy {

@@ -75,8 +75,9 @@ pub(crate) trait Kind: Sized + 'static {
     /// The field of that name, and what choosing it is called.
     const CHOICE: (&'static str, &'static str);
 
-    /// Why something that it reads besides its spec is not to be had. `is_in_force`: what was read before stays.
-    fn sources(world: &World, object: &Self::Object, key: &Key, is_in_force: bool) -> Option<Reason>;
+    /// Why something that it reads besides its spec is not to be had. `found`: its policy in force, for which what was
+    /// read before stays.
+    fn sources(world: &World, object: &Self::Object, key: &Key, found: Option<&Self::Settings>) -> Option<Reason>;
 
     fn settings(world: &World, object: &Self::Object, key: &Key) -> Self::Settings;
 

@@ -100,7 +100,7 @@ impl Kind for Quota {
         quota.spec.key_prefix.is_some()
     }
 
-    fn sources(_: &World, _: &AiQuota, _: &Key, _: bool) -> Option<Reason> {
+    fn sources(_: &World, _: &AiQuota, _: &Key, _: Option<&Self::Settings>) -> Option<Reason> {
         None
     }
 

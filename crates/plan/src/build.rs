@@ -51,7 +51,7 @@ pub fn build(world: &World) -> Plan {
     heirs::decide(&mut quotas, &stores);
 
     let (limits, mut draft) = limits.decide(&around);
-    let (overrides, wanted_overrides) = draft.overrides(world, &stores);
+    let (overrides, wanted_overrides) = draft.overrides(world, &stores, (&limits.slots, &limits.existing));
     let (mut limits, of_limits) = draft.look(limits, &around, &auth);
     for policy in &mut limits.policies {
         policy.verdict += verdicts.len();

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api::{AiQuota, AiQuotaStore, AiTokenRateLimit, Condition, McpBridge, WasmPlugin};
-use enforcement::redis::Grant;
+use enforcement::redis::{Grant, overrides::Overrides};
 use k8s_openapi::api::{
     core::v1::{ConfigMap, Secret},
     networking::v1::Ingress,
@@ -178,6 +178,21 @@ fn statuses(world: &World) -> Vec<Value> {
     quotas.chain(limits).chain(world.stores.iter().map(|store| serde_json::to_value(&store.status).unwrap())).collect()
 }
 
+/// The sets that the gateway looks up by what stands in the WasmPlugin.
+fn looked_up(world: &World) -> Vec<Overrides> {
+    let mut plugins = world.plugins.iter();
+    let found = plugins.find(|found| found.metadata.name.as_deref() == Some(plan::AI_TOKEN_RATELIMIT));
+    let config = found.map(|found| serde_json::to_value(&found.spec.default_config).unwrap()).unwrap_or_default();
+    let policies = config["aiquota"]["policies"].as_object().into_iter().flat_map(|policies| policies.values());
+    let rules =
+        policies.flat_map(|policy| policy["rules"].as_array().into_iter().flatten().map(move |rule| (policy, rule)));
+    let overridden = rules.filter(|(_, rule)| rule["overridden"] == true);
+    let key = |(policy, rule): (&Value, &Value)| {
+        Overrides::new(policy["ruleName"].as_str().unwrap(), &serde_json::from_value(rule["by"].clone()).unwrap())
+    };
+    overridden.map(key).collect()
+}
+
 /// What Redis says in a step: how seeds are answered, what is left of balances, and which database it is.
 type Said<'a> = (&'a BTreeMap<String, String>, &'a BTreeMap<String, i64>, &'a BTreeMap<String, Option<String>>);
 
@@ -187,6 +202,10 @@ fn run(world: &mut World, index: &mut Index, (redis, left, databases): Said<'_>,
     world.now = now;
     world.databases = plan::build(world).stores.iter().filter_map(|store| database(store, databases)).collect();
     let plan = plan::build(world);
+    let stores: Vec<usize> = (0..plan.stores.len()).collect();
+    for key in looked_up(world) {
+        assert!(plan.wants_overrides(&stores, &key), "{at}: {key} would be dropped while the gateway looks it up");
+    }
     index::finalize(world, &plan);
     let seeded: Vec<Seeded> = plan.seeds.iter().map(|seed| answer(redis, &seed.balance.to_string())).collect();
     let figures: Vec<_> = plan.seeds.iter().zip(&seeded).map(|(seed, seeded)| figures(left, seed, seeded)).collect();

@@ -52,6 +52,7 @@ pub struct Ends {
     pub unlisted_paths: Option<UnlistedPaths>,
     pub rate_limit_headers: Option<bool>,
     pub errors: Option<Errors>,
+    pub include_usage: Option<bool>,
     pub warn_at: Option<u8>,
 }
 
@@ -59,7 +60,15 @@ impl AiQuotaSpec {
     #[must_use]
     pub const fn ends(&self) -> Ends {
         let Self {
-            mode, on_store_failure, on_missing_usage, unlisted_paths, rate_limit_headers, errors, warn_at, ..
+            mode,
+            on_store_failure,
+            on_missing_usage,
+            unlisted_paths,
+            rate_limit_headers,
+            errors,
+            include_usage,
+            warn_at,
+            ..
         } = self;
         Ends {
             mode: *mode,
@@ -68,6 +77,7 @@ impl AiQuotaSpec {
             unlisted_paths: *unlisted_paths,
             rate_limit_headers: *rate_limit_headers,
             errors: *errors,
+            include_usage: *include_usage,
             warn_at: *warn_at,
         }
     }
@@ -77,7 +87,15 @@ impl AiTokenRateLimitSpec {
     #[must_use]
     pub const fn ends(&self) -> Ends {
         let Self {
-            mode, on_store_failure, on_missing_usage, unlisted_paths, rate_limit_headers, errors, warn_at, ..
+            mode,
+            on_store_failure,
+            on_missing_usage,
+            unlisted_paths,
+            rate_limit_headers,
+            errors,
+            include_usage,
+            warn_at,
+            ..
         } = self;
         Ends {
             mode: *mode,
@@ -86,6 +104,7 @@ impl AiTokenRateLimitSpec {
             unlisted_paths: *unlisted_paths,
             rate_limit_headers: *rate_limit_headers,
             errors: *errors,
+            include_usage: *include_usage,
             warn_at: *warn_at,
         }
     }

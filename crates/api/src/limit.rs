@@ -175,6 +175,14 @@ pub struct AiTokenRateLimitSpec {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub errors: Option<Errors>,
 
+    /// Whether streams are asked for their usage (`true`), so that they count what they used and not
+    /// estimated: a request whose path ends in `/completions`, whose body asks for a stream and does not say
+    /// `stream_options.include_usage: true` is made to say it. The client does not see it: the event that has usage and no
+    /// choices is taken out of its answer. Requests on such paths are held until their bodies have come; one of more than
+    /// 10 MiB is refused with 413. Absent: false.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub include_usage: Option<bool>,
+
     /// When to warn: the percentage of a limit's tokens, 1 to 100, that is counted in its window. The gateway's metric
     /// `warned` counts each charge with which a counter comes to it, for each limit and value by itself: once per
     /// window. Which values these are is not told: the object does not know them. With `mode: Observe` the metric

@@ -180,6 +180,14 @@ pub struct AiQuotaSpec {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub errors: Option<Errors>,
 
+    /// Whether streams are asked for their usage (`true`), so that they are charged what they used and not
+    /// estimated: a request whose path ends in `/completions`, whose body asks for a stream and does not say
+    /// `stream_options.include_usage: true` is made to say it. The client does not see it: the event that has usage and no
+    /// choices is taken out of its answer. Requests on such paths are held until their bodies have come; one of more than
+    /// 10 MiB is refused with 413. Absent: false.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub include_usage: Option<bool>,
+
     /// When to warn: the percentage of its quota, 1 to 100, that a consumer has used in a period (without `refresh`: ever).
     /// The charge with which a consumer comes to it is counted by the gateway's metric `warned`, once per period; the
     /// condition `NearlyExhausted` names the listed consumers that are there, as `status.consumers` has them, and an

@@ -20,6 +20,7 @@ pub mod redis;
 pub mod response;
 pub mod rules;
 pub mod steps;
+mod unasked;
 pub mod usage;
 pub mod values;
 pub mod wire;

@@ -41,8 +41,17 @@ pub struct Prompt {
     /// How many prompts it has, where it has a list of them.
     prompts: u64,
     pub stream: bool,
-    /// Whether a stream is to end with its usage.
-    pub include_usage: bool,
+    /// What makes it ask for a stream that ends with its usage; nothing where it asks for that, or for no stream, and where
+    /// it can be read in several ways.
+    pub edit: Option<Edit>,
+}
+
+/// A change of a body: other text in the place of some bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Edit {
+    start: usize,
+    length: usize,
+    text: &'static str,
 }
 
 /// Which model a body asks for.
@@ -89,17 +98,32 @@ impl Reader {
     #[must_use]
     pub fn finish(self) -> Prompt {
         let Self { json, bytes, excess } = self;
-        let Asked { object, model, name, max_tokens, unclear, choices, prompts, stream, include_usage } =
-            json.found.asked;
+        let Asked { object, model, name, max_tokens, unclear, choices, prompts, stream, .. } = json.found.asked;
         let model = match (model, std::str::from_utf8(name.get())) {
             (Named::Never, _) => Model::Absent,
             (Named::Once, Ok(name)) => Model::Named(name.to_owned()),
             (Named::Once, Err(_)) | (Named::Unclearly, _) => Model::Unclear,
         };
         let is_object = object && json.is_done() && !excess;
-        let choices = choices.unwrap_or(1);
-        Prompt { bytes, is_object, model, max_tokens, unclear, choices, prompts, stream, include_usage }
+        let (choices, stream) = (choices.unwrap_or(1), stream == Some(true));
+        let edit = if is_object && stream { json.found.asked.edit() } else { None };
+        Prompt { bytes, is_object, model, max_tokens, unclear, choices, prompts, stream, edit }
     }
+}
+
+impl Edit {
+    /// The body with it.
+    #[must_use]
+    pub fn apply(self, body: &[u8]) -> Vec<u8> {
+        let Self { start, length, text } = self;
+        let (head, tail) = body.split_at_checked(start).unwrap_or((body, &[]));
+        [head, text.as_bytes(), tail.get(length..).unwrap_or_default()].concat()
+    }
+}
+
+/// Whether what is asked for on this path may be told to end with its usage: only OpenAI's completions know that.
+pub(crate) fn knows_include_usage(path: &[u8]) -> bool {
+    path.ends_with(b"/completions")
 }
 
 impl Default for Reader {

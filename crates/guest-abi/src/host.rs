@@ -104,6 +104,15 @@ pub fn buffer_from(kind: Buffer, start: usize, length: usize) -> Vec<u8> {
     read.unwrap_or_default()
 }
 
+/// Puts other bytes in the place of a buffer that is so long: of the whole, since hosts know no ranges inside.
+///
+/// # Errors
+/// If the host refuses: then it stays as it is.
+pub fn replace_buffer(kind: Buffer, length: usize, bytes: &[u8]) -> Result<(), Status> {
+    // SAFETY: the pointer and length are those of live bytes.
+    Status::check(unsafe { imports::proxy_set_buffer_bytes(kind as u32, 0, length, bytes.as_ptr(), bytes.len()) })
+}
+
 /// A whole header map.
 ///
 /// # Errors

@@ -32,6 +32,7 @@ imports! {
         bytes: *mut *mut u8,
         bytes_length: *mut usize,
     ) -> u32;
+    fn proxy_set_buffer_bytes(kind: u32, start: usize, length: usize, bytes: *const u8, bytes_length: usize) -> u32;
     fn proxy_get_header_map_pairs(map: u32, pairs: *mut *mut u8, length: *mut usize) -> u32;
     fn proxy_get_header_map_value(
         map: u32,

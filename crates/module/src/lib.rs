@@ -14,14 +14,14 @@ use std::sync::Arc;
 
 use counters::Counters;
 use enforcement::config::{Config, Matched, Policies};
-use enforcement::prompt::{self, Prompt};
+use enforcement::prompt::{self, Edit, Prompt};
 use enforcement::response::Response;
 use enforcement::rules::Subject;
 use enforcement::steps::{
     self, Admitted, Ask, Body, Booking, Charge, Count, Failure, Kind, Meter, Next, Pending, Request, Step,
 };
 use enforcement::{guard, identity};
-use guest_abi::host::{self, Buffer, Level, Map};
+use guest_abi::host::{self, Buffer, Level, Map, Status};
 use guest_abi::{Action, Headers, Module, Unanswered};
 use holds::Renewals;
 use ids::Ids;
@@ -38,6 +38,9 @@ const _: () = assert!(prompt::BODY_MAX + (1 << 20) == 11_534_336);
 
 /// So much of all bodies that are awaited may the gateway keep in memory for one VM.
 const AWAITED_MAX: usize = 256 << 20;
+
+/// The longest body that is changed.
+const BODY_MAX: usize = prompt::BODY_MAX as usize;
 
 /// A store that fails does so for every request: of such lines no more than one a second is written.
 const LOG_INTERVAL_NS: u64 = 1_000_000_000;
@@ -244,6 +247,9 @@ impl<K: Kind> Module for Enforcer<K> {
             let status = header(":status").and_then(|status| std::str::from_utf8(&status).ok()?.parse().ok());
             let (content_type, encoding) = (header("content-type"), header("content-encoding"));
             meter.response_headers(status, content_type.as_deref(), encoding.as_deref());
+            if meter.changes_body() {
+                let _ = host::remove_header(Map::Response, "content-length");
+            }
             for (name, value) in meter.take_headers() {
                 let _ = host::set_response_header(name, &value);
             }
@@ -252,8 +258,12 @@ impl<K: Kind> Module for Enforcer<K> {
 
     fn response_body(&mut self, stream: u32, size: usize, end: bool) {
         if let Some(Stream { state: State::Metered(meter), .. }) = self.streams.get_mut(&stream) {
+            let piece = if size > 0 { host::buffer(Buffer::ResponseBody, size) } else { Vec::new() };
             if size > 0 {
-                meter.response_body(&host::buffer(Buffer::ResponseBody, size));
+                meter.response_body(&piece);
+            }
+            if let Some(other) = meter.in_place_of(&piece, end) {
+                let _ = host::replace_buffer(Buffer::ResponseBody, size, &other);
             }
             if end {
                 self.settle(stream);
@@ -375,7 +385,10 @@ impl<K: Kind> Enforcer<K> {
             }
             Step::Refuse(response) => (false, Next::Refuse(response)),
             Step::AwaitForm(_) | Step::AwaitBody(_) => return Action::StopIteration,
-            Step::Ask(ask) => {
+            Step::Ask(mut ask) => {
+                if ask.edit.take().is_some_and(|edit| apply(edit).is_ok()) {
+                    ask.pending.was_edited();
+                }
                 if let (Some(model), Some(stream)) = (ask.pending.model(), self.streams.get_mut(&stream)) {
                     let policy = stream.counters.take();
                     stream.counters = policy.map(|policy| self.policies.of_model(K::KIND, &policy, model));
@@ -448,7 +461,7 @@ impl<K: Kind> Enforcer<K> {
         left: Option<Ticks>,
     ) -> Option<Result<Box<Meter<K>>, Response>> {
         loop {
-            let Ask { call, pending } = match next {
+            let Ask { call, pending, edit: _ } = match next {
                 Next::Admit(Admitted { meter, counts, log }) => {
                     self.count(stream, counts);
                     if let Some(log) = log {
@@ -525,6 +538,13 @@ impl<K: Kind> Enforcer<K> {
         }
         std::mem::replace(&mut stream.state, state)
     }
+}
+
+/// Changes the body of the current request, which is held as a whole, and its headers too.
+fn apply(edit: Edit) -> Result<(), Status> {
+    let body = host::buffer(Buffer::RequestBody, BODY_MAX);
+    host::remove_header(Map::Request, "content-length")?;
+    host::replace_buffer(Buffer::RequestBody, body.len(), &edit.apply(&body))
 }
 
 /// Unix seconds.

@@ -9,7 +9,16 @@ use crate::{Refusal, Refused};
 /// What is said in many words and what is left out come to the same: objects that mean the same may share a target.
 /// `usual`: what becomes of requests without their store where nothing is said.
 pub(crate) fn ends(said: Ends, usual: OnStoreFailure) -> wire::Ends {
-    let Ends { mode, on_store_failure, on_missing_usage, unlisted_paths, rate_limit_headers, errors, warn_at } = said;
+    let Ends {
+        mode,
+        on_store_failure,
+        on_missing_usage,
+        unlisted_paths,
+        rate_limit_headers,
+        errors,
+        include_usage,
+        warn_at,
+    } = said;
     wire::Ends {
         on_store_failure: on_store_failure.filter(|said| *said != usual).map(|said| match said {
             OnStoreFailure::Refuse => wire::OnStoreFailure::Refuse,
@@ -33,14 +42,23 @@ pub(crate) fn ends(said: Ends, usual: OnStoreFailure) -> wire::Ends {
             Errors::OpenAi => wire::Errors::OpenAi,
             Errors::Anthropic => wire::Errors::Anthropic,
         },
+        include_usage: include_usage.unwrap_or(false),
         warn_at,
     }
 }
 
 /// The first field in which two differ.
 pub(crate) fn difference(a: &wire::Ends, b: &wire::Ends) -> Option<&'static str> {
-    let wire::Ends { on_store_failure, on_missing_usage, unlisted_paths, mode, rate_limit_headers, errors, warn_at } =
-        a;
+    let wire::Ends {
+        on_store_failure,
+        on_missing_usage,
+        unlisted_paths,
+        mode,
+        rate_limit_headers,
+        errors,
+        include_usage,
+        warn_at,
+    } = a;
     [
         ("mode", *mode != b.mode),
         ("onStoreFailure", *on_store_failure != b.on_store_failure),
@@ -48,6 +66,7 @@ pub(crate) fn difference(a: &wire::Ends, b: &wire::Ends) -> Option<&'static str>
         ("unlistedPaths", *unlisted_paths != b.unlisted_paths),
         ("rateLimitHeaders", *rate_limit_headers != b.rate_limit_headers),
         ("errors", *errors != b.errors),
+        ("includeUsage", *include_usage != b.include_usage),
         ("warnAt", *warn_at != b.warn_at),
     ]
     .into_iter()
@@ -61,7 +80,16 @@ pub(crate) fn beyond_upstream(
     (fixed, store): (OnStoreFailure, &'static str),
     paths: &'static str,
 ) -> impl Iterator<Item = Refusal> {
-    let Ends { mode, on_store_failure, on_missing_usage, unlisted_paths, rate_limit_headers, errors, warn_at } = said;
+    let Ends {
+        mode,
+        on_store_failure,
+        on_missing_usage,
+        unlisted_paths,
+        rate_limit_headers,
+        errors,
+        include_usage,
+        warn_at,
+    } = said;
     [
         ("spec.mode", mode == Some(Mode::Observe), "the module cannot but enforce"),
         ("spec.onStoreFailure", on_store_failure.is_some_and(|said| said != fixed), store),
@@ -73,6 +101,7 @@ pub(crate) fn beyond_upstream(
         ("spec.unlistedPaths", unlisted_paths == Some(UnlistedPaths::Refuse), paths),
         ("spec.rateLimitHeaders", rate_limit_headers == Some(true), "the module tells clients nothing"),
         ("spec.errors", errors.is_some_and(|errors| errors != Errors::Text), "the module refuses with plain text"),
+        ("spec.includeUsage", include_usage == Some(true), "the module changes no body"),
         ("spec.warnAt", warn_at.is_some(), "the module warns of nothing"),
     ]
     .into_iter()

@@ -81,6 +81,7 @@ pub fn validate(quota: &AiQuota) -> Result<(), Vec<Refusal>> {
         unlisted_paths: _,
         rate_limit_headers: _,
         errors: _,
+        include_usage: _,
         warn_at,
         deletion_policy: _,
     } = &quota.spec;

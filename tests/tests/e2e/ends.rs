@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::{Value, json};
-use testbed::{Call, Gateway, eventually, eventually_within, get};
+use testbed::{Call, Gateway, ModelServer, eventually, eventually_within, get, post};
 
 use crate::scenario_a::{completion, is};
 use crate::stage::{Stage, condition, quota};
@@ -171,6 +171,60 @@ async fn an_answer_without_usage_is_estimated_or_free_as_declared() -> Result<()
     is(bed.ask(1), 200, "").await?;
     bed.stage.balance("aliyun-user1", 100 - spent - 1).await?;
     assert_eq!(bed.counted()["estimated"], 1);
+    Ok(())
+}
+
+/// Asks for a stream that costs 11 tokens, which the model tells to who asks for its usage.
+fn streamed(url: &str, path: &str, fields: &Value) -> Call {
+    let mut body = json!({"model": "qwen-max", "stream": true, "messages": [{"role": "user", "content": "Hello"}]});
+    for (field, value) in fields.as_object().into_iter().flatten() {
+        body[field] = value.clone();
+    }
+    let call = post(format!("{url}{path}")).json(&body).header("x-api-key", "user1-key");
+    call.header("x-higress-llm-model", "qwen-max").header("x-test-usage-asked", "7,4")
+}
+
+/// Four streams on a route that asks for usage, of 44 tokens: who did not ask gets what the model answers who does not
+/// ask, and the model was asked.
+async fn usage_is_asked_for_and_hidden(gateway: &Gateway, model: &ModelServer) -> Result<()> {
+    const CHAT: &str = "/v1/chat/completions";
+    let url = gateway.url();
+    let plain = json!({"stream_options": {"other": 1}});
+    let alone = streamed(&model.url(), CHAT, &plain).send().await?;
+    ensure!(!alone.text().contains("total_tokens"), "the model tells it unasked: {}", alone.text());
+    for border in ["1", "50", "100000"] {
+        model.take_received();
+        let reply = streamed(&url, CHAT, &plain).header("x-test-border", border).send().await?;
+        assert_eq!((reply.status, reply.text()), (200, alone.text()), "in pieces of {border} bytes");
+        let [received] = &model.take_received()[..] else { bail!("not once") };
+        let body: Value = serde_json::from_slice(&received.body)?;
+        assert_eq!(body["stream_options"], json!({"other": 1, "include_usage": true}));
+        assert_eq!(body["messages"][0]["content"], "Hello");
+    }
+    let asks = json!({"stream_options": {"include_usage": true}});
+    let reply = streamed(&url, CHAT, &asks).send().await?;
+    assert_eq!(reply.text(), streamed(&model.url(), CHAT, &asks).send().await?.text());
+    ensure!(reply.text().contains("\"total_tokens\":11"), "a client that asks is answered: {}", reply.text());
+
+    let fails = |url: &str| streamed(url, CHAT, &plain).header("x-test-status", "400");
+    assert_eq!(fails(&url).send().await?.text(), fails(&model.url()).send().await?.text());
+    model.take_received();
+    streamed(&url, "/v1/messages", &plain).header("x-test-status", "500").send().await?;
+    let body: Value = serde_json::from_slice(&model.take_received()[0].body)?;
+    assert_eq!(body["stream_options"], plain["stream_options"], "another API");
+    Ok(())
+}
+
+#[tokio::test]
+async fn streams_are_charged_what_they_used_and_who_did_not_ask_for_it_sees_nothing_of_it() -> Result<()> {
+    let bed = Bed::new().await?;
+    let fields = json!({"includeUsage": true, "onMissingUsage": "Ignore", "unlistedPaths": "Refuse"});
+    bed.declare(&fields).await?;
+    let models = || get(format!("{}/v1/models", bed.gateway.url())).header("x-api-key", "user1-key");
+    bed.answers(models, 403, "This path is not listed.").await?;
+    usage_is_asked_for_and_hidden(&bed.gateway, &bed.stage.model).await?;
+    bed.stage.balance("aliyun-user1", 100 - 44).await?;
+    assert_eq!((bed.counted()["estimated"], bed.gateway.traps()), (0, 0));
     Ok(())
 }
 

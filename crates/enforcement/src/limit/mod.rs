@@ -95,7 +95,7 @@ impl Kind for Limits {
         if policy.looks_at_consumers() && identity.iter().any(|value| Some(value) != identity.first()) {
             return Step::refuse(&policy.ends, answers::unauthorized_consumer());
         }
-        if !policy.wants_body() {
+        if !policy.wants_body() && !policy.ends.ask_for_usage(request) {
             return check(policy, request, None);
         }
         if policy.models.is_empty() && policy.limits(request, None).is_ok_and(|limits| limits.is_empty()) {
@@ -229,7 +229,7 @@ fn check(policy: &Arc<Policy>, request: &dyn Request, body: Option<&Prompt>) -> 
     let consumer = request.header(identity::HEADER).first().copied();
     let consumer = consumer.filter(|consumer| values::is_consumer(consumer)).map(<[u8]>::to_vec);
     let ask = Ask::new(question, Check { policy: Arc::clone(policy), limits, model, consumer, held });
-    Step::Ask(ask.after(body.map_or(0, |body| body.bytes)))
+    Step::Ask(ask.after(body, policy.ends.ask_for_usage(request)))
 }
 
 /// The store has not said where the counters stand: that refuses nobody, unless it is to. It may hold what was asked, so

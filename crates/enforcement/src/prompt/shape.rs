@@ -1,6 +1,7 @@
 //! Where a request to a model says what it asks for, in the bodies of every API: the keys that matter, and what their
 //! values come to. Pure tables, nothing allocated.
 
+use super::Edit;
 use crate::paths;
 use crate::usage::bytes::Short;
 use crate::usage::json::MODEL_MAX;
@@ -111,8 +112,30 @@ pub(crate) struct Asked {
     pub(crate) unclear: bool,
     pub(crate) choices: Option<u64>,
     pub(crate) prompts: u64,
-    pub(crate) stream: bool,
-    pub(crate) include_usage: bool,
+    pub(crate) stream: Option<bool>,
+    /// Behind the bracket that opens the body.
+    begin: usize,
+    options: Options,
+}
+
+/// What is said about the usage of a stream, and where. Said twice it could be read in two ways.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Options {
+    Absent,
+    /// `stream_options` is `null`, and ends there.
+    Null(usize),
+    /// They are an object, behind whose bracket this is, and do not speak of usage.
+    Object {
+        begin: usize,
+        empty: bool,
+    },
+    /// They do not want it: `false` or `null`, which ends there and is so long.
+    Unwanted {
+        end: usize,
+        length: usize,
+    },
+    Wanted,
+    Unclear,
 }
 
 /// How often a model is named.
@@ -133,20 +156,33 @@ impl Asked {
         unclear: false,
         choices: None,
         prompts: 0,
-        stream: false,
-        include_usage: false,
+        stream: None,
+        begin: 0,
+        options: Options::Absent,
     };
 
-    /// An object or array begins.
-    pub(crate) fn opened(&mut self, place: Place, array: bool) {
+    /// An object or array begins in front of there.
+    pub(crate) fn opened(&mut self, place: Place, array: bool, at: usize) {
         match place {
-            Place::Body => self.object = !array,
+            Place::Body => {
+                self.object = !array;
+                self.begin = at;
+            }
             Place::Model | Place::ModelOtherwise => self.model = Named::Unclearly,
             Place::MaxTokens(_) => self.unclear = true,
             Place::OnePrompt if array => self.prompts = self.prompts.saturating_add(1),
-            // The last of several is the one that counts.
-            Place::StreamOptions => self.include_usage = false,
+            Place::StreamOptions if self.options == Options::Absent && !array => {
+                self.options = Options::Object { begin: at, empty: false };
+            }
+            Place::StreamOptions | Place::IncludeUsage => self.options = Options::Unclear,
             _ => {}
+        }
+    }
+
+    /// The object that ends has nothing in it.
+    pub(crate) fn emptied(&mut self, place: Place) {
+        if let (Place::StreamOptions, Options::Object { empty, .. }) = (place, &mut self.options) {
+            *empty = true;
         }
     }
 
@@ -157,6 +193,7 @@ impl Asked {
             Place::ModelOtherwise => self.model = Named::Unclearly,
             Place::MaxTokens(_) => self.unclear = true,
             Place::OnePrompt => self.prompts = self.prompts.saturating_add(1),
+            Place::StreamOptions | Place::IncludeUsage => self.options = Options::Unclear,
             _ => {}
         }
     }
@@ -186,19 +223,45 @@ impl Asked {
                 *most = (*most).max(count);
             }
             Place::Choices => self.choices = self.choices.max(count),
+            Place::StreamOptions | Place::IncludeUsage => self.options = Options::Unclear,
             _ => {}
         }
     }
 
-    /// `true`, `false` or `null`.
-    pub(crate) fn literal(&mut self, place: Place, truth: bool) {
-        match place {
-            Place::Model | Place::ModelOtherwise => self.model = Named::Unclearly,
-            Place::MaxTokens(_) => self.unclear = true,
-            Place::Stream => self.stream = truth,
-            Place::StreamOptions => self.include_usage = false,
-            Place::IncludeUsage => self.include_usage = truth,
+    /// `true`, `false` or `null`, which ends there.
+    pub(crate) fn literal(&mut self, place: Place, word: &[u8], end: usize) {
+        match (place, self.options) {
+            (Place::Model | Place::ModelOtherwise, _) => self.model = Named::Unclearly,
+            (Place::MaxTokens(_), _) => self.unclear = true,
+            (Place::Stream, _) => {
+                if self.stream.replace(word == b"true").is_some() {
+                    self.options = Options::Unclear;
+                }
+            }
+            (Place::StreamOptions, Options::Absent) if word == b"null" => self.options = Options::Null(end),
+            (Place::IncludeUsage, Options::Object { .. }) => {
+                let unwanted = Options::Unwanted { end, length: word.len() };
+                self.options = if word == b"true" { Options::Wanted } else { unwanted };
+            }
+            (Place::StreamOptions | Place::IncludeUsage, _) => self.options = Options::Unclear,
             _ => {}
         }
+    }
+
+    /// What makes a stream end with its usage that is not to; nothing where that is not clear.
+    pub(crate) const fn edit(&self) -> Option<Edit> {
+        Some(match self.options {
+            // Something follows in the body, which asks for a stream.
+            Options::Absent => {
+                Edit { start: self.begin, length: 0, text: r#""stream_options":{"include_usage":true},"# }
+            }
+            Options::Null(end) => Edit { start: end - 4, length: 4, text: r#"{"include_usage":true}"# },
+            Options::Object { begin, empty: true } => Edit { start: begin, length: 0, text: r#""include_usage":true"# },
+            Options::Object { begin, empty: false } => {
+                Edit { start: begin, length: 0, text: r#""include_usage":true,"# }
+            }
+            Options::Unwanted { end, length } => Edit { start: end - length, length, text: "true" },
+            Options::Wanted | Options::Unclear => return None,
+        })
     }
 }

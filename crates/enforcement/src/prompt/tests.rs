@@ -155,18 +155,72 @@ fn a_model_is_named_once_or_unclear() {
 }
 
 #[test]
-fn a_stream_and_its_usage_are_what_is_said_last() {
-    let said = |body: &str| {
+fn a_stream_is_made_to_tell_its_usage_where_it_is_clear_that_it_does_not() {
+    for (body, expected) in [
+        (r#"{"stream":true}"#, r#"{"stream_options":{"include_usage":true},"stream":true}"#),
+        (
+            " \n{ \"n\":1,\"stream\" : true }\n",
+            " \n{\"stream_options\":{\"include_usage\":true}, \"n\":1,\"stream\" : true }\n",
+        ),
+        (r#"{"stream":true,"stream_options":{}}"#, r#"{"stream":true,"stream_options":{"include_usage":true}}"#),
+        (r#"{"stream_options": { } ,"stream":true}"#, r#"{"stream_options": {"include_usage":true } ,"stream":true}"#),
+        (
+            r#"{"stream":true,"stream_options":{"x":{"include_usage":1}}}"#,
+            r#"{"stream":true,"stream_options":{"include_usage":true,"x":{"include_usage":1}}}"#,
+        ),
+        (
+            r#"{"stream":true,"stream_options":{"a":1,"include_\u0075sage": false ,"b":2}}"#,
+            r#"{"stream":true,"stream_options":{"a":1,"include_\u0075sage": true ,"b":2}}"#,
+        ),
+        (
+            r#"{"stream":true,"stream_options":{"include_usage":null}}"#,
+            r#"{"stream":true,"stream_options":{"include_usage":true}}"#,
+        ),
+        (r#"{"stream_options":null,"stream":true}"#, r#"{"stream_options":{"include_usage":true},"stream":true}"#),
+    ] {
         let prompt = prompt(body);
-        (prompt.stream, prompt.include_usage)
-    };
-    assert_eq!(said(r#"{"stream":true,"stream_options":{"include_usage":true}}"#), (true, true));
-    assert_eq!(said(r#"{"stream":true,"stream_options":{"include_usage":false}}"#), (true, false));
-    assert_eq!(said(r#"{"stream":true,"stream":false,"include_usage":true}"#), (false, false));
-    let twice = r#"{"stream_options":{"include_usage":true},"stream":true,"stream_options":{}}"#;
-    assert_eq!(said(twice), (true, false));
-    assert_eq!(said(r#"{"stream_options":{"include_usage":true},"stream_options":null}"#), (false, false));
-    assert_eq!(said(r#"{"stream":"true","stream_options":[{"include_usage":true}]}"#), (false, false));
+        let edited = prompt.edit.expect(body).apply(body.as_bytes());
+        assert_eq!(std::str::from_utf8(&edited), Ok(expected));
+        assert_eq!(self::prompt(expected).edit, None, "it is said now: {expected}");
+        let value: Value = serde_json::from_slice(&edited).unwrap();
+        assert_eq!(value["stream_options"]["include_usage"], true, "{expected}");
+    }
+    for as_it_is in [
+        "{}",
+        r#"{"stream":false}"#,
+        r#"{"stream":"true"}"#,
+        r#"{"stream":true,"stream_options":{"include_usage":true}}"#,
+        r#"{"messages":[{"stream":true}]}"#,
+        r#"[{"stream":true}]"#,
+        r#"{"stream":true}{}"#,
+        r#"{"stream":true"#,
+        // In two ways.
+        r#"{"stream":true,"stream":true}"#,
+        r#"{"stream":false,"stream":true}"#,
+        r#"{"stream":true,"stream_options":{},"stream_options":{}}"#,
+        r#"{"stream":true,"stream_options":null,"stream_options":{}}"#,
+        r#"{"stream":true,"stream_options":{},"stream_options":null}"#,
+        r#"{"stream":true,"stream_options":{"include_usage":false,"include_usage":false}}"#,
+        r#"{"stream":true,"stream_options":{"include_usage":true,"include_usage":false}}"#,
+        // As no API has it.
+        r#"{"stream":true,"stream_options":[]}"#,
+        r#"{"stream":true,"stream_options":"x"}"#,
+        r#"{"stream":true,"stream_options":7}"#,
+        r#"{"stream":true,"stream_options":true}"#,
+        r#"{"stream":true,"stream_options":{"include_usage":"true"}}"#,
+        r#"{"stream":true,"stream_options":{"include_usage":1}}"#,
+        r#"{"stream":true,"stream_options":{"include_usage":{}}}"#,
+    ] {
+        assert_eq!(prompt(as_it_is).edit, None, "{as_it_is}");
+    }
+    assert!(prompt(r#"{"stream":true}"#).stream && !prompt("{}").stream);
+}
+
+#[test]
+fn only_completions_know_how_to_ask_for_usage() {
+    let knows = |path: &str| knows_include_usage(path.as_bytes());
+    assert!(knows("/v1/chat/completions") && knows("/v1/completions") && knows("/openai/v1/chat/completions"));
+    assert!(!knows("/v1/messages") && !knows("/v1/responses") && !knows("/v1/models/g:streamGenerateContent"));
 }
 
 #[test]

@@ -242,7 +242,9 @@ fn decide(policy: &Arc<Policy>, open: bool, (mode, query): (Mode, &[u8]), reques
         Mode::Metered if policy.flavor != Flavor::Upstream && wants_websocket(request) => {
             Step::Refuse(answers::websocket())
         }
-        Mode::Metered if policy.wants_body() => Step::AwaitBody(AwaitBody::new(policy, consumer)),
+        Mode::Metered if policy.wants_body() || policy.ends.ask_for_usage(request) => {
+            Step::AwaitBody(AwaitBody::new(policy, consumer))
+        }
         Mode::Metered => check(policy, consumer, request, None),
         Mode::Admin(_) if policy.admin.as_deref().map(str::as_bytes) != Some(consumer) => {
             Step::Refuse(answers::unauthorized_admin())
@@ -282,7 +284,7 @@ fn check(policy: &Arc<Policy>, consumer: &[u8], request: &dyn Request, body: Opt
         }
     };
     let ask = Ask::new(Question::new(Arc::clone(&policy.store), words), Purpose(Why::Check { who, now, held }));
-    Step::Ask(ask.after(body.map_or(0, |body| body.bytes)))
+    Step::Ask(ask.after(body, policy.ends.ask_for_usage(request)))
 }
 
 fn upstream_check(who: Who, reply: Result<Reply<'_>, Failure>) -> Next<Quotas> {

@@ -3,10 +3,19 @@
 
 use std::fmt::Display;
 
-use super::{Kind, Next, Step};
+use super::{Kind, Next, Request, Step};
 use crate::announce::Announcement;
+use crate::paths;
+use crate::prompt;
 use crate::response::Response;
 use crate::wire::{Ends, OnStoreFailure};
+
+impl Ends {
+    /// Whether a request is made to ask for the usage of its stream.
+    pub(crate) fn ask_for_usage(&self, request: &dyn Request) -> bool {
+        self.include_usage && prompt::knows_include_usage(&paths::split(request.path()).0)
+    }
+}
 
 impl<K: Kind> Step<K> {
     /// Refuses before the store is asked.

@@ -3,6 +3,7 @@
 
 use super::booking::Booking;
 use super::{Call, Kind, Question};
+use crate::unasked::Unasked;
 use crate::usage::{Scanner, Usage};
 use crate::values::MAX_AMOUNT;
 
@@ -19,6 +20,9 @@ pub struct Meter<K: Kind> {
     request_bytes: u64,
     answer: Answer,
     headers: Vec<(&'static str, String)>,
+    /// The stream's usage was asked for, and not by the client.
+    asked: bool,
+    unasked: Option<Unasked>,
 }
 
 #[derive(Debug)]
@@ -61,7 +65,7 @@ pub enum Unbooked {
 
 impl<K: Kind> Meter<K> {
     pub(super) const fn new(admission: K::Admission) -> Self {
-        Self { admission, request_bytes: 0, answer: Answer::Unseen, headers: Vec::new() }
+        Self { admission, request_bytes: 0, answer: Answer::Unseen, headers: Vec::new(), asked: false, unasked: None }
     }
 
     /// Whether something is held for it, which must be renewed.
@@ -86,6 +90,23 @@ impl<K: Kind> Meter<K> {
         std::mem::take(&mut self.headers)
     }
 
+    /// The client is not to see the usage that its stream ends with.
+    pub(super) const fn hide_usage(&mut self) {
+        self.asked = true;
+    }
+
+    /// Whether the response's body is changed, maybe.
+    #[must_use]
+    pub const fn changes_body(&self) -> bool {
+        self.unasked.is_some()
+    }
+
+    /// What the client gets in place of this piece of the response's body, which is its last, or not; nothing where it gets
+    /// the piece as it is.
+    pub fn in_place_of(&mut self, piece: &[u8], end: bool) -> Option<Vec<u8>> {
+        self.unasked.as_mut()?.feed(piece, end)
+    }
+
     /// A piece of the request's body passed.
     pub fn request_body(&mut self, length: u64) {
         self.request_bytes = self.request_bytes.saturating_add(length);
@@ -97,7 +118,10 @@ impl<K: Kind> Meter<K> {
         self.answer = match status {
             Some(status) if !(200..300).contains(&status) => Answer::Unsuccessful(status),
             _ if !encoding.is_none_or(|encoding| plain(encoding.trim_ascii())) => Answer::Encoded,
-            _ => Answer::Watched(Box::new(Scanner::new(content_type))),
+            _ => {
+                self.unasked = Unasked::of(content_type).filter(|_| self.asked);
+                Answer::Watched(Box::new(Scanner::new(content_type)))
+            }
         };
     }
 
@@ -125,7 +149,7 @@ impl<K: Kind> Meter<K> {
     /// The response ended, or the client left; `now` in unix seconds.
     #[must_use]
     pub fn end(self, now: i64) -> Ending<K> {
-        let Self { admission, request_bytes, answer, headers: _ } = self;
+        let Self { admission, request_bytes, answer, .. } = self;
         let (tokens, estimated) = match cost(answer, request_bytes, K::estimates(&admission)) {
             Ok((usage, estimated)) => match K::weights(&admission).charge(&usage) {
                 0 => (0, false),

@@ -22,7 +22,7 @@ pub use question::{Call, Failure, Question};
 
 use crate::config::{Policy, Target};
 use crate::models::Weights;
-use crate::prompt::Prompt;
+use crate::prompt::{Edit, Prompt};
 use crate::redis::{Hold, Reply};
 use crate::response::Response;
 use crate::values::MAX_AMOUNT;
@@ -177,6 +177,8 @@ pub enum Body {
 pub struct Ask<K: Kind> {
     pub call: Call,
     pub pending: Pending<K>,
+    /// What makes the request ask for its usage. It goes on without where that fails.
+    pub edit: Option<Edit>,
 }
 
 /// A request that waits for the store.
@@ -184,8 +186,16 @@ pub struct Ask<K: Kind> {
 pub struct Pending<K: Kind> {
     question: Question,
     purpose: K::Purpose,
-    /// How much of the request's body was read before.
-    request_bytes: u64,
+    read: Read,
+}
+
+/// What is known of a request's body.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Read {
+    /// How much of it was read before.
+    bytes: u64,
+    /// Whether we made it ask for its usage.
+    edited: bool,
 }
 
 /// What to do after an answer.
@@ -211,21 +221,29 @@ pub struct Admitted<K: Kind> {
 
 impl<K: Kind> Ask<K> {
     pub(crate) fn new(question: Question, purpose: K::Purpose) -> Self {
-        Self::with(question, purpose, 0)
+        Self::with(question, purpose, Read::default())
     }
 
-    fn with(question: Question, purpose: K::Purpose, request_bytes: u64) -> Self {
-        Self { call: question.call(), pending: Pending { question, purpose, request_bytes } }
+    fn with(question: Question, purpose: K::Purpose, read: Read) -> Self {
+        Self { call: question.call(), pending: Pending { question, purpose, read }, edit: None }
     }
 
-    /// After a body of so many bytes.
-    pub(crate) fn after(mut self, request_bytes: u64) -> Self {
-        self.pending.request_bytes = request_bytes;
+    /// After its body, if that was read, which may have to ask for its usage.
+    pub(crate) fn after(mut self, body: Option<&Prompt>, asks_for_usage: bool) -> Self {
+        if let Some(body) = body {
+            self.pending.read.bytes = body.bytes;
+            self.edit = body.edit.filter(|_| asks_for_usage);
+        }
         self
     }
 }
 
 impl<K: Kind> Pending<K> {
+    /// Its body was made to ask for usage that the client does not want.
+    pub const fn was_edited(&mut self) {
+        self.read.edited = true;
+    }
+
     /// Whether the request is a metered one.
     #[must_use]
     pub fn is_metered(&self) -> bool {
@@ -247,15 +265,18 @@ impl<K: Kind> Pending<K> {
     /// Takes the store's answer, or the reason why there is none.
     #[must_use]
     pub fn answer(self, answer: Result<&[u8], Failure>) -> Next<K> {
-        let Self { question, purpose, request_bytes } = self;
+        let Self { question, purpose, read } = self;
         let mut next = match question.hear(answer) {
-            Heard::Again(question) => Next::Ask(Ask::with(question, purpose, request_bytes)),
-            Heard::Unauthenticated(question) => Next::Reauthenticate(Ask::with(question, purpose, request_bytes)),
+            Heard::Again(question) => Next::Ask(Ask::with(question, purpose, read)),
+            Heard::Unauthenticated(question) => Next::Reauthenticate(Ask::with(question, purpose, read)),
             Heard::Reply(reply) => K::decide(purpose, Ok(reply)),
             Heard::Failure(failure) => K::decide(purpose, Err(failure)),
         };
         if let Next::Admit(admitted) = &mut next {
-            admitted.meter.request_body(request_bytes);
+            admitted.meter.request_body(read.bytes);
+            if read.edited {
+                admitted.meter.hide_usage();
+            }
         }
         next
     }

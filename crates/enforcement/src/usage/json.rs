@@ -25,6 +25,10 @@ pub(crate) struct Found {
     /// Counts beside the answer's other fields (Ollama).
     pub(super) beside: Counts,
     pub(super) model: Short<MODEL_MAX>,
+    /// It has a list of choices, and none in it.
+    pub(crate) no_choices: bool,
+    /// It has usage of its own, be it of nothing.
+    pub(crate) has_usage: bool,
     /// Bytes of generated text, escapes counted as what they stand for.
     pub(super) generated: u64,
     /// In a request's body.
@@ -94,8 +98,10 @@ pub(crate) struct Json {
     counts: Counts,
     number: Number,
     literal: &'static [u8],
-    /// Whether the literal being read is `true`.
-    truth: bool,
+    /// The whole of the literal being read.
+    word: &'static [u8],
+    /// How much was read before.
+    read: usize,
     unicode: u16,
     unicode_digits: u8,
     key: Short<KEY_MAX>,
@@ -111,6 +117,8 @@ impl Json {
                 usage: None,
                 beside: Counts::EMPTY,
                 model: Short::EMPTY,
+                no_choices: false,
+                has_usage: false,
                 generated: 0,
                 asked: Asked::NOTHING,
             },
@@ -124,7 +132,8 @@ impl Json {
             counts: Counts::EMPTY,
             number: Number::ZERO,
             literal: &[],
-            truth: false,
+            word: &[],
+            read: 0,
             unicode: 0,
             unicode_digits: 0,
             key: Short::EMPTY,
@@ -137,11 +146,18 @@ impl Json {
         Self { slot: Slot::Asked(Place::Body), ..Self::new(false) }
     }
 
+    /// A reader of one event's data.
+    pub(crate) const fn of_answer() -> Self {
+        Self::new(true)
+    }
+
     /// Forgets the document: what comes next is another.
     pub(super) const fn restart(&mut self) {
         self.found.usage = None;
         self.found.beside.clear();
         self.found.model.clear();
+        self.found.no_choices = false;
+        self.found.has_usage = false;
         self.found.generated = 0;
         self.state = State::Value;
         self.slot = Slot::Document;
@@ -216,11 +232,11 @@ impl Json {
                     }
                     b'{' => {
                         at += 1;
-                        self.open(Frame { slot: self.slot.object(), array: false });
+                        self.open(Frame { slot: self.slot.object(), array: false }, at);
                     }
                     b'[' => {
                         at += 1;
-                        self.open(Frame { slot: self.slot.elements(), array: true });
+                        self.open(Frame { slot: self.slot.elements(), array: true }, at);
                     }
                     b'0'..=b'9' => {
                         at += 1;
@@ -239,6 +255,7 @@ impl Json {
                     b'f' => at = self.literal(bytes, at, b"false"),
                     b']' if self.state == State::FirstElement => {
                         at += 1;
+                        self.found.no_choices |= self.frame.slot == Slot::Choice;
                         self.close(true);
                     }
                     _ if self.skips(byte) => at += 1,
@@ -266,6 +283,9 @@ impl Json {
                     }
                     b'}' if self.state == State::FirstKey => {
                         at += 1;
+                        if let Slot::Asked(place) = self.frame.slot {
+                            self.found.asked.emptied(place);
+                        }
                         self.close(false);
                     }
                     _ if self.skips(byte) => at += 1,
@@ -313,7 +333,7 @@ impl Json {
                         at += 1;
                         self.literal = &self.literal[1..];
                         if self.literal.is_empty() {
-                            self.literal_ended();
+                            self.literal_ended(at);
                         }
                     } else {
                         self.state = State::Broken;
@@ -377,6 +397,7 @@ impl Json {
                 State::Broken => break,
             }
         }
+        self.read = self.read.wrapping_add(at);
         at
     }
 
@@ -397,9 +418,10 @@ impl Json {
         }
     }
 
-    fn open(&mut self, frame: Frame) {
+    /// `at`: behind the bracket.
+    fn open(&mut self, frame: Frame, at: usize) {
         if let Slot::Asked(place) = self.slot {
-            self.found.asked.opened(place, frame.array);
+            self.found.asked.opened(place, frame.array, self.read.wrapping_add(at));
         }
         let Some(place) = self.stack.get_mut(self.depth) else {
             self.excess = 1;
@@ -437,6 +459,7 @@ impl Json {
     /// says nothing is kept only where it begins a message (Anthropic), for what follows adds to it.
     fn usage_ended(&mut self) {
         let slot = self.frame.slot;
+        self.found.has_usage |= slot == Slot::Usage;
         let counts = match self.found.usage {
             Some((earlier, _)) if slot == Slot::ChoiceUsage && earlier != slot => false,
             None if slot == Slot::MessageUsage => true,

@@ -20,6 +20,9 @@ pub struct Ends {
     pub rate_limit_headers: bool,
     #[serde(default, skip_serializing_if = "is_default")]
     pub errors: Errors,
+    /// Whether streams that do not ask for their usage are made to, and clients are spared it.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub include_usage: bool,
     /// Hundredths of what may be used at which somebody is to be warned.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub warn_at: Option<u8>,

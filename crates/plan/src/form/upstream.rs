@@ -80,6 +80,7 @@ impl Form<Quota> for Upstream {
             unlisted_paths: _,
             rate_limit_headers: _,
             errors: _,
+            include_usage: _,
             warn_at: _,
             deletion_policy: _,
         } = &quota.spec;

@@ -38,6 +38,7 @@ pub fn validate_limit(object: &AiTokenRateLimit) -> Result<(), Vec<Refusal>> {
         unlisted_paths: _,
         rate_limit_headers: _,
         errors: _,
+        include_usage: _,
         warn_at,
     } = &object.spec;
     let mut check = Check::default();

@@ -39,6 +39,7 @@ pub(super) fn valid() -> Value {
             "unlistedPaths": "Admit",
             "rateLimitHeaders": true,
             "errors": "Text",
+            "includeUsage": true,
             "warnAt": 80,
         },
     })
@@ -118,6 +119,7 @@ pub(super) fn accepted() -> Vec<(Kind, Value)> {
         limit("/spec/onMissingUsage", json!("Ignore")),
         limit("/spec/unlistedPaths", json!("Refuse")),
         limit("/spec/rateLimitHeaders", json!(false)),
+        limit("/spec/includeUsage", json!(false)),
         limit("/spec/errors", json!("OpenAI")),
         limit("/spec/errors", json!("Anthropic")),
         limit("/spec/warnAt", json!(1)),
@@ -258,6 +260,7 @@ pub(super) fn refused() -> Vec<Case> {
         limit("/spec/onMissingUsage", json!("Refuse"), "spec.onMissingUsage", Unreadable),
         limit("/spec/unlistedPaths", json!(true), "spec.unlistedPaths", Unreadable),
         limit("/spec/rateLimitHeaders", json!("true"), "spec.rateLimitHeaders", Unreadable),
+        limit("/spec/includeUsage", json!("true"), "spec.includeUsage", Unreadable),
         limit("/spec/errors", json!("openai"), "spec.errors", Unreadable),
         limit("/spec/warnAt", json!(0), "spec.warnAt", OutOfRange),
         limit("/spec/warnAt", json!(101), "spec.warnAt", OutOfRange),

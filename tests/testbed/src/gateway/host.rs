@@ -237,19 +237,23 @@ impl Host {
         }
     }
 
-    /// Replaces `length` bytes from `start` of a body by others; a length of 0 at 0 prepends, a start beyond appends.
-    pub(super) fn set_buffer(&self, which: i32, start: usize, length: usize, bytes: &[u8]) -> Option<()> {
-        use super::abi::buffer;
+    /// Replaces a whole body; a length of 0 at 0 prepends, a start beyond appends. Of ranges inside, hosts differ in what
+    /// they make of them: none is known here.
+    pub(super) fn set_buffer(&self, which: i32, start: usize, length: usize, bytes: &[u8]) -> Option<i32> {
+        use super::abi::{buffer, status};
         let mut stream = self.context()?.stream.borrow_mut();
         let body = match which {
             buffer::REQUEST_BODY => stream.request_body.as_mut()?,
             buffer::RESPONSE_BODY => stream.response_body.as_mut()?,
             _ => return None,
         };
-        let start = start.min(body.len());
-        let end = start.saturating_add(length).min(body.len());
-        body.splice(start..end, bytes.iter().copied());
-        Some(())
+        match (start, length) {
+            (0, 0) => drop(body.splice(..0, bytes.iter().copied())),
+            (0, length) if length == body.len() => *body = bytes.to_vec(),
+            (start, _) if start >= body.len() => body.extend_from_slice(bytes),
+            _ => return Some(status::BAD_ARGUMENT),
+        }
+        Some(status::OK)
     }
 
     pub(super) fn effect(&mut self, effect: Effect) {

@@ -223,8 +223,7 @@ fn buffers(linker: &mut Linker<Host>) -> Result<()> {
         |mut guest: Guest<'_>, which: i32, start: i32, length: i32, ptr: i32, len: i32| {
             let bytes = some!(read(&mut guest, ptr, len), INVALID_MEMORY);
             let (start, length) = (start as u32 as usize, length as u32 as usize);
-            some!(guest.data().set_buffer(which, start, length, &bytes), NOT_FOUND);
-            Ok(OK)
+            Ok(some!(guest.data().set_buffer(which, start, length, &bytes), NOT_FOUND))
         },
     )?;
     linker.func_wrap(

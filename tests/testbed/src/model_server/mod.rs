@@ -7,6 +7,7 @@
 //! |---|---|
 //! | `x-answer: <id>` | the answer registered by [`ModelServer::script`] under that id |
 //! | `x-test-usage: <input>,<output>` or `none` | the usage reported; without it 10,20 |
+//! | `x-test-usage-asked: <input>,<output>` | the same, in a stream of completions only if its request asks for it |
 //! | `x-test-words: <n>` | so many generated words, one per streamed event; without it 5 |
 //! | `x-test-status: <code>` | an error answer with this status |
 //! | `x-test-border: <n>` | the body in chunks of n bytes, instead of one per event |
@@ -242,7 +243,12 @@ fn choose(shared: &Shared, received: &Received) -> Answer {
     let Some(mut asked) = Asked::read(&received.path, &received.body) else {
         return refusal(404, &format!("no model API has the path {:?}", received.path));
     };
-    match header(&received.headers, "x-test-usage") {
+    let usage = match header(&received.headers, "x-test-usage-asked") {
+        None => header(&received.headers, "x-test-usage"),
+        Some(_) if asked.is_quiet() => Some("none"),
+        usage => usage,
+    };
+    match usage {
         None => {}
         Some("none") => asked.tokens = None,
         Some(usage) => {

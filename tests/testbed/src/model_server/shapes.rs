@@ -28,6 +28,7 @@ pub(super) struct Asked {
     stream: bool,
     /// Gemini's streams are server-sent events only if asked for, else one JSON array.
     events: bool,
+    include_usage: bool,
     /// `None`: the answer says nothing about usage.
     pub(super) tokens: Option<Tokens>,
     /// How many parts the generated text has, one per event of a stream.
@@ -62,8 +63,15 @@ impl Asked {
         };
         // Higress' ai-proxy asks for usage on behalf of its clients: only an explicit "no" leaves it out.
         let unwanted = body.pointer("/stream_options/include_usage") == Some(&json!(false)) && stream;
+        let include_usage = body.pointer("/stream_options/include_usage") == Some(&json!(true));
         let tokens = (!unwanted).then_some(Tokens { input: 10, output: 20 });
-        Some(Self { api, model, stream, events: query.split('&').any(|one| one == "alt=sse"), tokens, words: 5 })
+        let events = query.split('&').any(|one| one == "alt=sse");
+        Some(Self { api, model, stream, events, include_usage, tokens, words: 5 })
+    }
+
+    /// Whether it wants a stream without its usage, as OpenAI's API understands it.
+    pub(super) fn is_quiet(&self) -> bool {
+        matches!(self.api, Api::Chat | Api::Completions) && self.stream && !self.include_usage
     }
 
     /// A whole answer.

@@ -6,6 +6,7 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 use testbed::{Call, Gateway, Reply, eventually, get};
 
+use super::usage_is_asked_for_and_hidden;
 use crate::scenario_a::{completion, is};
 use crate::stage::{NAMESPACE, Stage};
 
@@ -219,5 +220,22 @@ async fn the_answer_with_which_a_limit_is_nearly_reached_is_counted_once_per_win
     assert_eq!((warned(399).await?, warned(1).await?, warned(1).await?), (2, 3, 3), "what is held does not count");
     bed.stores(COUNTER, Some("401")).await?;
     assert_eq!(bed.gateway.traps(), 0);
+    Ok(())
+}
+
+#[tokio::test]
+async fn streams_count_what_they_used_and_who_did_not_ask_for_it_sees_nothing_of_it() -> Result<()> {
+    let bed = Bed::new().await?;
+    let fields = json!({"includeUsage": true, "onMissingUsage": "Ignore", "unlistedPaths": "Refuse"});
+    bed.declare(&fields).await?;
+    eventually("the gateway has the rule", async || {
+        let reply = bed.models().await?;
+        ensure!(reply.status == 403, "{}", reply.status);
+        Ok(())
+    })
+    .await?;
+    usage_is_asked_for_and_hidden(&bed.gateway, &bed.stage.model).await?;
+    bed.stores(COUNTER, Some("44")).await?;
+    assert_eq!((bed.counted()["estimated"], bed.gateway.traps()), (0, 0));
     Ok(())
 }

@@ -39,6 +39,16 @@ fn every_counter_holds_what_the_request_may_cost() {
 }
 
 #[test]
+fn a_request_is_made_to_ask_for_usage_only_where_that_is_said() {
+    let asks = |ends: Value| held(&reserving(&ends), r#"{"stream":true}"#).edit.is_some();
+    assert!(asks(json!({"includeUsage": true})) && !asks(json!({})));
+    let mut config = native(json!({"global": [{"tokens": 100, "windowSeconds": 60}]}));
+    assert!(matches!(start(&config, &Asked::with(&[])), Step::Ask(_)));
+    config["aiquota"]["policies"]["p"]["ends"] = json!({"includeUsage": true});
+    assert!(matches!(start(&config, &Asked::with(&[])), Step::AwaitBody(_)), "its body says whether it asks");
+}
+
+#[test]
 fn a_request_passes_if_what_it_may_cost_is_left() {
     assert!(matches!(answered(&json!({}), 75), Next::Admit(_)));
     let Next::Refuse(response) = answered(&json!({}), 76) else { panic!() };

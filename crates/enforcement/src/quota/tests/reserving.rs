@@ -122,6 +122,44 @@ fn a_body_that_is_too_long_is_refused_in_the_shape_that_is_chosen() {
 }
 
 #[test]
+fn a_request_is_made_to_ask_for_usage_only_where_that_is_said_and_known() {
+    let asks = |ends: Value, body: &str| held(&reserving(ends), body).edit.is_some();
+    let body = r#"{"stream":true}"#;
+    assert!(asks(json!({"includeUsage": true}), body) && !asks(json!({}), body));
+    assert!(!asks(json!({"includeUsage": true}), r#"{"stream":false}"#));
+
+    let mut config = native_config(false);
+    config["aiquota"]["policies"]["p"]["ends"] = json!({"includeUsage": true});
+    config["aiquota"]["policies"]["p"]["paths"] = json!([METERED, "/v1/messages"]);
+    assert!(matches!(start(&config, &["user"], METERED), Step::AwaitBody(_)), "its body says whether it asks");
+    assert!(matches!(start(&config, &["user"], "/v1/messages"), Step::Ask(_)), "another API");
+}
+
+#[test]
+fn only_who_was_made_to_ask_is_spared_the_usage_and_it_is_charged_all_the_same() {
+    const USAGE: &[u8] = b"data: {\"choices\":[],\"usage\":{\"total_tokens\":9}}\n\n";
+    let answered = |edited: bool, status: u16, content_type: &[u8], encoding: Option<&[u8]>| {
+        let mut ask = held(&reserving(json!({"includeUsage": true})), r#"{"stream":true}"#);
+        if edited {
+            ask.pending.was_edited();
+        }
+        let Next::Admit(admitted) = ask.pending.answer(Ok(ADMITTED)) else { panic!() };
+        let mut meter = *admitted.meter;
+        meter.response_headers(Some(status), Some(content_type), encoding);
+        meter.response_body(USAGE);
+        let got = meter.in_place_of(USAGE, false);
+        assert_eq!(got.is_some(), meter.changes_body());
+        (got, words(&charge(meter.end(NOW)).call.command)[8].clone())
+    };
+    let events = b"text/event-stream";
+    assert_eq!(answered(true, 200, events, None), (Some(Vec::new()), "9".to_owned()));
+    assert_eq!(answered(false, 200, events, None), (None, "9".to_owned()), "its client asked");
+    assert_eq!(answered(true, 200, b"application/json", None).0, None);
+    assert_eq!(answered(true, 200, events, Some(b"gzip")).0, None);
+    assert_eq!(answered(true, 500, events, None), (None, "0".to_owned()));
+}
+
+#[test]
 fn what_a_client_is_told_is_left_is_without_its_own_hold() {
     let config = reserving(json!({"rateLimitHeaders": true}));
     let headers = admitted_with(&config, ADMITTED).take_headers();

@@ -68,9 +68,9 @@ impl Json {
     }
 
     pub(super) fn literal(&mut self, bytes: &[u8], at: usize, literal: &'static [u8]) -> usize {
-        self.truth = literal == b"true";
+        self.word = literal;
         if bytes[at..].starts_with(literal) {
-            self.literal_ended();
+            self.literal_ended(at + literal.len());
             at + literal.len()
         } else {
             self.literal = &literal[1..];
@@ -79,9 +79,10 @@ impl Json {
         }
     }
 
-    pub(super) fn literal_ended(&mut self) {
+    /// `at`: behind it.
+    pub(super) fn literal_ended(&mut self, at: usize) {
         if let Slot::Asked(place) = self.slot {
-            self.found.asked.literal(place, self.truth);
+            self.found.asked.literal(place, self.word, self.read.wrapping_add(at));
         }
         self.value_ended();
     }

@@ -4,15 +4,15 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
-use api::{AiQuota, AiQuotaStore, AiTokenRateLimit, Condition, ConsumerStatus};
+use api::{AiQuota, AiQuotaStore, AiTokenRateLimit, Condition};
 use futures::stream::{self, StreamExt};
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{ApiResource, DynamicObject, Patch, PatchParams};
 use kube::{Api, Client, ResourceExt};
-use plan::{Answers, Object, ObjectKind, Plan, Program, Seen, Writes};
-use serde::{Deserialize as _, Serialize};
+use plan::{Answers, Object, ObjectKind, Plan, Program, Seen, Told, Writes};
+use serde::Serialize;
 use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 
@@ -40,6 +40,8 @@ pub(crate) struct Reporter {
     stores: ApiResource,
     /// By uid, what was written while the watch showed an older version.
     written: HashMap<String, Written>,
+    /// By uid: a status has no room for all that Events told of.
+    told: HashMap<String, Told>,
 }
 
 struct Written {
@@ -58,6 +60,8 @@ struct Report<'a> {
     version: Option<String>,
     before: Value,
     after: Value,
+    /// What Events say of consumers that are to be warned about, and of whom is told then.
+    warned: Option<(Vec<String>, Told)>,
 }
 
 impl Reporter {
@@ -68,6 +72,7 @@ impl Reporter {
             limits: ApiResource::erase::<AiTokenRateLimit>(&()),
             stores: ApiResource::erase::<AiQuotaStore>(&()),
             written: HashMap::new(),
+            told: HashMap::new(),
         }
     }
 
@@ -81,8 +86,8 @@ impl Reporter {
         now: Timestamp,
         events: &Events,
     ) -> Reporting {
-        let Self { client, quotas, limits, stores, written } = self;
-        let (quotas, limits) = (&*quotas, &*limits);
+        let Self { client, quotas, limits, stores, written, told } = self;
+        let (quotas, limits, known) = (&*quotas, &*limits, &*told);
         let Seeding { seeds, figures, overrides, .. } = seeding;
         let found = Answers { seeded: seeds, figures, overrides };
         let quotas = plan.verdicts.iter().enumerate().filter_map(|(index, verdict)| {
@@ -95,7 +100,9 @@ impl Reporter {
                 ObjectKind::AiQuota => quotas,
                 ObjectKind::AiTokenRateLimit => limits,
             };
-            Report::new(resource, metadata, verdict.object.status(), &status, written)
+            let report = Report::new(resource, metadata, verdict.object.status(), &status, written)?;
+            let warned = plan::newly_exhausted(plan, verdict, figures, known.get(&uid(metadata)));
+            Some(Report { warned, ..report })
         });
         let answers = seeding.stores.iter().zip(&seeding.evicts);
         let stores = plan.stores.iter().zip(answers).filter_map(|(store, (answers, evicts))| {
@@ -113,22 +120,24 @@ impl Reporter {
             for condition in transitions(&conditions(&report.before), &conditions(&report.after)) {
                 events.publish(&report.reference(), &note(condition)).await;
             }
-            for message in plan::newly_exhausted(&consumers(&report.before), &consumers(&report.after)) {
-                let note = Note { reason: NEARLY_EXHAUSTED, action: NEARLY_EXHAUSTED, message: &message };
+            for message in report.warned.iter().flat_map(|(messages, _)| messages) {
+                let note = Note { reason: NEARLY_EXHAUSTED, action: NEARLY_EXHAUSTED, message };
                 events.publish(&report.reference(), &note).await;
             }
             Ok::<_, kube::Error>((report, version))
         });
         let mut again = None;
-        let mut new = Vec::new();
+        let (mut new, mut newly_told) = (Vec::new(), Vec::new());
         let mut patches = stream::iter(patches).buffer_unordered(IN_FLIGHT);
         while let Some(patched) = patches.next().await {
             match patched {
-                Ok((report, version)) if version != report.metadata.resource_version => {
-                    let shown = report.metadata.resource_version.clone();
-                    new.push((uid(report.metadata), Written { shown, version, status: report.after.to_string() }));
+                Ok((report, version)) => {
+                    if version != report.metadata.resource_version {
+                        let shown = report.metadata.resource_version.clone();
+                        new.push((uid(report.metadata), Written { shown, version, status: report.after.to_string() }));
+                    }
+                    newly_told.extend(report.warned.map(|(_, told)| (uid(report.metadata), told)));
                 }
-                Ok(_) => {}
                 // Deleted meanwhile: there is nothing to report to.
                 Err(kube::Error::Api(status)) if status.is_not_found() => {}
                 // Changed meanwhile: the watch will show it, though a status alone wakes nobody.
@@ -150,6 +159,9 @@ impl Reporter {
             .collect();
         written.retain(|uid, written| shown.contains(&(uid.as_str(), written.shown.as_deref())));
         written.extend(new);
+        let warns: HashSet<&str> = shown.iter().map(|(uid, _)| *uid).collect();
+        told.retain(|uid, _| warns.contains(uid.as_str()));
+        told.extend(newly_told);
         Reporting { again: again.map(|wait| Instant::now() + wait) }
     }
 }
@@ -176,7 +188,7 @@ impl<'a> Report<'a> {
                 (&own.version, before, after)
             }
         };
-        Some(Self { resource, metadata, version: version.clone(), before, after })
+        Some(Self { resource, metadata, version: version.clone(), before, after, warned: None })
     }
 }
 
@@ -264,10 +276,6 @@ fn note(condition: &Condition) -> Note<'_> {
 fn conditions(status: &Value) -> Vec<Condition> {
     let conditions = status.get("conditions").cloned().unwrap_or_default();
     serde_json::from_value(conditions).unwrap_or_default()
-}
-
-fn consumers(status: &Value) -> Vec<ConsumerStatus> {
-    status.get("consumers").and_then(|consumers| Vec::deserialize(consumers).ok()).unwrap_or_default()
 }
 
 fn without_times(status: &Value) -> Value {

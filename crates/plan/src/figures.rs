@@ -24,50 +24,74 @@ pub struct Figures {
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Shown {
     pub(crate) consumers: Vec<ConsumerStatus>,
+    /// All that are to be warned about, whether they are shown or not.
+    pub(crate) warned: Vec<ConsumerStatus>,
     /// Listed consumers with nothing left.
     pub(crate) exhausted: usize,
 }
 
+/// Whom an Event told of, by name and model, with what was used when it was last looked at.
+pub type Told = HashMap<(String, Option<String>), i64>;
+
 /// Nothing where nothing is known of any.
 pub(crate) fn shown(plan: &Plan, verdict: &Verdict, figures: &[Option<Figures>]) -> Option<Shown> {
-    let consumers: Vec<Listed<'_>> = verdict.object.listed().collect();
-    let found = verdict.seeds.clone().filter_map(|seed| {
-        let found = (*figures.get(seed)?)?;
-        Some((*consumers.get(plan.seeds[seed].consumer)?, found))
-    });
-    let mut found: Vec<(Listed<'_>, Figures)> = found.collect();
+    let mut found = found(plan, verdict, figures);
     if found.is_empty() {
         return None;
     }
     let exhausted = found.iter().filter(|found| left(found).is_some_and(|(balance, _)| balance <= 0)).count();
+    let status = |one: &_| status(plan.gateway.settings.flavor, verdict.object.warn_at(), one);
+    let is_warned = |one: &&_| is_warned(plan.gateway.settings.flavor, verdict.object.warn_at(), one);
+    let mut warned: Vec<_> = found.iter().filter(is_warned).copied().collect();
+    warned.sort_unstable_by(least_left);
     if found.len() > CONSUMERS_SHOWN {
         found.select_nth_unstable_by(CONSUMERS_SHOWN, least_left);
         found.truncate(CONSUMERS_SHOWN);
     }
     found.sort_unstable_by(least_left);
-    let flavor = plan.gateway.settings.flavor;
-    let warn_at = verdict.object.warn_at();
-    let consumers = found.iter().map(|one| {
-        let (Listed { model, consumer }, Figures { balance: _, used }) = one;
-        let Consumer { name, quota, unlimited: _ } = consumer;
-        let balance = left(one).map(|(balance, _)| balance);
-        let used = match (flavor, quota, balance) {
-            // Upstream's module counts nothing but the balance down.
-            (Flavor::Upstream, Some(quota), Some(balance)) => quota.saturating_sub(balance).max(0),
-            _ => *used,
-        };
-        let nearly_exhausted =
-            quota.zip(warn_at).is_some_and(|(quota, percent)| quota > 0 && reaches(used, quota, percent));
-        let model = model.map(str::to_owned);
-        ConsumerStatus { name: name.clone(), model, quota: *quota, balance, used, nearly_exhausted }
-    });
-    Some(Shown { consumers: consumers.collect(), exhausted })
+    let (consumers, warned) = (found.iter().map(status).collect(), warned.iter().map(status).collect());
+    Some(Shown { consumers, warned, exhausted })
 }
 
-/// The consumers that are to be warned about, of those that are shown: the message of the condition, if there is one.
-pub(crate) fn nearly_exhausted(consumers: &[ConsumerStatus], percent: Option<u8>) -> Option<Warning> {
-    let warned: Vec<&ConsumerStatus> = consumers.iter().filter(|consumer| consumer.nearly_exhausted).collect();
-    let named: Vec<String> = warned.iter().take(NAMED).map(|consumer| spent(consumer)).collect();
+/// What is known of an object's listed consumers.
+fn found<'p>(plan: &Plan, verdict: &'p Verdict, figures: &[Option<Figures>]) -> Vec<(Listed<'p>, Figures)> {
+    let consumers: Vec<Listed<'_>> = verdict.object.listed().collect();
+    let found = verdict.seeds.clone().filter_map(|seed| {
+        let found = (*figures.get(seed)?)?;
+        Some((*consumers.get(plan.seeds[seed].consumer)?, found))
+    });
+    found.collect()
+}
+
+fn used(flavor: Flavor, one: &(Listed<'_>, Figures)) -> i64 {
+    match (flavor, left(one)) {
+        // Upstream's module counts nothing but the balance down.
+        (Flavor::Upstream, Some((balance, quota))) => quota.saturating_sub(balance).max(0),
+        _ => one.1.used,
+    }
+}
+
+fn is_warned(flavor: Flavor, warn_at: Option<u8>, one: &(Listed<'_>, Figures)) -> bool {
+    let quota = one.0.consumer.quota.filter(|quota| *quota > 0);
+    quota.zip(warn_at).is_some_and(|(quota, percent)| reaches(used(flavor, one), quota, percent))
+}
+
+fn status(flavor: Flavor, warn_at: Option<u8>, one: &(Listed<'_>, Figures)) -> ConsumerStatus {
+    let (Listed { model, consumer }, _) = one;
+    let Consumer { name, quota, unlimited: _ } = consumer;
+    ConsumerStatus {
+        name: name.clone(),
+        model: model.map(str::to_owned),
+        quota: *quota,
+        balance: left(one).map(|(balance, _)| balance),
+        used: used(flavor, one),
+        nearly_exhausted: is_warned(flavor, warn_at, one),
+    }
+}
+
+/// The message of the condition, if there is one.
+pub(crate) fn nearly_exhausted(warned: &[ConsumerStatus], percent: Option<u8>) -> Option<Warning> {
+    let named: Vec<String> = warned.iter().take(NAMED).map(spent).collect();
     let more = match warned.len().saturating_sub(NAMED) {
         0 => String::new(),
         more => format!(" and {more} more"),
@@ -76,21 +100,51 @@ pub(crate) fn nearly_exhausted(consumers: &[ConsumerStatus], percent: Option<u8>
     percent.filter(|_| !warned.is_empty()).map(|percent| Warning::NearlyExhausted { percent, consumers })
 }
 
-/// Consumers that are to be warned about now and were not before, or not in this period: what an Event says of each.
-/// `before` and `after`: as [`api::AiQuotaStatus`] has them.
+/// What Events are to say of consumers that are to be warned about now and were not before, or not in this period; and
+/// of whom is told then. `told`: nothing where only the status knows, as after a restart: of consumers that it has no
+/// room for nobody knows, so that they count as told. Nothing where there is nothing to look at.
 #[must_use]
-pub fn newly_exhausted(before: &[ConsumerStatus], after: &[ConsumerStatus]) -> Vec<String> {
-    // What was used falls with a new period only.
-    let told = |now: &ConsumerStatus, before: &ConsumerStatus| before.nearly_exhausted && before.used <= now.used;
+pub fn newly_exhausted(
+    plan: &Plan,
+    verdict: &Verdict,
+    figures: &[Option<Figures>],
+    told: Option<&Told>,
+) -> Option<(Vec<String>, Told)> {
+    let warn_at = Some(verdict.object.warn_at()?);
+    let now = found(plan, verdict, figures).into_iter();
+    let now = now.map(|one| status(plan.gateway.settings.flavor, warn_at, &one));
+    let shown = verdict.object.status().map_or(&[][..], |status| &status.consumers);
+    Some(newly(now, told, (shown, verdict.object.listed())))
+}
+
+/// `shown`: as [`api::AiQuotaStatus`] has them.
+fn newly<'a>(
+    now: impl Iterator<Item = ConsumerStatus>,
+    told: Option<&Told>,
+    (shown, listed): (&[ConsumerStatus], impl Iterator<Item = Listed<'a>>),
+) -> (Vec<String>, Told) {
     let key = |one: &ConsumerStatus| (one.name.clone(), one.model.clone());
-    let known: HashMap<_, &ConsumerStatus> = before.iter().map(|before| (key(before), before)).collect();
-    let warned = after.iter().filter(|consumer| consumer.nearly_exhausted);
-    let new = warned.filter(|now| !known.get(&key(now)).is_some_and(|before| told(now, before)));
-    let say = |ConsumerStatus { name, model, quota, used, .. }: &ConsumerStatus| {
-        let (model, quota) = (of_model(model.as_deref()), quota.unwrap_or_default());
-        format!("consumer {name} has used {used} of its {quota} tokens{model} of this period")
-    };
-    new.map(say).collect()
+    let mut all: HashMap<_, Option<i64>> = HashMap::new();
+    if told.is_none() && shown.len() >= CONSUMERS_SHOWN {
+        let key = |Listed { model, consumer }| (consumer.name.clone(), model.map(str::to_owned));
+        all.extend(listed.map(|listed| (key(listed), Some(i64::MIN))));
+    }
+    match told {
+        Some(told) => all.extend(told.iter().map(|(key, used)| (key.clone(), Some(*used)))),
+        None => all.extend(shown.iter().map(|one| (key(one), one.nearly_exhausted.then_some(one.used)))),
+    }
+    let mut new = Vec::new();
+    for one in now {
+        let before = all.entry(key(&one)).or_default();
+        // What was used falls with a new period only.
+        if one.nearly_exhausted && before.is_none_or(|before| before > one.used) {
+            let ConsumerStatus { name, model, quota, used, .. } = &one;
+            let (model, quota) = (of_model(model.as_deref()), quota.unwrap_or_default());
+            new.push(format!("consumer {name} has used {used} of its {quota} tokens{model} of this period"));
+        }
+        *before = one.nearly_exhausted.then_some(one.used);
+    }
+    (new, all.into_iter().filter_map(|(key, used)| Some((key, used?))).collect())
 }
 
 fn spent(ConsumerStatus { name, model, quota, used, .. }: &ConsumerStatus) -> String {
@@ -132,26 +186,54 @@ mod tests {
         let before = [consumer("a", 79, false), consumer("b", 85, true), consumer("c", 90, true)];
         let after =
             [consumer("a", 80, true), consumer("b", 99, true), consumer("c", 81, true), consumer("d", 79, false)];
-        let told = newly_exhausted(&before, &after);
+        let (new, told) = newly(after.iter().cloned(), None, (&before, [].into_iter()));
         assert_eq!(
-            told,
+            new,
             [
                 "consumer a has used 80 of its 100 tokens of this period",
                 "consumer c has used 81 of its 100 tokens for model m* of this period"
             ]
         );
-        assert!(newly_exhausted(&after, &after).is_empty(), "as after a restart");
+        assert!(newly(after.iter().cloned(), Some(&told), (&before, [].into_iter())).0.is_empty());
+        assert!(newly(after.iter().cloned(), None, (&after, [].into_iter())).0.is_empty(), "as after a restart");
+    }
+
+    #[test]
+    fn each_of_many_is_told_of_once_also_those_that_a_status_has_no_room_for() {
+        let all = |used: i64| (0..=CONSUMERS_SHOWN).map(move |n| consumer(&format!("c{n}"), used, used >= 80));
+        let names: Vec<Consumer> =
+            all(0).map(|ConsumerStatus { name, quota, .. }| Consumer { name, quota, unlimited: None }).collect();
+        let others: Vec<_> = all(80).skip(1).collect();
+        let tell = |now: Vec<ConsumerStatus>, told: Option<&Told>, shown: &[ConsumerStatus]| {
+            let (new, told) =
+                newly(now.into_iter(), told, (shown, names.iter().map(|consumer| Listed { model: None, consumer })));
+            (new.len(), told)
+        };
+        let (new, told) = tell(all(10).collect(), None, &[]);
+        assert_eq!(new, 0);
+        let (new, told) = tell(all(80).collect(), Some(&told), &others);
+        assert_eq!(new, CONSUMERS_SHOWN + 1);
+        let (new, told) = tell(all(85).skip(1).collect(), Some(&told), &others);
+        assert_eq!(new, 0);
+        assert_eq!(tell(all(85).collect(), Some(&told), &others).0, 0, "who comes back is not told of again");
+        assert_eq!(tell(all(80).collect(), Some(&told), &others).0, CONSUMERS_SHOWN, "but in another period");
+        let (new, told) = tell(Vec::new(), None, &others);
+        assert_eq!(new, 0, "a controller that starts");
+        let (new, told) = tell(all(85).collect(), Some(&told), &others);
+        assert_eq!(new, 0, "does not know of whom was told, as long as they stay there");
+        let (_, told) = tell(all(10).collect(), Some(&told), &others);
+        assert_eq!(tell(all(90).collect(), Some(&told), &others).0, CONSUMERS_SHOWN + 1);
     }
 
     #[test]
     fn the_condition_names_a_few_and_counts_the_rest() {
-        let consumers: Vec<ConsumerStatus> = (0..7).map(|n| consumer(&format!("c{n}"), 80 + n, n > 0)).collect();
+        let consumers: Vec<ConsumerStatus> = (1..7).map(|n| consumer(&format!("c{n}"), 80 + n, true)).collect();
         let said = nearly_exhausted(&consumers, Some(80)).map(|warning| warning.to_string()).unwrap();
         assert!(
             said.starts_with("80 percent of their quota in this period (warnAt) or more used c1 (81 of 100"),
             "{said}"
         );
         assert!(said.ends_with("c5 (85 of 100 tokens) and 1 more"), "{said}");
-        assert_eq!(nearly_exhausted(&consumers[..1], Some(80)), None);
+        assert_eq!(nearly_exhausted(&[], Some(80)), None);
     }
 }

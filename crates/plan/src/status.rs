@@ -61,7 +61,7 @@ pub fn status(
     let verdict = &plan.verdicts[verdict];
     let before = verdict.object.status();
     let seeds = Seeds::of(verdict, answers.seeded);
-    let Shown { consumers, exhausted } = figures(plan, verdict, answers.figures);
+    let Shown { consumers, warned, exhausted } = figures(plan, verdict, answers.figures);
 
     let abandoned = abandoned(verdict);
     let accepted = accepted(verdict, abandoned.as_ref());
@@ -103,7 +103,7 @@ pub fn status(
         }
         _ => None,
     };
-    let nearly_exhausted = nearly_exhausted(&consumers, verdict.object.warn_at());
+    let nearly_exhausted = nearly_exhausted(&warned, verdict.object.warn_at());
     let warnings = || verdict.warnings.iter().chain(&not_parked).chain(&nearly_exhausted);
     conditions.ready(ready, warnings().map(Warning::condition));
     if let Life::Leaves(Leaving { since: None, .. }) = verdict.life {
@@ -164,7 +164,9 @@ fn figures(plan: &Plan, verdict: &Verdict, figures: &[Option<Figures>]) -> Shown
     let before = || {
         let status = verdict.object.status().filter(|_| !verdict.seeds.is_empty() || verdict.keeps_last_rule())?;
         let exhausted = status.summary.as_ref().map_or(0, |summary| summary.exhausted);
-        Some(Shown { consumers: status.consumers.clone(), exhausted: usize::try_from(exhausted).unwrap_or_default() })
+        let consumers = status.consumers.clone();
+        let warned = consumers.iter().filter(|consumer| consumer.nearly_exhausted).cloned().collect();
+        Some(Shown { consumers, warned, exhausted: usize::try_from(exhausted).unwrap_or_default() })
     };
     shown(plan, verdict, figures).or_else(before).unwrap_or_default()
 }

@@ -8,7 +8,6 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
-use api::Model;
 use enforcement::redis::{self, Balance, Delete, Fence, Invocation, Park, Period, Release};
 
 use crate::{Key, Life, Object, ObjectKind, Owner, Plan, Reason, Verdict, gateway::Part, models, plan::Declared};
@@ -260,8 +259,8 @@ pub struct Departure {
     /// The index of its verdict.
     pub verdict: usize,
     pub owner: Arc<Owner>,
-    /// The store and the prefix of balances that requests may have made from its defaults, of which some are inherited by
-    /// nobody: see [`Leftovers::is_inherited`].
+    /// The store and the prefix of balances that requests may have made from its defaults, of which some may be
+    /// others' now: see [`Leftovers::is_inherited`].
     pub lazy: Option<(usize, String)>,
     /// The store it names, and why that cannot be used.
     pub withheld: Option<(String, Reason)>,
@@ -306,14 +305,11 @@ impl Plan {
     pub fn departures(&self) -> impl Iterator<Item = Departure> {
         let drained =
             |(_, verdict): &(usize, &Verdict)| matches!(verdict.life, Life::Leaves(leaving) if leaving.drained);
-        let heirs = self.heirs();
-        let lazy = move |verdict: &Verdict| {
+        // Also where the common balances are all inherited: those of a model may be nobody's, and the spec does not say
+        // which models it had.
+        let lazy = |verdict: &Verdict| {
             let Declared { store, key_prefix } = verdict.declared.as_ref()?;
-            let store = (*store)?;
-            let has_models =
-                matches!(&verdict.object, Object::Read(quota) if quota.spec.models.iter().any(Model::has_own));
-            let sweeps = has_models || !self.is_inherited(&heirs, store, key_prefix);
-            sweeps.then(|| (store, key_prefix.clone()))
+            Some(((*store)?, key_prefix.clone()))
         };
         self.verdicts.iter().enumerate().filter(drained).map(move |(index, verdict)| Departure {
             verdict: index,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use api::{AiQuota, AiQuotaStatus, Condition, DeletionPolicy, FINALIZER};
-use enforcement::redis::Balance;
+use enforcement::redis::{self, Balance};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use plan::{AI_QUOTA, Fate, Leftovers, ObjectKind, Plan, Seeded, Undecodable, World};
@@ -58,10 +58,21 @@ fn becomes(plan: &Plan) -> (Fate, Fate, bool) {
 #[test]
 fn what_a_leaving_object_does_not_list_is_left_to_another_default_and_goes_where_there_is_none() {
     assert_eq!(becomes(&plan::build(&left(None))), (Fate::Delete, Fate::Delete, true));
-    assert_eq!(becomes(&plan::build(&left(Some(7)))), (Fate::Delete, Fate::Release, false));
+    assert_eq!(becomes(&plan::build(&left(Some(7)))), (Fate::Delete, Fate::Release, true));
     let mut elsewhere = left(Some(7));
     quota(&mut elsewhere, 1).spec.key_prefix = Some("r:".into());
     assert_eq!(becomes(&plan::build(&elsewhere)), (Fate::Delete, Fate::Delete, true));
+}
+
+#[test]
+fn what_a_model_made_that_was_removed_before_goes_though_the_common_default_is_inherited() {
+    let plan = plan::build(&left(Some(7)));
+    let departure = plan.departures().next().expect("it leaves");
+    assert_eq!(departure.lazy, Some((0, "q:".to_owned())));
+    let is_inherited =
+        |prefix: &str| Leftovers::new(&plan).is_inherited(&departure, 0, &Balance::new(prefix, b"somebody"));
+    assert!(is_inherited("q:"));
+    assert!(!is_inherited(&redis::of_model("q:", "gone*")));
 }
 
 #[test]
@@ -78,5 +89,5 @@ fn a_default_that_is_in_force_inherits_also_of_an_object_that_cannot_be_read_any
         error: "from tomorrow".into(),
         status: None,
     }));
-    assert_eq!(becomes(&plan::build(&world)), (Fate::Delete, Fate::Release, false));
+    assert_eq!(becomes(&plan::build(&world)), (Fate::Delete, Fate::Release, true));
 }

@@ -119,7 +119,8 @@ impl Usage {
                     ready.reason
                 ));
             }
-            let listed = quota.spec.consumers.len();
+            let of_models = quota.spec.models.iter().flat_map(|model| model.consumers.iter().flatten());
+            let listed = quota.spec.consumers.len() + of_models.count();
             if listed > status.consumers.len() && self.consumers.is_empty() {
                 let some = status.consumers.len();
                 shown.notes.push(format!("AIQuota {key}: {some} of {listed} consumers, those with the least left"));
@@ -157,22 +158,26 @@ fn table(rows: &[Row], style: &Style) -> String {
     if rows.is_empty() {
         return "no consumers\n".to_owned();
     }
+    // Only who declares models has to know of them.
+    let with_models = rows.iter().any(|row| row.consumer.model.is_some());
     let cells = rows.iter().map(|row| {
         let Row { namespace, object, consumer, next_refresh } = row;
         let number = |number: Option<i64>| number.map_or_else(|| "unlimited".to_owned(), |number| number.to_string());
-        vec![
-            namespace.clone(),
-            object.clone(),
-            consumer.name.clone(),
+        let mut cells = vec![namespace.clone(), object.clone(), consumer.name.clone()];
+        cells.extend(with_models.then(|| consumer.model.clone().unwrap_or_else(|| "-".to_owned())));
+        cells.extend([
             number(consumer.quota),
             consumer.used.to_string(),
             number(consumer.balance),
             part(consumer).map_or_else(String::new, bar),
             next_refresh.clone().unwrap_or_else(|| "-".to_owned()),
-        ]
+        ]);
+        cells
     });
-    let headings = ["NAMESPACE", "AIQUOTA", "CONSUMER", "GRANTED", "USED", "LEFT", "", "NEXT REFRESH"];
-    let text = tell::table(&headings, &[3, 4, 5], cells.collect());
+    let (mut headings, numbers) = (vec!["NAMESPACE", "AIQUOTA", "CONSUMER"], 3 + usize::from(with_models));
+    headings.extend(with_models.then_some("MODEL"));
+    headings.extend(["GRANTED", "USED", "LEFT", "", "NEXT REFRESH"]);
+    let text = tell::table(&headings, &[numbers, numbers + 1, numbers + 2], cells.collect());
     let mut lines = text.lines();
     let mut told = format!("{}\n", lines.next().unwrap_or_default());
     for (line, row) in lines.zip(rows) {
@@ -280,6 +285,28 @@ team        chat      b                100     91           9   [#.........]   2
                 "AIQuota platform/all: 1 of 2 consumers, those with the least left",
                 "AIQuota team/new has no status yet: does the controller run?",
             ]
+        );
+    }
+
+    #[test]
+    fn a_balance_of_a_model_is_told_from_the_common_one_and_counted() {
+        let mut quotas = quotas();
+        quotas.truncate(1);
+        let model = json!({"name": "gpt-4*", "consumers": [{"name": "a", "quota": 10}]});
+        quotas[0].spec.models = serde_json::from_value(json!([model])).unwrap();
+        let notes = |quotas: &[AiQuota]| usage(&[]).chosen(quotas).notes;
+        assert_eq!(notes(&quotas), ["AIQuota team/chat: 2 of 3 consumers, those with the least left"]);
+        let own = json!({"name": "a", "model": "gpt-4*", "quota": 10, "balance": 5, "used": 5});
+        quotas[0].status.as_mut().unwrap().consumers.push(serde_json::from_value(own).unwrap());
+        assert_eq!(notes(&quotas), Vec::<String>::new());
+        assert_eq!(
+            table(&usage(&[]).chosen(&quotas).rows, &Style::plain()),
+            "\
+NAMESPACE   AIQUOTA   CONSUMER   MODEL    GRANTED   USED   LEFT                  NEXT REFRESH
+team        chat      a          -            100    103     -3   [..........]   2026-02-01T00:00:00Z
+team        chat      b          -            100     91      9   [#.........]   2026-02-01T00:00:00Z
+team        chat      a          gpt-4*        10      5      5   [#####.....]   2026-02-01T00:00:00Z
+"
         );
     }
 

@@ -234,7 +234,8 @@ impl Asked {
             (Place::Model | Place::ModelOtherwise, _) => self.model = Named::Unclearly,
             (Place::MaxTokens(_), _) => self.unclear = true,
             (Place::Stream, _) => {
-                if self.stream.replace(word == b"true").is_some() {
+                let before = self.stream.replace(word == b"true");
+                if before.is_some() {
                     self.options = Options::Unclear;
                 }
             }

@@ -59,26 +59,15 @@ pub struct Ends {
 impl AiQuotaSpec {
     #[must_use]
     pub const fn ends(&self) -> Ends {
-        let Self {
-            mode,
-            on_store_failure,
-            on_missing_usage,
-            unlisted_paths,
-            rate_limit_headers,
-            errors,
-            include_usage,
-            warn_at,
-            ..
-        } = self;
         Ends {
-            mode: *mode,
-            on_store_failure: *on_store_failure,
-            on_missing_usage: *on_missing_usage,
-            unlisted_paths: *unlisted_paths,
-            rate_limit_headers: *rate_limit_headers,
-            errors: *errors,
-            include_usage: *include_usage,
-            warn_at: *warn_at,
+            mode: self.mode,
+            on_store_failure: self.on_store_failure,
+            on_missing_usage: self.on_missing_usage,
+            unlisted_paths: self.unlisted_paths,
+            rate_limit_headers: self.rate_limit_headers,
+            errors: self.errors,
+            include_usage: self.include_usage,
+            warn_at: self.warn_at,
         }
     }
 }
@@ -86,26 +75,15 @@ impl AiQuotaSpec {
 impl AiTokenRateLimitSpec {
     #[must_use]
     pub const fn ends(&self) -> Ends {
-        let Self {
-            mode,
-            on_store_failure,
-            on_missing_usage,
-            unlisted_paths,
-            rate_limit_headers,
-            errors,
-            include_usage,
-            warn_at,
-            ..
-        } = self;
         Ends {
-            mode: *mode,
-            on_store_failure: *on_store_failure,
-            on_missing_usage: *on_missing_usage,
-            unlisted_paths: *unlisted_paths,
-            rate_limit_headers: *rate_limit_headers,
-            errors: *errors,
-            include_usage: *include_usage,
-            warn_at: *warn_at,
+            mode: self.mode,
+            on_store_failure: self.on_store_failure,
+            on_missing_usage: self.on_missing_usage,
+            unlisted_paths: self.unlisted_paths,
+            rate_limit_headers: self.rate_limit_headers,
+            errors: self.errors,
+            include_usage: self.include_usage,
+            warn_at: self.warn_at,
         }
     }
 }

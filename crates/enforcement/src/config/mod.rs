@@ -64,7 +64,7 @@ pub enum Common<S> {
 /// A policy in our form, checked.
 #[derive(Debug)]
 pub enum Compiled<P> {
-    Policy(P),
+    Policy(Arc<P>),
     Unavailable { reason: String, paths: Paths },
 }
 

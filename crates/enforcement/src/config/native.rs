@@ -9,7 +9,6 @@ use serde_json::{Map, Value};
 
 use super::node::{self, Unreadable};
 use super::{Common, Compiled, ConfigError, Invalid, NamedStores, Policy, Store, Stores, Target};
-use crate::paths::Paths;
 use crate::wire;
 
 /// The key of a rule that names its policy.
@@ -24,7 +23,7 @@ pub(super) enum Read<P: Policy> {
 /// Policies, read as far as they can be.
 pub(super) struct Native<P: Policy> {
     pub(super) shared: P::Shared,
-    policies: BTreeMap<String, Result<Named<P>, Invalid>>,
+    policies: BTreeMap<String, Result<Compiled<P>, Invalid>>,
 }
 
 /// For each rule the name of its policy; equal ones are one text.
@@ -35,11 +34,6 @@ pub(super) fn names(rules: &[Map<String, Value>]) -> Vec<Option<Arc<str>>> {
         Some(Arc::clone(known.entry(name).or_insert_with(|| name.into())))
     });
     names.collect()
-}
-
-enum Named<P> {
-    Policy(Arc<P>),
-    Unavailable { reason: String, paths: Paths },
 }
 
 impl<P: Policy> Native<P> {
@@ -64,7 +58,6 @@ impl<P: Policy> Native<P> {
             let stores = NamedStores { declared: &declared, used: &mut *stores };
             let policy = read(value)
                 .and_then(|policy| P::native(policy, &shared, stores))
-                .map(Named::new)
                 .map_err(|invalid| invalid.under(&format!("aiquota.policies.{name}")));
             named.insert(name, policy);
         }
@@ -80,19 +73,10 @@ impl<P: Policy> Native<P> {
         match self.policies.get(name) {
             None => Err(Invalid::new(POLICY, "names a policy that is not there")),
             Some(Err(invalid)) => Err(invalid.clone()),
-            Some(Ok(Named::Policy(policy))) => Ok(Target::Enforce { policy: Arc::clone(policy), open }),
-            Some(Ok(Named::Unavailable { reason, paths })) => {
+            Some(Ok(Compiled::Policy(policy))) => Ok(Target::Enforce { policy: Arc::clone(policy), open }),
+            Some(Ok(Compiled::Unavailable { reason, paths })) => {
                 Ok(Target::Refuse { reason: reason.clone(), only: (open || paths.is_none()).then(|| paths.clone()) })
             }
-        }
-    }
-}
-
-impl<P> Named<P> {
-    fn new(compiled: Compiled<P>) -> Self {
-        match compiled {
-            Compiled::Policy(policy) => Self::Policy(Arc::new(policy)),
-            Compiled::Unavailable { reason, paths } => Self::Unavailable { reason, paths },
         }
     }
 }

@@ -2,6 +2,7 @@
 //! used. Pure.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::{Flavor, Limits, Policy, is_rate};
 use crate::config::{Compiled, Invalid, NamedStores};
@@ -48,7 +49,7 @@ pub(super) fn policy(wire: wire::Policy, stores: NamedStores<'_>) -> Result<Comp
     }
     let store = stores.named(store.as_deref())?;
     let flavor = Flavor::Native { paths };
-    Ok(Compiled::Policy(Policy { store, rule_name, flavor, limits, models, rejection, reserve, ends }))
+    Ok(Compiled::Policy(Arc::new(Policy { store, rule_name, flavor, limits, models, rejection, reserve, ends })))
 }
 
 fn limited(models: Vec<LimitedModel>) -> Result<Models<Limits>, Invalid> {

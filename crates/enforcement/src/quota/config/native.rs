@@ -1,6 +1,8 @@
 //! A quota in our own form (`crate::wire::Policy`). In: what was written. Out: the policy, or the field that cannot be
 //! used. Pure.
 
+use std::sync::Arc;
+
 use serde_json::Value;
 
 use super::{Flavor, Own, Policy, Table, Tables};
@@ -83,7 +85,7 @@ pub(super) fn policy(
     let store = stores.named(store.as_deref())?;
     let flavor = Flavor::Native { owner, default_quota, yields, refresh };
     let admin = admin.map(|admin| admin.consumer);
-    Ok(Compiled::Policy(Policy { store, key_prefix, paths, admin, flavor, reserve, ends, models }))
+    Ok(Compiled::Policy(Arc::new(Policy { store, key_prefix, paths, admin, flavor, reserve, ends, models })))
 }
 
 fn declared(models: Vec<wire::Model>, key_prefix: &str) -> Result<Models<Option<Own>>, Invalid> {

@@ -43,15 +43,16 @@ pub fn build(world: &World) -> Plan {
     let (auth, around) = (AuthPlugins::new(world), Around { world, stores: &stores, targets: &targets });
 
     let (quotas, mut draft) = quotas.decide(&around);
-    let own = world.last_written(AI_QUOTA).map(|_| &quotas.existing.schedules);
-    let known = Known { now: world.now, own, found: &quotas.found.schedules };
-    let (tables, former) = draft.schedule(&quotas.slots, &quotas.existing, &known);
+    let Before { existing, found, .. } = &quotas.before;
+    let own = world.last_written(AI_QUOTA).map(|_| &existing.schedules);
+    let known = Known { now: world.now, own, found: &found.schedules };
+    let (tables, former) = draft.schedule(&quotas.slots, existing, &known);
     let seeds = draft.seed(world, &stores, &quotas.slots, &tables, &former);
     let (mut quotas, mut verdicts) = draft.look(quotas, &around, &auth);
     heirs::decide(&mut quotas, &stores);
 
     let (limits, mut draft) = limits.decide(&around);
-    let (overrides, wanted_overrides) = draft.overrides(world, &stores, (&limits.slots, &limits.existing));
+    let (overrides, wanted_overrides) = draft.overrides(world, &stores, (&limits.slots, &limits.before.existing));
     let (mut limits, of_limits) = draft.look(limits, &around, &auth);
     for policy in &mut limits.policies {
         policy.verdict += verdicts.len();
@@ -112,10 +113,7 @@ struct Before<K: Kind> {
 
 /// A kind while its objects are looked at: all but what other plugins make wait.
 struct Deciding<K: Kind> {
-    form: &'static dyn Form<K>,
-    plugin: Option<Arc<WasmPlugin>>,
-    found: Existing<K>,
-    existing: Existing<K>,
+    before: Before<K>,
     slots: Vec<Slot<Matcher>>,
 }
 
@@ -130,20 +128,19 @@ impl<K: Kind> Before<K> {
 
     /// Each object by itself, then all together.
     fn decide(self, around: &Around<'_, '_>) -> (Deciding<K>, Draft<K>) {
-        let Self { form, plugin, found, existing } = self;
-        let existing = existing.with_names_of(&around.stores.wire);
+        let before = Self { existing: self.existing.with_names_of(&around.stores.wire), ..self };
         let Around { world, stores, targets } = *around;
-        let surroundings = Surroundings { world, form, existing: &existing, stores, targets };
+        let surroundings = Surroundings { world, form: before.form, existing: &before.existing, stores, targets };
         let mut held = Held::new();
         let (draft, slots) = loop {
-            let mut draft = Draft::new(world, &found);
+            let mut draft = Draft::new(world, &before.found);
             draft.examine(&surroundings, &held);
             match draft.decide(&surroundings) {
                 Ok(slots) => break (draft, slots),
                 Err(more) => held.extend(more),
             }
         };
-        (Deciding { form, plugin, found, existing, slots }, draft)
+        (Deciding { before, slots }, draft)
     }
 }
 
@@ -151,7 +148,7 @@ impl<K: Kind> Draft<K> {
     /// What stands beside: the warnings, and what waits.
     fn look(self, decided: Deciding<K>, around: &Around<'_, '_>, auth: &AuthPlugins<'_>) -> (Part<K>, Vec<Verdict>) {
         let Self { mut verdicts, policies, .. } = self;
-        let Deciding { form, plugin, found, existing, slots } = decided;
+        let Deciding { before: Before { form, plugin, found, existing }, slots } = decided;
         let twins = Twins::new(around.world, K::PLUGIN);
         let beside = Beside { world: around.world, targets: around.targets, auth, twins: &twins, existing: &existing };
         let waiting = beside.look(&policies, &slots, &mut verdicts);

@@ -1,9 +1,12 @@
 //! `aiquota check` and `aiquota render` over every example and over inputs with problems: what is written, byte for byte
 //! (`UPDATE_GOLDEN=1` writes it anew), and the exit code.
 
+mod common;
+
+use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::{fs, io::Write};
+
+use common::golden;
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
@@ -11,27 +14,7 @@ fn root() -> PathBuf {
 
 /// Exit code, standard output and standard error, from the root of the project.
 fn aiquota(arguments: &[&str], input: &str) -> (Option<i32>, String, String) {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_aiquota"));
-    command.args(arguments).current_dir(root());
-    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("AIQUOTA_")) {
-        command.env_remove(name);
-    }
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().expect("the built binary starts");
-    child.stdin.take().expect("a pipe").write_all(input.as_bytes()).expect("it reads");
-    let output = child.wait_with_output().expect("it ends");
-    let text = |bytes| String::from_utf8(bytes).expect("it writes text");
-    (output.status.code(), text(output.stdout), text(output.stderr))
-}
-
-/// Compares with the file, or writes it.
-fn golden(name: &str, text: &str) {
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
-    if std::env::var_os("UPDATE_GOLDEN").is_some() {
-        fs::write(&file, text).expect("the file is written");
-    }
-    let wanted = fs::read_to_string(&file).unwrap_or_default();
-    assert!(wanted == text, "{name} is otherwise; UPDATE_GOLDEN=1 writes it:\n{text}");
+    common::aiquota(&root(), arguments, input)
 }
 
 fn folders(of: &str) -> Vec<String> {

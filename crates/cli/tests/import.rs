@@ -2,12 +2,13 @@
 //! tests/imports the original and what is rendered are read by the core that enforces both, and a table of requests is
 //! decided by each: what is refused, which keys are asked for, which limits they are held to.
 
-use std::collections::BTreeMap;
-use std::io::Write;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::{env, fs};
+mod common;
 
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use common::golden;
 use enforcement::config::{Config, Policies, Policy, Target};
 use enforcement::limit::Limits;
 use enforcement::quota::Quotas;
@@ -22,26 +23,7 @@ fn folder() -> PathBuf {
 
 /// Exit code, standard output and standard error.
 fn aiquota(arguments: &[&str], input: &str) -> (Option<i32>, String, String) {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_aiquota"));
-    command.args(arguments).current_dir(folder());
-    for (name, _) in env::vars().filter(|(name, _)| name.starts_with("AIQUOTA_")) {
-        command.env_remove(name);
-    }
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().expect("the built binary starts");
-    child.stdin.take().expect("a pipe").write_all(input.as_bytes()).expect("it reads");
-    let output = child.wait_with_output().expect("it ends");
-    let text = |bytes| String::from_utf8(bytes).expect("it writes text");
-    (output.status.code(), text(output.stdout), text(output.stderr))
-}
-
-fn golden(name: &str, text: &str) {
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
-    if env::var_os("UPDATE_GOLDEN").is_some() {
-        fs::write(&file, text).expect("the file is written");
-    }
-    let wanted = fs::read_to_string(&file).unwrap_or_default();
-    assert!(wanted == text, "{name} is otherwise; UPDATE_GOLDEN=1 writes it:\n{text}");
+    common::aiquota(&folder(), arguments, input)
 }
 
 /// What Higress makes of a WasmPlugin for its module.

@@ -42,7 +42,7 @@ impl Bed {
     }
 
     fn ask(&self, tokens: i64) -> Call {
-        completion(&self.gateway, "user1-key", false).header("x-test-usage", format!("{tokens},0"))
+        ask(&self.gateway, tokens)
     }
 
     /// Asks until it is answered so: the gateway has the rule that was declared last.
@@ -52,18 +52,32 @@ impl Bed {
 
     /// What the gateway counted under the policy since it was started.
     fn counted(&self) -> BTreeMap<String, i64> {
-        let metrics = self.gateway.metrics().into_iter();
-        metrics.filter_map(|(name, value)| Some((name.strip_prefix(METRICS)?.to_owned(), value))).collect()
+        counted(&self.gateway, METRICS)
     }
 
     async fn counts(&self, metric: &str, expected: i64) -> Result<()> {
-        eventually(&format!("{metric} is {expected}"), async || {
-            let counted = self.counted();
-            ensure!(counted.get(metric) == Some(&expected), "{counted:?}");
-            Ok(())
-        })
-        .await
+        counts(&self.gateway, METRICS, metric, expected).await
     }
+}
+
+/// A completion whose answer says that it used so many tokens.
+fn ask(gateway: &Gateway, tokens: i64) -> Call {
+    completion(gateway, "user1-key", false).header("x-test-usage", format!("{tokens},0"))
+}
+
+/// What the gateway counted, by what stands behind this in the metrics' names.
+fn counted(gateway: &Gateway, prefix: &str) -> BTreeMap<String, i64> {
+    let metrics = gateway.metrics().into_iter();
+    metrics.filter_map(|(name, value)| Some((name.strip_prefix(prefix)?.to_owned(), value))).collect()
+}
+
+async fn counts(gateway: &Gateway, prefix: &str, metric: &str, expected: i64) -> Result<()> {
+    eventually(&format!("{metric} is {expected}"), async || {
+        let counted = counted(gateway, prefix);
+        ensure!(counted.get(metric) == Some(&expected), "{counted:?}");
+        Ok(())
+    })
+    .await
 }
 
 #[tokio::test]

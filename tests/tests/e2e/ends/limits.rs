@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 use testbed::{Call, Gateway, Reply, eventually, get};
 
-use super::usage_is_asked_for_and_hidden;
+use super::{ask, counted, counts, usage_is_asked_for_and_hidden};
 use crate::scenario_a::{completion, is};
 use crate::stage::{NAMESPACE, Stage};
 
@@ -58,7 +58,7 @@ impl Bed {
     }
 
     fn ask(&self, tokens: i64) -> Call {
-        completion(&self.gateway, "user1-key", false).header("x-test-usage", format!("{tokens},0"))
+        ask(&self.gateway, tokens)
     }
 
     async fn models(&self) -> Result<Reply> {
@@ -66,17 +66,11 @@ impl Bed {
     }
 
     fn counted(&self) -> BTreeMap<String, i64> {
-        let metrics = self.gateway.metrics().into_iter();
-        metrics.filter_map(|(name, value)| Some((name.strip_prefix(METRICS)?.to_owned(), value))).collect()
+        counted(&self.gateway, METRICS)
     }
 
     async fn counts(&self, metric: &str, expected: i64) -> Result<()> {
-        eventually(&format!("{metric} is {expected}"), async || {
-            let counted = self.counted();
-            ensure!(counted.get(metric) == Some(&expected), "{counted:?}");
-            Ok(())
-        })
-        .await
+        counts(&self.gateway, METRICS, metric, expected).await
     }
 
     async fn stores(&self, key: &str, expected: Option<&str>) -> Result<()> {

@@ -32,9 +32,10 @@ const ADMITTED: &str = "200";
 const NO_QUOTA: &str = "403 No quota left";
 const LIMITED: &str = "429 Too many requests";
 const QUOTA_UNAVAILABLE: &str = "503 Quota store unavailable";
+const LIMIT_UNAVAILABLE: &str = "503 Limit store unavailable";
 
 impl Kind {
-    pub const ALL: [Self; 3] = [
+    pub const ALL: [Self; 4] = [
         Self {
             name: "AIQuota",
             enforces: Enforces::Quota,
@@ -54,6 +55,13 @@ impl Kind {
             enforces: Enforces::Limit,
             on_store_failure: None,
             failing: ADMITTED,
+            reserves: false,
+        },
+        Self {
+            name: "AITokenRateLimit, onStoreFailure: Refuse",
+            enforces: Enforces::Limit,
+            on_store_failure: Some("Refuse"),
+            failing: LIMIT_UNAVAILABLE,
             reserves: false,
         },
     ];
@@ -101,6 +109,9 @@ impl Kind {
             (_, 200, body) if body.ends_with("data: [DONE]\n\n") => Some(ADMITTED),
             (Enforces::Quota, 503, "Request denied by ai quota check. Quota store unavailable.") => {
                 Some(QUOTA_UNAVAILABLE)
+            }
+            (Enforces::Limit, 503, "Request denied by ai token ratelimit check. Limit store unavailable.") => {
+                Some(LIMIT_UNAVAILABLE)
             }
             (Enforces::Quota, 403, "Request denied by ai quota check, No quota left") => Some(NO_QUOTA),
             (Enforces::Limit, 429, "Too many requests") => Some(LIMITED),

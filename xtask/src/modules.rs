@@ -53,7 +53,10 @@ pub(crate) fn keep(name: &str) -> Result<Vec<u8>> {
     let built = target().join(TARGET).join("modules").join(name.replace('-', "_")).with_extension("wasm");
     let bytes = std::fs::read(&built).with_context(|| format!("reading {}", built.display()))?;
     std::fs::create_dir_all(folder())?;
-    std::fs::write(folder().join(name).with_extension("wasm"), &bytes)?;
+    // Whoever reads it meanwhile has the old module or the new one, whole.
+    let (kept, new) = (folder().join(name).with_extension("wasm"), folder().join(name).with_extension("wasm.new"));
+    std::fs::write(&new, &bytes)?;
+    std::fs::rename(&new, &kept)?;
     Ok(bytes)
 }
 

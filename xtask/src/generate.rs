@@ -1,5 +1,5 @@
 //! `cargo xtask generate`: what is made of the code and kept in the repository: the custom resource definitions in
-//! `crds/` and, as templates, in `charts/aiquota-crds`; the permissions and versions of the charts.
+//! `crds/` and, as templates, in `charts/aiquota-crds`; the permissions and versions of the charts; `docs/reference.md`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -12,7 +12,9 @@ use crate::test::{built, programs};
 
 const CRDS: &str = "crds";
 const TEMPLATES: &str = "charts/aiquota-crds/templates";
-const PERMISSIONS: &str = "charts/aiquota/permissions.yaml";
+/// Files that a hidden command of `aiquota` prints whole.
+const PRINTED: [(&str, &str); 2] =
+    [("charts/aiquota/permissions.yaml", "permissions"), ("docs/reference.md", "reference")];
 const CHARTS: [&str; 2] = ["charts/aiquota/Chart.yaml", "charts/aiquota-crds/Chart.yaml"];
 /// All packages have the workspace's, this one too.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -30,7 +32,7 @@ pub(crate) fn generate(check: bool) -> Result<()> {
             let list = differing.iter().map(|name| name.as_str()).collect::<Vec<_>>().join(", ");
             bail!("not what the code says: {list}; run `cargo xtask generate` and commit");
         }
-        say_done("crds/ and charts/ are what the code says");
+        say_done("crds/, charts/ and docs/reference.md are what the code says");
         return Ok(());
     }
     for name in differing {
@@ -60,8 +62,10 @@ fn wanted() -> Result<Files> {
         wanted.insert(format!("{CRDS}/{name}"), text);
     }
     ensure!(!wanted.is_empty(), "`aiquota crds` wrote nothing");
-    let permissions = output(&mut program(built("aiquota"), ["permissions"]))?;
-    wanted.insert(PERMISSIONS.to_owned(), String::from_utf8(permissions)?);
+    for (file, command) in PRINTED {
+        let text = output(&mut program(built("aiquota"), [command]))?;
+        wanted.insert(file.to_owned(), String::from_utf8(text)?);
+    }
     for chart in CHARTS {
         let text = fs::read_to_string(root().join(chart)).with_context(|| format!("reading {chart}"))?;
         wanted.insert(chart.to_owned(), versioned(&text, VERSION));
@@ -76,7 +80,8 @@ fn found() -> Result<Files> {
             found.insert(format!("{folder}/{name}"), text);
         }
     }
-    for file in CHARTS.into_iter().chain([PERMISSIONS]).filter(|file| root().join(file).is_file()) {
+    let single = CHARTS.into_iter().chain(PRINTED.map(|(file, _)| file));
+    for file in single.filter(|file| root().join(file).is_file()) {
         found.insert(file.to_owned(), fs::read_to_string(root().join(file))?);
     }
     Ok(found)

@@ -47,7 +47,8 @@ enum Command {
         #[arg(long)]
         record: bool,
     },
-    /// Write the generated files: the custom resource definitions in crds/, and what the charts have of the code.
+    /// Write the generated files: the custom resource definitions in crds/, what the charts have of the code, and
+    /// docs/reference.md.
     Generate {
         /// Write nothing; fail if something would change.
         #[arg(long)]

@@ -10,6 +10,7 @@ mod log;
 mod module_url;
 mod permissions;
 mod problem;
+mod reference;
 mod render;
 mod run;
 mod settings;
@@ -44,6 +45,9 @@ enum Command {
     /// Print what the controller must be allowed, as rules of RBAC
     #[command(hide = true)]
     Permissions,
+    /// Print docs/reference.md: every field of every kind
+    #[command(hide = true)]
+    Reference,
 }
 
 fn main() -> ExitCode {
@@ -58,6 +62,7 @@ fn main() -> ExitCode {
         Command::Crds(crds) => crds.run().map(|()| ExitCode::SUCCESS),
         Command::Completion(completion) => completion.run(Aiquota::command()).map(|()| ExitCode::SUCCESS),
         Command::Permissions => permissions::print().map(|()| ExitCode::SUCCESS),
+        Command::Reference => reference::print().map(|()| ExitCode::SUCCESS),
     };
     match done {
         Ok(code) => code,

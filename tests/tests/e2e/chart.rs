@@ -1,7 +1,6 @@
 //! The charts as their users have them: values that are refused, what is rendered, releases on a real API server, and
 //! the controller as the service account of the chart.
 
-mod docs;
 mod life;
 mod permissions;
 mod release;

@@ -8,6 +8,7 @@ mod components;
 mod concurrency;
 mod crash;
 mod disturbances;
+mod docs;
 mod ends;
 mod faults;
 mod flavor_upstream;

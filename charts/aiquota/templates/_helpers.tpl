@@ -129,6 +129,7 @@ one tomorrow. (list . <path of the value> <url> <sha256>). A test compares the v
 - --leader-election={{ ternary "on" "off" .Values.leaderElection.enabled }}
 - --lease-duration={{ .Values.leaderElection.leaseDuration }}
 - --drain={{ .Values.drain }}
+- --listen=[::]:{{ .Values.port }}
 - --log-format={{ .Values.log.format }}
 - --log={{ .Values.log.filter }}
 {{- end }}

@@ -97,13 +97,13 @@ fn told(error: &anyhow::Error) -> String {
 
 fn control(run: run::Run) -> anyhow::Result<()> {
     run.log.start();
-    let election = run.election();
+    let (election, operations) = (run.election(), run.operations());
     let settings = match run.settings() {
         Ok(settings) => settings,
         Err(error) => Aiquota::command().error(ErrorKind::ValueValidation, error).exit(),
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("no runtime")?;
-    let ended = runtime.block_on(controller::run(settings, election));
+    let ended = runtime.block_on(controller::run(settings, election, operations));
     // It writes nothing any more: what it still reckons is not waited for.
     runtime.shutdown_background();
     Ok(ended?)

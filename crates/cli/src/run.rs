@@ -1,11 +1,12 @@
 //! `aiquota run`: flags and environment in, the controller's settings out; what would start and then do something
 //! else than was meant is refused. No I/O.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::Result;
 use clap::{ArgAction, Args};
-use controller::Election;
+use controller::{Election, Operations};
 use plan::Settings;
 
 use crate::settings::{Flags, one_of};
@@ -32,6 +33,11 @@ pub(crate) struct Run {
     #[arg(long, env = "AIQUOTA_DRAIN", value_name = "TIME", default_value = "5m", value_parser = duration)]
     drain: Duration,
 
+    /// Where /healthz (whether it goes on) and /readyz (whether it knows all objects, leading or standing by) are
+    /// served, to GET and without secrets: an address and a port; [::] is every address, of IPv4 too
+    #[arg(long, env = "AIQUOTA_LISTEN", value_name = "ADDRESS:PORT", default_value = "[::]:8080")]
+    listen: SocketAddr,
+
     #[command(flatten)]
     pub(crate) log: crate::log::Log,
 }
@@ -40,6 +46,11 @@ impl Run {
     /// Who may act.
     pub(crate) const fn election(&self) -> Election {
         if self.leader_election { Election::On { duration: self.lease_duration } } else { Election::Off }
+    }
+
+    /// How it is looked after.
+    pub(crate) const fn operations(&self) -> Operations {
+        Operations { listen: self.listen }
     }
 
     /// What the controller is told.
@@ -220,6 +231,7 @@ mod tests {
                 "--guard-module-sha256",
                 "--guard-module-url",
             ),
+            (&[MODULE, "--listen=8080"], "--listen", "socket address"),
             (&[], "--module-url", "required"),
         ] {
             let error = settings(flags).unwrap_err();

@@ -42,6 +42,20 @@ pub enum Lost {
     Overdue(String),
 }
 
+/// What a process does in the election.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Part {
+    /// It does not know yet who leads.
+    Asking,
+    StandingBy,
+    /// With this term.
+    Leading(i64),
+}
+
+/// The part of this process, to look at.
+#[derive(Clone, Debug)]
+pub(crate) struct Leadership(watch::Receiver<State>);
+
 /// This process' part in the election.
 pub(crate) struct Lease {
     /// Nothing without an election.
@@ -120,6 +134,11 @@ impl Lease {
     pub(crate) async fn is_leading(&self) -> bool {
         self.reaches(|state| *state != State::Asking).await;
         self.term().is_some()
+    }
+
+    /// Its part, for others to look at.
+    pub(crate) fn leadership(&self) -> Leadership {
+        Leadership(self.state.subscribe())
     }
 
     /// Returns when this process leads.
@@ -278,6 +297,27 @@ impl Lease {
     async fn reaches(&self, wanted: impl FnMut(&State) -> bool) {
         // It fails only when the sender is gone, which is ours.
         let _ = self.state.subscribe().wait_for(wanted).await;
+    }
+}
+
+impl Leadership {
+    pub(crate) fn part(&self) -> Part {
+        match *self.0.borrow() {
+            State::Asking => Part::Asking,
+            State::StandingBy => Part::StandingBy,
+            State::Leading { term, .. } => Part::Leading(term),
+        }
+    }
+
+    /// One that plays a part for ever.
+    #[cfg(test)]
+    pub(crate) fn playing(part: Part) -> Self {
+        let state = match part {
+            Part::Asking => State::Asking,
+            Part::StandingBy => State::StandingBy,
+            Part::Leading(term) => State::Leading { term, until: None },
+        };
+        Self(watch::Sender::new(state).subscribe())
     }
 }
 

@@ -8,17 +8,20 @@ mod drift;
 mod events;
 mod finalizers;
 mod guarded;
+mod health;
 mod lease;
 mod observe;
 pub mod permissions;
 mod programmer;
 mod reporter;
 mod seeder;
+mod serve;
 mod tenure;
 mod took;
 mod watch;
 
 use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,11 +35,13 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::events::Events;
 use crate::finalizers::{Finalizers, Finalizing};
+use crate::health::Health;
 use crate::lease::Lease;
 use crate::observe::Observer;
 use crate::programmer::Programmer;
 use crate::reporter::Reporter;
 use crate::seeder::Seeder;
+use crate::serve::{Pages, Server};
 use crate::took::Took;
 
 pub use crate::lease::{Election, Lost};
@@ -47,6 +52,8 @@ pub use crate::lease::{Election, Lost};
 pub enum Error {
     #[error("the API server cannot be reached or asked: {0}")]
     Cluster(#[source] Box<kube::Error>),
+    #[error("{address} cannot be listened on: {source}")]
+    Listen { address: SocketAddr, source: std::io::Error },
     #[error("signals cannot be received: {0}")]
     Signals(#[source] std::io::Error),
     #[error("the watch of {0} ended")]
@@ -69,30 +76,46 @@ impl From<kube::Error> for Error {
     }
 }
 
+/// How this process is looked after.
+#[derive(Clone, Copy, Debug)]
+pub struct Operations {
+    /// Where it serves `/healthz` and `/readyz`.
+    pub listen: SocketAddr,
+}
+
 /// Runs until SIGTERM or SIGINT. The cluster is the one of `KUBECONFIG`, or the one this process is in.
 ///
 /// # Errors
-/// When the cluster cannot be reached at the start, when a task ends, panics or does not come to an end, and when
+/// When the cluster cannot be reached or the address not listened on at the start, when a task ends, panics or does not come to an end, and when
 /// another controller may act. A task of the last kind goes on, without hands, until the process ends.
-pub async fn run(settings: Settings, election: Election) -> Result<(), Error> {
+pub async fn run(settings: Settings, election: Election, operations: Operations) -> Result<(), Error> {
     let mut stop = Stop::new().map_err(Error::Signals)?;
+    let Operations { listen: address } = operations;
+    let listener = serve::listen(address).await.map_err(|source| Error::Listen { address, source })?;
+    let address = listener.local_addr().map_err(|source| Error::Listen { address, source })?;
     let client = Client::try_default().await?;
     let lease = Lease::new(client.clone(), &settings.gateway_namespace, election);
+    let health = Arc::new(Health::new(lease.leadership()));
+    let server = Server::start(listener, Pages { health: health.clone() });
+    tracing::info!("serving /healthz, /readyz and /metrics on {address}");
     let ended = tokio::select! {
         () = stop.requested() => Ok(()),
-        ended = lease.guard(control(client, settings, &lease)) => ended?,
+        ended = lease.guard(health.beating(control(client, settings, &lease, &health))) => ended?,
     };
     // Nothing is written any more.
+    health.stop();
     lease.release().await;
+    server.stop().await;
     ended
 }
 
-async fn control(client: Client, settings: Settings, lease: &Lease) -> Result<(), Error> {
+async fn control(client: Client, settings: Settings, lease: &Lease, health: &Health) -> Result<(), Error> {
     let changes = Arc::new(Notify::new());
     let gateway = settings.gateway_namespace.clone();
     let leads = lease.is_leading().await;
     let mut watches = JoinSet::new();
     let observer = Observer::start(&client, settings, &changes, &mut watches).await?;
+    health.watches(observer.caches());
     tracing::info!("watching");
     let rounds = async {
         if !leads {

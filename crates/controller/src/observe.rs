@@ -15,6 +15,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
 use crate::guarded::Guarded;
+use crate::health::Cache;
 use crate::watch::{Unserved, Watch};
 
 /// Everything that is watched.
@@ -61,6 +62,22 @@ impl Observer {
             settings,
             told: Told::default(),
         })
+    }
+
+    /// What is watched, for others to look at.
+    pub(crate) fn caches(&self) -> Vec<Cache> {
+        vec![
+            self.quotas.cache(),
+            self.limits.cache(),
+            self.stores.cache(),
+            self.plugins.cache(),
+            self.bridges.cache(),
+            self.ingresses.cache(),
+            self.http_routes.cache(),
+            self.services.cache(),
+            self.secrets.cache(),
+            self.config_maps.cache(),
+        ]
     }
 
     /// Looks at what a term before ours may have seen already: a new term is obeyed with an older generation too.

@@ -5,7 +5,7 @@ use std::any::Any;
 use std::fmt::Debug;
 use std::hash::Hash;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures::{FutureExt, StreamExt};
@@ -17,6 +17,8 @@ use kube_runtime::utils::Backoff;
 use kube_runtime::watcher::{self, DefaultBackoff, Event, watcher};
 use serde::de::DeserializeOwned;
 use tokio::sync::{Notify, watch};
+
+use crate::health::Cache;
 
 /// What it means when the API server does not serve a kind at all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,6 +81,8 @@ where
     /// How often a new list was asked for, and which of them is complete.
     asked: watch::Sender<u64>,
     complete: Arc<AtomicU64>,
+    /// Whether any list was complete.
+    synced: Arc<AtomicBool>,
 }
 
 impl<K> Watch<K>
@@ -92,9 +96,20 @@ where
         changes: Arc<Notify>,
     ) -> (Self, impl Future<Output = ()> + Send) {
         let (reader, writer) = store();
-        let watch = Self { store: reader.clone(), asked: watch::Sender::new(0), complete: Arc::default() };
-        let lists = Lists { asked: watch.asked.subscribe(), complete: watch.complete.clone() };
+        let watch = Self {
+            store: reader.clone(),
+            asked: watch::Sender::new(0),
+            complete: Arc::default(),
+            synced: Arc::default(),
+        };
+        let lists =
+            Lists { asked: watch.asked.subscribe(), complete: watch.complete.clone(), synced: watch.synced.clone() };
         (watch, follow(api, unserved, reader, writer, changes, lists))
+    }
+
+    /// Whether its objects are known, for others to look at.
+    pub(crate) fn cache(&self) -> Cache {
+        Cache { kind: K::kind(&()).into_owned(), synced: self.synced.clone() }
     }
 
     /// Lists the objects anew: a watch may lag behind what the API server has, a list does not.
@@ -118,6 +133,7 @@ where
 struct Lists {
     asked: watch::Receiver<u64>,
     complete: Arc<AtomicU64>,
+    synced: Arc<AtomicBool>,
 }
 
 async fn follow<K>(
@@ -151,6 +167,7 @@ async fn follow<K>(
                     if matches!(event, Event::InitDone) {
                         presence = Presence::Served;
                         lists.complete.store(asked, Ordering::Release);
+                        lists.synced.store(true, Ordering::Release);
                     }
                     if tells {
                         changes.notify_one();
@@ -170,6 +187,7 @@ async fn follow<K>(
                             tracing::info!(%kind, "the API server does not serve this kind: taken as empty");
                             writer.apply_watcher_event(&Event::Init);
                             writer.apply_watcher_event(&Event::InitDone);
+                            lists.synced.store(true, Ordering::Release);
                             changes.notify_one();
                         }
                         Missing::StillEmpty => {}

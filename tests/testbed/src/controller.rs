@@ -1,7 +1,9 @@
 //! The built `aiquota run`, started as its users start it, with its log kept.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitStatus;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context as _, Result, ensure};
@@ -38,6 +40,8 @@ pub struct Controller {
     kubeconfig: PathBuf,
     folder: TempDir,
     process: Mutex<Option<Process>>,
+    /// Where the log of its last start begins.
+    began: AtomicUsize,
 }
 
 impl Controller {
@@ -67,17 +71,21 @@ impl Controller {
         Self::run(arguments, options.kubeconfig.unwrap_or_else(|| api.kubeconfig().to_owned()))
     }
 
-    /// Starts it with exactly these arguments, such as a Deployment has them.
+    /// Starts it with exactly these arguments, such as a Deployment has them, but for the address it listens on: there
+    /// it has one of its own, and here a free port.
     ///
     /// # Errors
     /// When the binary has not been built.
-    pub fn run(arguments: Vec<String>, kubeconfig: PathBuf) -> Result<Self> {
+    pub fn run(mut arguments: Vec<String>, kubeconfig: PathBuf) -> Result<Self> {
+        arguments.retain(|argument| !argument.starts_with("--listen="));
+        arguments.push("--listen=127.0.0.1:0".to_owned());
         let controller = Self {
             program: controller_binary()?,
             arguments,
             kubeconfig,
             folder: tempfile::Builder::new().prefix("aiquota-controller-").tempdir()?,
             process: Mutex::new(None),
+            began: AtomicUsize::new(0),
         };
         controller.restart()?;
         Ok(controller)
@@ -86,6 +94,19 @@ impl Controller {
     /// What it has logged, over all its starts.
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.log_file()).unwrap_or_default()
+    }
+
+    /// Where it says how it is, since its last start.
+    ///
+    /// # Errors
+    /// When it has not said yet where that is.
+    pub fn serves(&self) -> Result<SocketAddr> {
+        const SAYS: &str = "serving /healthz, /readyz and /metrics on ";
+        let log = self.log();
+        let since = log.get(self.began.load(Ordering::Acquire)..).unwrap_or_default();
+        let (_, rest) = since.split_once(SAYS).context("it does not say yet where it serves")?;
+        let end = rest.find(|c: char| !c.is_ascii_digit() && !".:[]".contains(c)).unwrap_or(rest.len());
+        rest[..end].parse().with_context(|| format!("no address: {}", &rest[..end]))
     }
 
     /// Fails with the end of its log when it is not running.
@@ -116,6 +137,7 @@ impl Controller {
     /// When the program cannot be started.
     pub fn restart(&self) -> Result<()> {
         self.kill();
+        self.began.store(self.log().len(), Ordering::Release);
         let started = Process::spawn("aiquota", &self.program, &self.log_file(), |command| {
             command.args(&self.arguments).env("KUBECONFIG", &self.kubeconfig).current_dir(self.folder.path())
         })?;

@@ -108,6 +108,19 @@ async fn the_controller_may_do_nothing_on_its_node() -> Result<()> {
 }
 
 #[tokio::test]
+async fn kubernetes_asks_the_controller_how_it_is_where_it_listens() -> Result<()> {
+    let rendered = Charts::copied().await?.render(&["port=9000"]).await?;
+    let deployment = find(&rendered, "Deployment", "aiquota")?;
+    assert_eq!(given(&arguments(deployment)?)["listen"], "[::]:9000");
+    let container = &deployment["spec"]["template"]["spec"]["containers"][0];
+    assert_eq!(container["ports"], json!([{"name": "http", "containerPort": 9000, "protocol": "TCP"}]));
+    for (probe, path) in [("startupProbe", "/healthz"), ("livenessProbe", "/healthz"), ("readinessProbe", "/readyz")] {
+        assert_eq!(container[probe]["httpGet"], json!({"path": path, "port": "http"}), "{probe}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
 async fn no_secret_can_be_read_outside_of_the_gateways_namespace() -> Result<()> {
     let objects = Charts::copied().await?.render(&[r#"gateway.namespace="gateway""#]).await?;
     let rules = |kind: &str| -> Result<String> { Ok(find(&objects, kind, "aiquota")?["rules"].to_string()) };
@@ -158,6 +171,7 @@ async fn a_value_that_cannot_be_meant_is_refused_by_its_name() -> Result<()> {
         (r#"leaderElection.leaseDuration="2s""#.to_owned(), "/leaderElection/leaseDuration"),
         (r#"leaderElection.leaseDuration="15""#.to_owned(), "/leaderElection/leaseDuration"),
         (r#"drain="5""#.to_owned(), "/drain"),
+        ("port=80".to_owned(), "/port"),
         (r#"log.format="xml""#.to_owned(), "/log/format"),
         ("replicas=0".to_owned(), "/replicas"),
         (r#"flavor="upstream""#.to_owned(), "modules.quota.url"),

@@ -230,17 +230,10 @@ impl Report<'_> {
 /// The conditions that say that all is well when they are true; all others warn when they are.
 const STATES: [&str; 5] = ["Accepted", "Programmed", "Seeded", "Connected", "Ready"];
 const NEARLY_EXHAUSTED: &str = "NearlyExhausted";
-/// What passes by itself within seconds, and what `Accepted` has told: nothing to tell a person.
-const UNTOLD: [&str; 8] = [
-    "Seeding",
-    "WaitsForSeeds",
-    "WaitsForWrite",
-    "Connecting",
-    "NotAccepted",
-    "BeingDeleted",
-    "Draining",
-    "DeletingBalances",
-];
+/// Nothing to tell a person: what passes by itself, and what `Accepted` or the deletion has told.
+fn is_told(reason: &str) -> bool {
+    !plan::PASSING.contains(&reason) && !["NotAccepted", "BeingDeleted"].contains(&reason)
+}
 
 /// The conditions that an Event is made of: what went wrong and was not so before. Good news is in the status only:
 /// at the start of ten thousand objects each Event would cost as much as the status itself.
@@ -254,8 +247,8 @@ fn transitions<'a>(before: &[Condition], after: &'a [Condition]) -> Vec<&'a Cond
         "Ready" => false,
         // Told of each consumer.
         NEARLY_EXHAUSTED => false,
-        state if STATES.contains(&state) => condition.status != "True" && !UNTOLD.contains(&condition.reason.as_str()),
-        _ => condition.status == "True" && !UNTOLD.contains(&condition.reason.as_str()),
+        state if STATES.contains(&state) => condition.status != "True" && is_told(&condition.reason),
+        _ => condition.status == "True" && is_told(&condition.reason),
     };
     let mut told: Vec<&Condition> = Vec::new();
     for condition in after.iter().filter(is_new).filter(tells) {

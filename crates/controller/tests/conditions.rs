@@ -48,3 +48,27 @@ fn every_condition_reason_and_event_is_explained_and_nothing_else() {
     assert_eq!(code.difference(&doc).collect::<Vec<_>>(), Vec::<&String>::new(), "not in docs/conditions.md");
     assert_eq!(doc.difference(&code).collect::<Vec<_>>(), Vec::<&String>::new(), "nobody writes these any more");
 }
+
+/// The words of a text between two marks that stand in backticks.
+fn quoted<'a>(text: &'a str, from: &str, to: &str) -> BTreeSet<&'a str> {
+    let (_, rest) = text.split_once(from).unwrap_or_else(|| panic!("there is no {from:?}"));
+    let (part, _) = rest.split_once(to).unwrap_or_else(|| panic!("there is no {to:?} after {from:?}"));
+    part.split('`').skip(1).step_by(2).filter(|word| is_word(word)).collect()
+}
+
+#[test]
+fn what_passes_by_itself_is_the_same_in_events_documents_and_for_argo_cd() {
+    let passing = BTreeSet::from(plan::PASSING);
+    let (conditions, gitops) = (read("docs/conditions.md"), read("docs/gitops.md"));
+    assert_eq!(quoted(&conditions, "These pass by themselves within seconds", ".\n"), passing, "docs/conditions.md");
+    assert_eq!(quoted(&gitops, "for a reason that passes by itself (", ")"), passing, "docs/gitops.md");
+    for word in &passing {
+        let row = conditions.lines().find(|line| line.starts_with(&format!("| `{word}` |")));
+        assert!(row.is_some_and(|row| row.ends_with("| time |")), "{word} heals by something else: {row:?}");
+    }
+    let lua = read("examples/argocd/health.yaml");
+    let (_, table) = lua.split_once("local passing = {\n").expect("the script has a table");
+    let (table, _) = table.split_once("}\n").expect("the table ends");
+    let table: BTreeSet<&str> = table.lines().filter_map(|line| line.trim().strip_suffix(" = true,")).collect();
+    assert_eq!(table, passing, "examples/argocd/health.yaml");
+}

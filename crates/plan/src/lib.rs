@@ -62,7 +62,7 @@ pub use life::{Finalizer, Leaving, Life};
 pub use overrides::OverridesProblem;
 pub use plan::{Access, Object, OverrideSet, Owner, Plan, Seed, Seeded, StorePlan, StoreWarning, Verdict, Warning};
 pub use program::{AI_QUOTA, AI_TOKEN_RATELIMIT, GUARD, PluginWrite, Program, program};
-pub use reason::{Reason, WaitsFor};
+pub use reason::{PASSING, Reason, WaitsFor};
 pub use settings::{FailStrategy, Flavor, Guard, GuardModule, LimitModule, Module, Phase, PullPolicy, Settings};
 pub use status::{Answers, Seen, Write, Writes, limit_status, status, store_status};
 pub use tables::Turn;

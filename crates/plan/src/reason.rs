@@ -175,6 +175,10 @@ pub enum Reason {
     WriteFailed(String),
 }
 
+/// The reasons that pass by themselves within seconds: what is declared is on its way, and nobody has to do anything.
+pub const PASSING: [&str; 7] =
+    ["Seeding", "WaitsForSeeds", "WaitsForWrite", "Superseded", "Connecting", "Draining", "DeletingBalances"];
+
 /// What can heal a reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WaitsFor {

@@ -13,6 +13,7 @@ mod ends;
 mod faults;
 mod flavor_upstream;
 mod gateway;
+mod gitops;
 mod hostile;
 mod leftovers;
 mod life;

@@ -1,6 +1,8 @@
 //! Several controllers: one acts, the others wait; and where two act at once, or one with what was true once, nothing is
 //! granted twice and nothing flaps.
 
+mod kills;
+
 use anyhow::{Context as _, Result, ensure};
 use kube::ResourceExt;
 use kube::api::{Api, DynamicObject, Patch, PatchParams};
@@ -274,33 +276,6 @@ async fn of_two_that_act_at_once_the_one_whose_watch_lags_is_not_obeyed() -> Res
     stands_still(&stage, &[&old, &new]).await?;
     stage.balance("aliyun-user1", 170).await?;
     stage.ready("chat").await
-}
-
-#[tokio::test]
-async fn leaders_that_are_killed_one_after_the_other_lose_no_edit() -> Result<()> {
-    let stage = set().await?;
-    let (mut leader, mut standby) = (controller(&stage, Some(QUICK), None)?, controller(&stage, Some(QUICK), None)?);
-    stage.ready("chat").await?;
-    if !leader.log().contains("leading with term 2") {
-        std::mem::swap(&mut leader, &mut standby);
-    }
-    grant(&stage, 1000).await?;
-    stage.balance("aliyun-user1", 1000).await?;
-    for time in 1..=3 {
-        grant(&stage, 1000 + time * 100).await?;
-        spend(&stage, "aliyun-user1", 10).await?;
-        leader.kill();
-        // Nobody sees this edit before the other one leads.
-        grant(&stage, 1050 + time * 100).await?;
-        spend(&stage, "aliyun-user1", 10).await?;
-        says(&stage, &standby, &format!("leading with term {}", time + 2)).await?;
-        // Not before: of two that see the Lease run out, either may be the next.
-        leader.restart()?;
-        stage.balance("aliyun-user1", 1050 + time * 100 - time * 20).await?;
-        stage.ready("chat").await?;
-        std::mem::swap(&mut leader, &mut standby);
-    }
-    stands_still(&stage, &[&leader]).await
 }
 
 #[tokio::test]

@@ -3,7 +3,9 @@
 
 mod life;
 mod permissions;
+mod pod;
 mod release;
+mod story;
 mod values;
 
 use std::fs;

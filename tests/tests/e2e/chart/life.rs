@@ -1,12 +1,13 @@
 //! From nothing to requests that are refused at the gateway, with no more rights than the chart grants: the controller
 //! runs with the arguments and as the service account that helm has installed.
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use kube::api::DeleteParams;
 use serde_json::{Value, json};
-use testbed::{ApiServer, Controller, RedisOptions, ServiceAccount, built_module, eventually, kubectl};
+use testbed::{ApiServer, RedisOptions, built_module, kubectl};
 
-use super::{Charts, HOME, RELEASE, arguments, permissions};
+use super::pod::Pod;
+use super::{Charts, HOME, RELEASE, permissions};
 use crate::scenario_a::{completion, is};
 use crate::stage::{NAMESPACE, PASSWORD, Stage};
 
@@ -26,32 +27,6 @@ fn values() -> Result<Vec<String>> {
         r#"drain="1s""#.to_owned(),
         r#"log={"format":"text","filter":"controller=debug,info"}"#.to_owned(),
     ])
-}
-
-/// What Kubernetes would start: one of the pods, with its credentials.
-struct Pod {
-    controller: Controller,
-    _account: ServiceAccount,
-}
-
-impl Pod {
-    async fn start(stage: &Stage) -> Result<Self> {
-        let deployment = stage.api.objects("apps/v1", "Deployment", HOME).await?.get(RELEASE).await?;
-        let account = deployment.data.pointer("/spec/template/spec/serviceAccountName").and_then(Value::as_str);
-        let account = ServiceAccount::of(&stage.api, HOME, account.context("no service account")?).await?;
-        let controller = Controller::run(arguments(&deployment.data)?, account.kubeconfig())?;
-        Ok(Self { controller, _account: account })
-    }
-
-    async fn says(&self, words: &str) -> Result<()> {
-        eventually(&format!("a controller says: {words}"), async || {
-            self.controller.ensure_running()?;
-            let log = self.controller.log();
-            ensure!(log.contains(words), "it says:\n{log}");
-            Ok(())
-        })
-        .await
-    }
 }
 
 fn tenants(kind: &str, spec: &Value) -> Value {

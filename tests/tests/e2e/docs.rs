@@ -64,6 +64,8 @@ async fn every_block_of_every_document_is_what_it_says() -> Result<()> {
     let redis = RedisOptions { password: Some(PASSWORD.to_owned()), ..RedisOptions::default() };
     let stage = Stage::set_on(api, redis).await?;
     let play = Play::new(&stage).await?;
+    // What a reader of docs/gitops.md has.
+    stage.api.namespace("argocd").await?;
     let mut all: Vec<Block> = Vec::new();
     for document in documents()? {
         let found = blocks(&document, &read(&document)?)?;

@@ -50,6 +50,27 @@ pub(super) async fn play() -> Result<()> {
     let keys = fs::read_to_string(workspace().join("examples/keys/keys.yaml"))?;
     let keys = keys.replace("  rules:\n", "  admission: Reserve\n  reservation: {defaultMaxTokens: 10}\n  rules:\n");
     kubectl_with_input(&stage.api, &["apply", "--server-side", "-f", "-"], &keys).await?;
+    // A namespace that may choose no prefix, whose balances have another.
+    stage.api.namespace("team").await?;
+    for (version, kind, name, spec) in [
+        (
+            "networking.k8s.io/v1",
+            "Ingress",
+            "own",
+            json!({"defaultBackend": {"service": {"name": "m", "port": {"number": 80}}}}),
+        ),
+        (
+            "quota.higress.io/v1alpha1",
+            "AIQuota",
+            "own",
+            json!({"targetRefs": [{"kind": "Ingress", "name": "own"}], "consumers": [{"name": "user", "quota": 1}]}),
+        ),
+    ] {
+        let metadata = json!({"name": name, "namespace": "team"});
+        stage.api.apply(&json!({"apiVersion": version, "kind": kind, "metadata": metadata, "spec": spec})).await?;
+    }
+    let own = stage.api.objects("quota.higress.io/v1alpha1", "AIQuota", "team").await?;
+    stage.condition(&own, "own", "Ready", "True").await?;
     stage.ready("chat").await?;
     let limits = stage.api.objects("quota.higress.io/v1alpha1", "AITokenRateLimit", GATEWAY).await?;
     stage.condition(&limits, "keys", "Seeded", "True").await?;

@@ -130,6 +130,7 @@ one tomorrow. (list . <path of the value> <url> <sha256>). A test compares the v
 - --lease-duration={{ .Values.leaderElection.leaseDuration }}
 - --drain={{ .Values.drain }}
 - --listen=[::]:{{ .Values.port }}
+- --consumer-metrics={{ .Values.metrics.consumers }}
 - --log-format={{ .Values.log.format }}
 - --log={{ .Values.log.filter }}
 {{- end }}

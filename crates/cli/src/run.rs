@@ -33,10 +33,17 @@ pub(crate) struct Run {
     #[arg(long, env = "AIQUOTA_DRAIN", value_name = "TIME", default_value = "5m", value_parser = duration)]
     drain: Duration,
 
-    /// Where /healthz (whether it goes on) and /readyz (whether it knows all objects, leading or standing by) are
-    /// served, to GET and without secrets: an address and a port; [::] is every address, of IPv4 too
+    /// Where /healthz (whether it goes on), /readyz (whether it knows all objects, leading or standing by) and /metrics
+    /// are served, to GET and without secrets: an address and a port; [::] is every address, of IPv4 too
     #[arg(long, env = "AIQUOTA_LISTEN", value_name = "ADDRESS:PORT", default_value = "[::]:8080")]
     listen: SocketAddr,
+
+    /// How many listed consumers have metrics of their own, by name, with what they were granted, spent and have left:
+    /// the fullest first, and a metric tells how many are left out. 0: none, as names of consumers may not be for all
+    /// who read metrics
+    #[arg(long, env = "AIQUOTA_CONSUMER_METRICS", value_name = "NUMBER", default_value = "0")]
+    #[arg(value_parser = clap::value_parser!(u16).range(0..=10_000))]
+    consumer_metrics: u16,
 
     #[command(flatten)]
     pub(crate) log: crate::log::Log,
@@ -49,8 +56,8 @@ impl Run {
     }
 
     /// How it is looked after.
-    pub(crate) const fn operations(&self) -> Operations {
-        Operations { listen: self.listen }
+    pub(crate) fn operations(&self) -> Operations {
+        Operations { listen: self.listen, consumer_metrics: usize::from(self.consumer_metrics) }
     }
 
     /// What the controller is told.
@@ -232,6 +239,7 @@ mod tests {
                 "--guard-module-url",
             ),
             (&[MODULE, "--listen=8080"], "--listen", "socket address"),
+            (&[MODULE, "--consumer-metrics=10001"], "--consumer-metrics", "0..=10000"),
             (&[], "--module-url", "required"),
         ] {
             let error = settings(flags).unwrap_err();

@@ -9,6 +9,9 @@ use plan::Access;
 use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::{AsyncConnectionConfig, Client, Cmd, ConnectionAddr, IntoConnectionInfo, Pipeline, ProtocolVersion, Value};
 use redis::{RedisConnectionInfo, RedisError};
+use tokio::time::Instant;
+
+use crate::metrics::StoreMeter;
 
 /// The gateway's deadline for one call may be shorter than a controller's burst of calls takes.
 const SHORTEST_TIMEOUT: Duration = Duration::from_secs(1);
@@ -68,10 +71,11 @@ pub(crate) struct Connection {
     inner: MultiplexedConnection,
     run_id: Option<String>,
     evicts: Option<String>,
+    meter: StoreMeter,
 }
 
 impl Connection {
-    pub(crate) async fn open(access: &Access) -> Result<Self, Failure> {
+    pub(crate) async fn open(access: &Access, meter: StoreMeter) -> Result<Self, Failure> {
         let mut settings =
             RedisConnectionInfo::default().set_db(access.database.into()).set_protocol(ProtocolVersion::RESP2);
         if let Some(username) = &access.username {
@@ -85,7 +89,7 @@ impl Connection {
         let timeout = Some(access.timeout.clamp(SHORTEST_TIMEOUT, LONGEST_WAIT));
         let config = AsyncConnectionConfig::new().set_connection_timeout(timeout).set_response_timeout(timeout);
         let inner = client.get_multiplexed_async_connection_with_config(&config).await?;
-        let mut connection = Self { inner, run_id: None, evicts: None };
+        let mut connection = Self { inner, run_id: None, evicts: None, meter };
         connection.ping().await?;
         connection.run_id = connection.info("server", "run_id").await;
         connection.look_at_memory().await;
@@ -141,6 +145,10 @@ impl Connection {
         info.lines().find_map(value)
     }
 
+    pub(crate) const fn meter(&self) -> &StoreMeter {
+        &self.meter
+    }
+
     /// Calls the script once for each of `calls`, in one round trip where Redis knows the script already, and gives
     /// the replies in the same order.
     pub(crate) async fn call(&self, calls: &[Invocation]) -> Result<Vec<Value>, Failure> {
@@ -169,7 +177,9 @@ impl Connection {
         if pipeline.is_empty() {
             return Ok(Vec::new());
         }
+        let asked = Instant::now();
         let replies = self.inner.clone().req_packed_commands(&pipeline, 0, pipeline.len()).await?;
+        self.meter.answered(asked.elapsed());
         if replies.len() == pipeline.len() { Ok(replies) } else { Err(Failure::said("replies are missing".to_owned())) }
     }
 }

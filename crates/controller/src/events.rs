@@ -5,7 +5,7 @@
 //! second foreign change would be lost. Here only the same note is, and what one reason may cost is bounded.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::api::events::v1::{Event, EventSeries};
@@ -17,6 +17,7 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use crate::allowance::{Allowances, Allowed};
+use crate::metrics::{Became, Metrics, Written};
 
 /// The API server takes notes up to 1 kB.
 const LONGEST_NOTE: usize = 1_000;
@@ -35,6 +36,7 @@ const LAST: &str =
 pub(crate) struct Events {
     client: Client,
     past: Mutex<Past>,
+    metrics: Arc<Metrics>,
 }
 
 #[derive(Default)]
@@ -54,8 +56,8 @@ pub(crate) struct Note<'a> {
 type Told = (Option<String>, String, String, String);
 
 impl Events {
-    pub(crate) fn new(client: Client) -> Self {
-        Self { client, past: Mutex::default() }
+    pub(crate) fn new(client: Client, metrics: Arc<Metrics>) -> Self {
+        Self { client, past: Mutex::default(), metrics }
     }
 
     /// Unless too many of the same reason were told just now.
@@ -79,6 +81,7 @@ impl Events {
             Allowed::Yes => cut(note.message, LONGEST_NOTE).to_owned(),
             Allowed::Last => [cut(note.message, LONGEST_NOTE - LAST.len()), LAST].concat(),
             Allowed::No => {
+                self.metrics.wrote(Written::Event, Became::Withheld);
                 tracing::debug!(reason = note.reason, name = about.name, "Event not written: too many of its reason");
                 return;
             }
@@ -87,9 +90,13 @@ impl Events {
         let known = known.filter(|_| allowed == Allowed::Yes);
         match self.write(about, &Note { message: &message, ..*note }, known, now).await {
             Ok(event) => {
+                self.metrics.wrote(Written::Event, Became::Done);
                 self.past.lock().unwrap_or_else(PoisonError::into_inner).told.insert(told, event);
             }
-            Err(error) => tracing::warn!(reason = note.reason, %error, "Event not written"),
+            Err(error) => {
+                self.metrics.wrote(Written::Event, Became::Failed);
+                tracing::warn!(reason = note.reason, %error, "Event not written");
+            }
         }
     }
 

@@ -2,6 +2,7 @@
 //! another object of the same name or an edit that was not seen, and finalizers of others stay. I/O: the API server.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use api::{AiQuota, FINALIZER};
@@ -12,6 +13,8 @@ use kube::{Api, Client};
 use plan::{Deletion, Deletions, Finalizer, Plan};
 use serde_json::{Value, json};
 use tokio::time::Instant;
+
+use crate::metrics::{Became, Metrics, Written};
 
 /// Patches on the way at once.
 const IN_FLIGHT: usize = 16;
@@ -26,6 +29,7 @@ pub(crate) struct Finalizers {
     quotas: ApiResource,
     /// By uid, the version that the watch showed when we patched it: it may show that for a while.
     patched: HashMap<String, Option<String>>,
+    metrics: Arc<Metrics>,
 }
 
 /// What one round came to.
@@ -37,8 +41,8 @@ pub(crate) struct Finalizing {
 }
 
 impl Finalizers {
-    pub(crate) fn new(client: Client) -> Self {
-        Self { client, quotas: ApiResource::erase::<AiQuota>(&()), patched: HashMap::new() }
+    pub(crate) fn new(client: Client, metrics: Arc<Metrics>) -> Self {
+        Self { client, quotas: ApiResource::erase::<AiQuota>(&()), patched: HashMap::new(), metrics }
     }
 
     /// Before balances are made: those that shall go with their object are not made before it waits for them.
@@ -71,7 +75,7 @@ impl Finalizers {
 
     /// Patches each verdict's object: whether the finalizer is added. What failed, and when to try again.
     async fn patch(&mut self, plan: &Plan, wrong: Vec<(usize, bool)>) -> (Vec<(usize, bool)>, Option<Instant>) {
-        let Self { client, quotas, patched } = self;
+        let Self { client, quotas, patched, metrics } = self;
         let (client, quotas) = (&*client, &*quotas);
         let open = wrong.into_iter().filter(|(index, _)| {
             let metadata = plan.verdicts[*index].object.metadata();
@@ -90,6 +94,7 @@ impl Finalizers {
             let metadata = verdict.object.metadata();
             match result {
                 Ok(()) => {
+                    metrics.wrote(Written::Finalizer, Became::Done);
                     tracing::info!(object = %verdict.key, added = add, "finalizer {FINALIZER} patched");
                     patched.insert(uid(metadata), version(metadata));
                     continue;
@@ -97,8 +102,12 @@ impl Finalizers {
                 // Gone meanwhile: there is nothing to hold or to let go.
                 Err(kube::Error::Api(status)) if status.is_not_found() => {}
                 // Changed meanwhile: the watch will show it, though a status alone wakes nobody.
-                Err(kube::Error::Api(status)) if status.is_conflict() => again = Some(Instant::now() + LOOK_AGAIN),
+                Err(kube::Error::Api(status)) if status.is_conflict() => {
+                    metrics.wrote(Written::Finalizer, Became::Overtaken);
+                    again = Some(Instant::now() + LOOK_AGAIN);
+                }
                 Err(error) => {
+                    metrics.wrote(Written::Finalizer, Became::Failed);
                     tracing::warn!(object = %verdict.key, %error, "finalizer not written");
                     again = again.or(Some(Instant::now() + TRY_AGAIN));
                 }

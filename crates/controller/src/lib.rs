@@ -10,6 +10,7 @@ mod finalizers;
 mod guarded;
 mod health;
 mod lease;
+mod metrics;
 mod observe;
 pub mod permissions;
 mod programmer;
@@ -37,10 +38,11 @@ use crate::events::Events;
 use crate::finalizers::{Finalizers, Finalizing};
 use crate::health::Health;
 use crate::lease::Lease;
+use crate::metrics::{Found, Metrics};
 use crate::observe::Observer;
 use crate::programmer::Programmer;
 use crate::reporter::Reporter;
-use crate::seeder::Seeder;
+use crate::seeder::{Seeder, Seeding};
 use crate::serve::{Pages, Server};
 use crate::took::Took;
 
@@ -79,8 +81,10 @@ impl From<kube::Error> for Error {
 /// How this process is looked after.
 #[derive(Clone, Copy, Debug)]
 pub struct Operations {
-    /// Where it serves `/healthz` and `/readyz`.
+    /// Where it serves `/healthz`, `/readyz` and `/metrics`.
     pub listen: SocketAddr,
+    /// How many consumers have metrics of their own, the fullest first.
+    pub consumer_metrics: usize,
 }
 
 /// Runs until SIGTERM or SIGINT. The cluster is the one of `KUBECONFIG`, or the one this process is in.
@@ -90,17 +94,18 @@ pub struct Operations {
 /// another controller may act. A task of the last kind goes on, without hands, until the process ends.
 pub async fn run(settings: Settings, election: Election, operations: Operations) -> Result<(), Error> {
     let mut stop = Stop::new().map_err(Error::Signals)?;
-    let Operations { listen: address } = operations;
+    let Operations { listen: address, consumer_metrics } = operations;
     let listener = serve::listen(address).await.map_err(|source| Error::Listen { address, source })?;
     let address = listener.local_addr().map_err(|source| Error::Listen { address, source })?;
     let client = Client::try_default().await?;
     let lease = Lease::new(client.clone(), &settings.gateway_namespace, election);
     let health = Arc::new(Health::new(lease.leadership()));
-    let server = Server::start(listener, Pages { health: health.clone() });
+    let metrics = Arc::new(Metrics::new(lease.leadership(), consumer_metrics));
+    let server = Server::start(listener, Pages { health: health.clone(), metrics: metrics.clone() });
     tracing::info!("serving /healthz, /readyz and /metrics on {address}");
     let ended = tokio::select! {
         () = stop.requested() => Ok(()),
-        ended = lease.guard(health.beating(control(client, settings, &lease, &health))) => ended?,
+        ended = lease.guard(health.beating(control(client, settings, &lease, (&health, &metrics)))) => ended?,
     };
     // Nothing is written any more.
     health.stop();
@@ -109,12 +114,17 @@ pub async fn run(settings: Settings, election: Election, operations: Operations)
     ended
 }
 
-async fn control(client: Client, settings: Settings, lease: &Lease, health: &Health) -> Result<(), Error> {
+async fn control(
+    client: Client,
+    settings: Settings,
+    lease: &Lease,
+    (health, metrics): (&Health, &Arc<Metrics>),
+) -> Result<(), Error> {
     let changes = Arc::new(Notify::new());
     let gateway = settings.gateway_namespace.clone();
     let leads = lease.is_leading().await;
     let mut watches = JoinSet::new();
-    let observer = Observer::start(&client, settings, &changes, &mut watches).await?;
+    let observer = Observer::start(&client, settings, (&changes, metrics), &mut watches).await?;
     health.watches(observer.caches());
     tracing::info!("watching");
     let rounds = async {
@@ -122,7 +132,7 @@ async fn control(client: Client, settings: Settings, lease: &Lease, health: &Hea
             lease.leading().await;
             observer.take_over();
         }
-        Box::pin(rounds(client, &gateway, observer, &changes, lease)).await
+        Box::pin(rounds(client, &gateway, observer, &changes, (lease, metrics))).await
     };
     tokio::select! {
         ended = watches.join_next() => Err(ended_watch(ended)),
@@ -136,13 +146,13 @@ async fn rounds(
     gateway: &str,
     mut observer: Observer,
     changes: &Notify,
-    lease: &Lease,
+    (lease, metrics): (&Lease, &Arc<Metrics>),
 ) -> Result<Infallible, Error> {
-    let events = Events::new(client.clone());
-    let mut seeder = Seeder::default();
-    let mut programmer = Programmer::new(client.clone(), gateway);
-    let mut finalizers = Finalizers::new(client.clone());
-    let mut reporter = Reporter::new(client);
+    let events = Events::new(client.clone(), metrics.clone());
+    let mut seeder = Seeder::new(metrics.clone());
+    let mut programmer = Programmer::new(client.clone(), gateway, metrics.clone());
+    let mut finalizers = Finalizers::new(client.clone(), metrics.clone());
+    let mut reporter = Reporter::new(client, metrics.clone());
     let mut again = None;
     let mut last: Option<Plan> = None;
     loop {
@@ -182,8 +192,12 @@ async fn rounds(
         let programming = programmer.run(&program, &events).await;
         took.step("writing");
         let letting_go = finalizers.let_go(&plan, &seeding.deletions).await;
-        let reporting = reporter.run(&plan, &seeding, &program, &programming.writes, Timestamp::now(), &events).await;
+        let now = Timestamp::now();
+        let reporting = reporter.run(&plan, &seeding, &program, &programming.writes, now, &events).await;
         took.step("reporting");
+        let Seeding { seeds, figures, stores, .. } = &seeding;
+        metrics.found(Found { plan: &plan, seeds, figures, stores, tally: reporting.tally, gateway, now });
+        metrics.round(took.steps());
         tracing::debug!(objects = plan.verdicts.len(), balances = plan.seeds.len(), %took, "round done");
         let next = plan.next.map(|next| instant(next, Timestamp::now()));
         again = [finalizing, letting_go, seeding.again, programming.again, reporting.again, next]

@@ -16,6 +16,7 @@ use tokio::task::JoinSet;
 
 use crate::guarded::Guarded;
 use crate::health::Cache;
+use crate::metrics::Metrics;
 use crate::watch::{Unserved, Watch};
 
 /// Everything that is watched.
@@ -37,11 +38,11 @@ pub(crate) struct Observer {
 }
 
 impl Observer {
-    /// Begins to watch; the tasks go into `tasks` and never end, `changes` is told what may change a plan.
+    /// Begins to watch; the tasks go into `tasks` and never end; they tell what may change a plan.
     pub(crate) async fn start(
         client: &Client,
         settings: Settings,
-        changes: &Arc<Notify>,
+        told: (&Arc<Notify>, &Metrics),
         tasks: &mut JoinSet<&'static str>,
     ) -> Result<Self, kube::Error> {
         let cluster = Api::<Namespace>::all(client.clone()).get("kube-system").await?.uid().unwrap_or_default();
@@ -49,16 +50,16 @@ impl Observer {
         // What the installation consists of is waited for; what other software may bring is empty without it.
         Ok(Self {
             cluster,
-            quotas: watch(Api::all(client.clone()), Unserved::Waits, changes, tasks),
-            limits: watch(Api::all(client.clone()), Unserved::Waits, changes, tasks),
-            stores: watch(Api::all(client.clone()), Unserved::Waits, changes, tasks),
-            plugins: watch(Api::namespaced(client.clone(), gateway), Unserved::Waits, changes, tasks),
-            bridges: watch(Api::namespaced(client.clone(), gateway), Unserved::Empty, changes, tasks),
-            ingresses: watch(Api::all(client.clone()), Unserved::Waits, changes, tasks),
-            http_routes: watch(Api::all(client.clone()), Unserved::Empty, changes, tasks),
-            services: watch(Api::all(client.clone()), Unserved::Waits, changes, tasks),
-            secrets: watch(Api::namespaced(client.clone(), gateway), Unserved::Waits, changes, tasks),
-            config_maps: watch(Api::namespaced(client.clone(), gateway), Unserved::Waits, changes, tasks),
+            quotas: watch(Api::all(client.clone()), Unserved::Waits, told, tasks),
+            limits: watch(Api::all(client.clone()), Unserved::Waits, told, tasks),
+            stores: watch(Api::all(client.clone()), Unserved::Waits, told, tasks),
+            plugins: watch(Api::namespaced(client.clone(), gateway), Unserved::Waits, told, tasks),
+            bridges: watch(Api::namespaced(client.clone(), gateway), Unserved::Empty, told, tasks),
+            ingresses: watch(Api::all(client.clone()), Unserved::Waits, told, tasks),
+            http_routes: watch(Api::all(client.clone()), Unserved::Empty, told, tasks),
+            services: watch(Api::all(client.clone()), Unserved::Waits, told, tasks),
+            secrets: watch(Api::namespaced(client.clone(), gateway), Unserved::Waits, told, tasks),
+            config_maps: watch(Api::namespaced(client.clone(), gateway), Unserved::Waits, told, tasks),
             settings,
             told: Told::default(),
         })
@@ -134,11 +135,16 @@ impl Observer {
     }
 }
 
-fn watch<K>(api: Api<K>, unserved: Unserved, changes: &Arc<Notify>, tasks: &mut JoinSet<&'static str>) -> Watch<K>
+fn watch<K>(
+    api: Api<K>,
+    unserved: Unserved,
+    (changes, metrics): (&Arc<Notify>, &Metrics),
+    tasks: &mut JoinSet<&'static str>,
+) -> Watch<K>
 where
     K: Resource<DynamicType = ()> + Clone + std::fmt::Debug + serde::de::DeserializeOwned + Send + Sync + 'static,
 {
-    let (watch, task) = Watch::new(api, unserved, changes.clone());
+    let (watch, task) = Watch::new(api, unserved, (changes.clone(), metrics.watch(&K::kind(&()))));
     tasks.spawn(async move {
         task.await;
         std::any::type_name::<K>()

@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use crate::drift;
 use crate::events::{Events, Note};
 use crate::guarded::Guarded;
+use crate::metrics::{Became, Metrics, Written};
 
 /// The least time between two writes of one object.
 const INTERVAL: Duration = Duration::from_secs(2);
@@ -34,6 +35,7 @@ pub(crate) struct Programmer {
     last: HashMap<&'static str, Last>,
     /// What stood there when it was last as it should be: written by us, or found so.
     standing: HashMap<&'static str, Standing>,
+    metrics: Arc<Metrics>,
 }
 
 /// The last write of one object.
@@ -70,13 +72,14 @@ enum Step {
 }
 
 impl Programmer {
-    pub(crate) fn new(client: Client, gateway_namespace: &str) -> Self {
+    pub(crate) fn new(client: Client, gateway_namespace: &str, metrics: Arc<Metrics>) -> Self {
         let guarded = Api::namespaced(client.clone(), gateway_namespace);
         Self {
             api: Api::namespaced(client, gateway_namespace),
             guarded,
             last: HashMap::new(),
             standing: HashMap::new(),
+            metrics,
         }
     }
 
@@ -123,9 +126,10 @@ impl Programmer {
         match result {
             Ok(stored) => {
                 tracing::info!(name = plugin.name, "WasmPlugin written");
+                self.metrics.wrote(Written::WasmPlugin, Became::Done);
                 let before = self.standing.remove(plugin.name);
                 if let (Some(before), Some(stored)) = (before, &stored) {
-                    report_foreign_change(plugin, readable, &before, stored, events).await;
+                    report_foreign_change(plugin, readable, (&before, stored), (events, &self.metrics)).await;
                 }
                 if let (Some(stored), Some(wanted)) = (stored, &plugin.wanted) {
                     let standing = Standing { wanted: wanted.clone(), stored: Arc::new(stored) };
@@ -142,6 +146,7 @@ impl Programmer {
             Err(error) => {
                 let overtaken = is_overtaken(&step, &error);
                 let error = error.to_string();
+                self.metrics.wrote(Written::WasmPlugin, if overtaken { Became::Overtaken } else { Became::Failed });
                 tracing::warn!(name = plugin.name, %error, overtaken, "WasmPlugin not written");
                 let error = (!overtaken).then_some(error);
                 let last = Last { at: now, replaced: Replaced::Nothing, error };
@@ -260,9 +265,8 @@ fn parameters() -> PostParams {
 async fn report_foreign_change(
     plugin: &PluginWrite,
     readable: bool,
-    before: &Standing,
-    stored: &WasmPlugin,
-    events: &Events,
+    (before, stored): (&Standing, &WasmPlugin),
+    (events, metrics): (&Events, &Metrics),
 ) {
     let (reason, message) = match &plugin.found {
         None if !readable => {
@@ -277,6 +281,7 @@ async fn report_foreign_change(
         Some(_) => return,
     };
     tracing::warn!(name = plugin.name, reason, message);
+    metrics.mended(plugin.name);
     events.publish(&stored.object_ref(&()), &Note { reason, action: "Write", message: &message }).await;
 }
 

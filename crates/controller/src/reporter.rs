@@ -1,7 +1,9 @@
 //! What became of the plan in, the status of each object out: one patch per object, and only where something
 //! changed; an Event where a person should look. I/O: the API server.
 
+use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use api::{AiQuota, AiQuotaStore, AiTokenRateLimit, Condition};
@@ -17,6 +19,7 @@ use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 
 use crate::events::{Events, Note};
+use crate::metrics::{Became, Metrics, Refreshed, Tally, Written as Wrote};
 use crate::seeder::Seeding;
 
 /// Patches on the way at once.
@@ -30,6 +33,8 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 pub(crate) struct Reporting {
     /// When to come again without a change of the world.
     pub(crate) again: Option<Instant>,
+    /// How many objects have which condition.
+    pub(crate) tally: Tally,
 }
 
 /// The writer of statuses.
@@ -42,6 +47,7 @@ pub(crate) struct Reporter {
     written: HashMap<String, Written>,
     /// By uid: a status has no room for all that Events told of.
     told: HashMap<String, Told>,
+    metrics: Arc<Metrics>,
 }
 
 struct Written {
@@ -65,7 +71,7 @@ struct Report<'a> {
 }
 
 impl Reporter {
-    pub(crate) fn new(client: Client) -> Self {
+    pub(crate) fn new(client: Client, metrics: Arc<Metrics>) -> Self {
         Self {
             client,
             quotas: ApiResource::erase::<AiQuota>(&()),
@@ -73,6 +79,7 @@ impl Reporter {
             stores: ApiResource::erase::<AiQuotaStore>(&()),
             written: HashMap::new(),
             told: HashMap::new(),
+            metrics,
         }
     }
 
@@ -86,13 +93,15 @@ impl Reporter {
         now: Timestamp,
         events: &Events,
     ) -> Reporting {
-        let Self { client, quotas, limits, stores, written, told } = self;
+        let Self { client, quotas, limits, stores, written, told, metrics } = self;
         let (quotas, limits, known) = (&*quotas, &*limits, &*told);
         let Seeding { seeds, figures, overrides, .. } = seeding;
+        let tally = RefCell::new(Tally::default());
         let found = Answers { seeded: seeds, figures, overrides };
         let quotas = plan.verdicts.iter().enumerate().filter_map(|(index, verdict)| {
             let status = plan::status(plan, index, found, program, writes, &seeding.deletions, now);
             let metadata = verdict.object.metadata();
+            tally.borrow_mut().add(verdict.object.kind(), &status.conditions);
             if let Object::Limit(limit) = &verdict.object {
                 return Report::new(limits, metadata, limit.status.as_ref(), &plan::limit_status(status), written);
             }
@@ -111,6 +120,7 @@ impl Reporter {
                 evicts: evicts.as_deref(),
             });
             let status = plan::store_status(store, seen, now);
+            tally.borrow_mut().add("AIQuotaStore", &status.conditions);
             Report::new(stores, &store.object.metadata, store.object.status.as_ref(), &status, written)
         });
         let client = &*client;
@@ -132,6 +142,10 @@ impl Reporter {
         while let Some(patched) = patches.next().await {
             match patched {
                 Ok((report, version)) => {
+                    metrics.wrote(Wrote::Status, Became::Done);
+                    if report.tells_of_a_refresh() {
+                        metrics.refreshed(Refreshed::ByHand, 1);
+                    }
                     if version != report.metadata.resource_version {
                         let shown = report.metadata.resource_version.clone();
                         new.push((uid(report.metadata), Written { shown, version, status: report.after.to_string() }));
@@ -141,8 +155,12 @@ impl Reporter {
                 // Deleted meanwhile: there is nothing to report to.
                 Err(kube::Error::Api(status)) if status.is_not_found() => {}
                 // Changed meanwhile: the watch will show it, though a status alone wakes nobody.
-                Err(kube::Error::Api(status)) if status.is_conflict() => again = Some(LOOK_AGAIN),
+                Err(kube::Error::Api(status)) if status.is_conflict() => {
+                    metrics.wrote(Wrote::Status, Became::Overtaken);
+                    again = Some(LOOK_AGAIN);
+                }
                 Err(error) => {
+                    metrics.wrote(Wrote::Status, Became::Failed);
                     tracing::warn!(%error, "status not written");
                     again = again.or(Some(TRY_AGAIN));
                 }
@@ -162,7 +180,7 @@ impl Reporter {
         let warns: HashSet<&str> = shown.iter().map(|(uid, _)| *uid).collect();
         told.retain(|uid, _| warns.contains(uid.as_str()));
         told.extend(newly_told);
-        Reporting { again: again.map(|wait| Instant::now() + wait) }
+        Reporting { again: again.map(|wait| Instant::now() + wait), tally: tally.into_inner() }
     }
 }
 
@@ -213,6 +231,12 @@ impl Report<'_> {
             status.entry(gone).or_insert(Value::Null);
         }
         json!({"metadata": {"uid": self.metadata.uid, "resourceVersion": self.version}, "status": status})
+    }
+
+    /// Whether all balances honoured a refresh by hand since the last one.
+    fn tells_of_a_refresh(&self) -> bool {
+        let refreshed = |status: &Value| status["refreshed"].as_str().map(str::to_owned);
+        refreshed(&self.after).is_some_and(|token| refreshed(&self.before).as_ref() != Some(&token))
     }
 
     fn reference(&self) -> ObjectReference {

@@ -1,4 +1,4 @@
-//! The one address on which this process is asked how it is: requests in, its health as text out. Only GET, and
+//! The one address on which this process is asked how it is: requests in, its health and metrics as text out. Only GET, and
 //! nothing that is asked changes anything. I/O: a listening socket.
 
 use std::convert::Infallible;
@@ -19,6 +19,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 
 use crate::health::Health;
+use crate::metrics::{self, Metrics};
 
 /// Connections at once: probes and a few scrapers, and no flood of them costs more than this.
 const CONNECTIONS: usize = 64;
@@ -30,6 +31,7 @@ const ENDS_WITHIN: Duration = Duration::from_secs(1);
 /// What is told.
 pub(crate) struct Pages {
     pub(crate) health: Arc<Health>,
+    pub(crate) metrics: Arc<Metrics>,
 }
 
 /// Listens there; every address of a machine without IPv6 is every address of IPv4.
@@ -128,7 +130,8 @@ impl Pages {
         let page = match path {
             "/healthz" => told(self.health.live()),
             "/readyz" => told(self.health.ready()),
-            _ => text(StatusCode::NOT_FOUND, "there are /healthz and /readyz".to_owned()),
+            "/metrics" => measured(self.metrics.encode()),
+            _ => text(StatusCode::NOT_FOUND, "there are /healthz, /readyz and /metrics".to_owned()),
         };
         if page.status() == StatusCode::NOT_FOUND || method == Method::GET {
             return page;
@@ -144,6 +147,15 @@ fn told(health: Result<String, String>) -> Response<Full<Bytes>> {
         Ok(said) => text(StatusCode::OK, said),
         Err(said) => text(StatusCode::SERVICE_UNAVAILABLE, said),
     }
+}
+
+fn measured(metrics: Result<String, std::fmt::Error>) -> Response<Full<Bytes>> {
+    let Ok(metrics) = metrics else {
+        return text(StatusCode::INTERNAL_SERVER_ERROR, "the metrics cannot be written".to_owned());
+    };
+    let mut response = Response::new(Full::new(Bytes::from(metrics)));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(metrics::CONTENT_TYPE));
+    response
 }
 
 fn text(status: StatusCode, line: String) -> Response<Full<Bytes>> {
@@ -163,7 +175,9 @@ mod tests {
     use crate::lease::{Leadership, Part};
 
     fn pages() -> Pages {
-        Pages { health: Arc::new(Health::new(Leadership::playing(Part::StandingBy))) }
+        let leadership = Leadership::playing(Part::StandingBy);
+        let metrics = Arc::new(Metrics::new(leadership.clone(), 0));
+        Pages { health: Arc::new(Health::new(leadership)), metrics }
     }
 
     #[tokio::test]
@@ -172,6 +186,7 @@ mod tests {
         let status = |method: Method, path: &str| pages.answer(&method, path).status().as_u16();
         assert_eq!(status(Method::GET, "/healthz"), 200);
         assert_eq!(status(Method::GET, "/readyz"), 503, "nothing is watched yet");
+        assert_eq!(status(Method::GET, "/metrics"), 200);
         for path in ["/", "/healthz/", "/debug"] {
             assert_eq!(status(Method::GET, path), 404, "{path}");
         }

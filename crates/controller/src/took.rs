@@ -16,6 +16,11 @@ impl Took {
         Self { last: Instant::now(), steps: Vec::new() }
     }
 
+    /// Each step with its time.
+    pub(crate) fn steps(&self) -> impl Iterator<Item = (&'static str, Duration)> {
+        self.steps.iter().copied()
+    }
+
     /// What was done since the last call, or since the beginning.
     pub(crate) fn step(&mut self, name: &'static str) {
         let now = Instant::now();

@@ -19,6 +19,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::{Notify, watch};
 
 use crate::health::Cache;
+use crate::metrics::WatchMeter;
 
 /// What it means when the API server does not serve a kind at all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,7 +94,7 @@ where
     pub(crate) fn new(
         api: Api<K>,
         unserved: Unserved,
-        changes: Arc<Notify>,
+        (changes, meter): (Arc<Notify>, WatchMeter),
     ) -> (Self, impl Future<Output = ()> + Send) {
         let (reader, writer) = store();
         let watch = Self {
@@ -102,8 +103,12 @@ where
             complete: Arc::default(),
             synced: Arc::default(),
         };
-        let lists =
-            Lists { asked: watch.asked.subscribe(), complete: watch.complete.clone(), synced: watch.synced.clone() };
+        let lists = Lists {
+            asked: watch.asked.subscribe(),
+            complete: watch.complete.clone(),
+            synced: watch.synced.clone(),
+            meter,
+        };
         (watch, follow(api, unserved, reader, writer, changes, lists))
     }
 
@@ -134,6 +139,15 @@ struct Lists {
     asked: watch::Receiver<u64>,
     complete: Arc<AtomicU64>,
     synced: Arc<AtomicBool>,
+    meter: WatchMeter,
+}
+
+impl Lists {
+    /// The objects of the kind are known.
+    fn are_complete(&self) {
+        self.synced.store(true, Ordering::Release);
+        self.meter.complete();
+    }
 }
 
 async fn follow<K>(
@@ -167,7 +181,7 @@ async fn follow<K>(
                     if matches!(event, Event::InitDone) {
                         presence = Presence::Served;
                         lists.complete.store(asked, Ordering::Release);
-                        lists.synced.store(true, Ordering::Release);
+                        lists.are_complete();
                     }
                     if tells {
                         changes.notify_one();
@@ -187,14 +201,17 @@ async fn follow<K>(
                             tracing::info!(%kind, "the API server does not serve this kind: taken as empty");
                             writer.apply_watcher_event(&Event::Init);
                             writer.apply_watcher_event(&Event::InitDone);
-                            lists.synced.store(true, Ordering::Release);
+                            lists.are_complete();
                             changes.notify_one();
                         }
                         Missing::StillEmpty => {}
                     }
                     break;
                 }
-                Err(error) => tracing::warn!(%kind, %error, "watching failed, trying again"),
+                Err(error) => {
+                    lists.meter.failed();
+                    tracing::warn!(%kind, %error, "watching failed, trying again");
+                }
             }
         }
         tokio::time::sleep(look_again).await;

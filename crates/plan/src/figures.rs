@@ -20,6 +20,41 @@ pub struct Figures {
     pub used: i64,
 }
 
+/// What is known of one listed consumer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Spending<'p> {
+    pub consumer: &'p str,
+    /// Nothing for all of a consumer's tokens.
+    pub model: Option<&'p str>,
+    /// Nothing for an unlimited one.
+    pub quota: Option<i64>,
+    /// What is left of that.
+    pub balance: Option<i64>,
+    pub used: i64,
+}
+
+impl Spending<'_> {
+    /// The fuller of two comes first, who is unlimited last.
+    #[must_use]
+    pub fn fuller(&self, other: &Self) -> Ordering {
+        let parts = parts(self.balance.zip(self.quota), other.balance.zip(other.quota));
+        parts.then_with(|| (self.consumer, self.model).cmp(&(other.consumer, other.model)))
+    }
+}
+
+/// What is known of an object's listed consumers.
+#[must_use]
+pub fn spendings<'p>(plan: &Plan, verdict: &'p Verdict, figures: &[Option<Figures>]) -> Vec<Spending<'p>> {
+    let spending = |one: &(Listed<'p>, Figures)| Spending {
+        consumer: &one.0.consumer.name,
+        model: one.0.model,
+        quota: one.0.consumer.quota,
+        balance: left(one).map(|(balance, _)| balance),
+        used: used(plan.gateway.settings.flavor, one),
+    };
+    found(plan, verdict, figures).iter().map(spending).collect()
+}
+
 /// Of one object.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Shown {
@@ -162,14 +197,19 @@ fn left((listed, figures): &(Listed<'_>, Figures)) -> Option<(i64, i64)> {
 
 /// By the part of the quota that is left; who is unlimited comes last.
 fn least_left(a: &(Listed<'_>, Figures), b: &(Listed<'_>, Figures)) -> Ordering {
-    let parts = match (left(a), left(b)) {
+    let parts = parts(left(a), left(b));
+    parts.then_with(|| a.0.consumer.name.cmp(&b.0.consumer.name)).then_with(|| a.0.model.cmp(&b.0.model))
+}
+
+/// Of two balances with their quotas, the one of which the smaller part is left comes first; none comes last.
+fn parts(a: Option<(i64, i64)>, b: Option<(i64, i64)>) -> Ordering {
+    match (a, b) {
         (Some((a, of_a)), Some((b, of_b))) => {
             let wide = |balance: i64, other: i64| i128::from(balance) * i128::from(other.max(1));
             wide(a, of_b).cmp(&wide(b, of_a))
         }
         (a, b) => a.is_none().cmp(&b.is_none()),
-    };
-    parts.then_with(|| a.0.consumer.name.cmp(&b.0.consumer.name)).then_with(|| a.0.model.cmp(&b.0.model))
+    }
 }
 
 #[cfg(test)]

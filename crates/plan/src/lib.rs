@@ -54,7 +54,7 @@ mod world;
 pub use build::build;
 use build::owner_name;
 pub use decode::decode;
-pub use figures::{Figures, Told, newly_exhausted};
+pub use figures::{Figures, Spending, Told, newly_exhausted, spendings};
 pub use foreign::is_plugin;
 pub use form::POLICIES;
 pub use leftovers::{Deletion, Deletions, Departure, Fate, Leftovers, Recorded};

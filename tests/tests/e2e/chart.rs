@@ -2,6 +2,7 @@
 //! the controller as the service account of the chart.
 
 mod life;
+mod monitoring;
 mod permissions;
 mod pod;
 mod release;

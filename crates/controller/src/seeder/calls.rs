@@ -51,6 +51,7 @@ pub(crate) async fn call_all(
             let outcomes = replies.iter().map(|reply| {
                 let reply = with_reply(reply, ApplyOutcome::of);
                 let figures = figures(&reply);
+                connection.meter().seeded(outcome(&reply));
                 became(reply, access).map(|seeded| (seeded, figures))
             });
             Ok(Some(batch.iter().copied().zip(outcomes).collect::<Vec<_>>()))
@@ -88,6 +89,19 @@ const fn figures(reply: &Result<ApplyOutcome, ReplyError>) -> Option<Figures> {
     match reply {
         Ok(ApplyOutcome::Applied { changed: _, balance, used }) => Some(Figures { balance: *balance, used: *used }),
         _ => None,
+    }
+}
+
+/// The metric's word for it.
+const fn outcome(reply: &Result<ApplyOutcome, ReplyError>) -> &'static str {
+    match reply {
+        Ok(ApplyOutcome::Applied { changed: true, .. }) => "applied",
+        Ok(ApplyOutcome::Applied { changed: false, .. }) => "unchanged",
+        Ok(ApplyOutcome::Conflict { .. }) => "conflict",
+        Ok(ApplyOutcome::Stale { .. }) => "stale",
+        Ok(ApplyOutcome::Malformed { .. }) => "malformed",
+        Err(ReplyError::Layout(_)) => "unreadable",
+        Err(_) => "failed",
     }
 }
 

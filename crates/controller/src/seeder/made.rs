@@ -279,7 +279,7 @@ pub(super) mod tests {
     const PATIENCE: Duration = Duration::from_secs(30);
 
     /// Two objects with two consumers each, the first of which has this quota.
-    pub(in crate::seeder) fn plan(quota: i64) -> Plan {
+    pub(crate) fn plan(quota: i64) -> Plan {
         plan::build(&world(quota))
     }
 

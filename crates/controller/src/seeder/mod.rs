@@ -10,7 +10,11 @@ mod overrides;
 mod poll;
 mod store;
 
+#[cfg(test)]
+pub(crate) use made::tests::plan as plan_of_two;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
 
 use plan::{
     Access, Deletion, Deletions, Departure, Figures, Key, Leftovers, Life, ObjectKind, Plan, Seeded, StorePlan,
@@ -18,6 +22,7 @@ use plan::{
 use tokio::time::Instant;
 
 use crate::connection::LONGEST_WAIT;
+use crate::metrics::Metrics;
 use database::{Database, Member};
 use poll::Poll;
 use store::Store;
@@ -54,7 +59,6 @@ impl Seeding {
 }
 
 /// The controller's side of all stores.
-#[derive(Default)]
 pub(crate) struct Seeder {
     stores: HashMap<Key, Store>,
     /// By the text that tells a database from others.
@@ -64,9 +68,21 @@ pub(crate) struct Seeder {
     /// Whether all stores are to be asked which database they are: one was found to be another.
     asks_all: bool,
     poll: Poll,
+    metrics: Arc<Metrics>,
 }
 
 impl Seeder {
+    pub(crate) fn new(metrics: Arc<Metrics>) -> Self {
+        Self {
+            stores: HashMap::new(),
+            databases: HashMap::new(),
+            runs: HashMap::new(),
+            asks_all: false,
+            poll: Poll::default(),
+            metrics,
+        }
+    }
+
     /// Which database is reached in which way, as far as that is known.
     pub(crate) fn databases(&self) -> HashMap<Access, plan::Database> {
         let mut found: Vec<_> =
@@ -136,7 +152,9 @@ impl Seeder {
                 // A store that is reached in another way is another store: nothing is known about what it holds.
                 Ok(access) => {
                     let known = before.remove(&name).filter(|known| known.access == *access);
-                    Some((name, known.unwrap_or_else(|| Store::new(access.clone()))))
+                    let new = || Store::new(access.clone(), self.metrics.store(&name.name));
+                    let store = known.unwrap_or_else(new);
+                    Some((name, store))
                 }
             }
         });

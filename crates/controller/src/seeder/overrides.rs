@@ -227,7 +227,7 @@ mod tests {
         });
         let (host, timeout) = ("127.0.0.1".to_owned(), Duration::from_secs(5));
         let access = Access { host, port, database: 0, username: None, password: None, timeout };
-        let connection = Connection::open(&access).await.unwrap();
+        let connection = Connection::open(&access, crate::metrics::StoreMeter::unread()).await.unwrap();
         asked.lock().unwrap().clear();
         (connection, access, asked)
     }

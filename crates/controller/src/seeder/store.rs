@@ -11,6 +11,7 @@ use super::calls::{Calls, call_all};
 use super::index::Index;
 use super::made::Made;
 use crate::connection::{Connection, Failure, LONGEST_WAIT, address};
+use crate::metrics::StoreMeter;
 
 /// How often a store is asked whether it still answers, and still has what was recorded in it.
 const CHECK_EVERY: Duration = Duration::from_secs(10);
@@ -33,6 +34,7 @@ pub(super) struct Store {
     database: Option<String>,
     /// Whether the last round left something for the next one.
     unfinished: bool,
+    meter: StoreMeter,
 }
 
 enum Link {
@@ -49,7 +51,7 @@ enum Link {
 }
 
 impl Store {
-    pub(super) fn new(access: Access) -> Self {
+    pub(super) fn new(access: Access, meter: StoreMeter) -> Self {
         Self {
             access,
             link: Link::Down { error: None, retry: Instant::now() },
@@ -59,6 +61,7 @@ impl Store {
             made: Made::default(),
             database: None,
             unfinished: false,
+            meter,
         }
     }
 
@@ -191,7 +194,7 @@ impl Store {
     }
 
     async fn open(&self) -> Result<(Connection, String), Failure> {
-        let connection = Connection::open(&self.access).await?;
+        let connection = Connection::open(&self.access, self.meter.clone()).await?;
         let database = connection.database().await?;
         Ok((connection, database))
     }
@@ -219,6 +222,7 @@ impl Store {
     fn is_down(&mut self, error: Failure) {
         let wait = LONGEST_BACKOFF.min(SHORTEST_BACKOFF * 2u32.saturating_pow(self.failures.min(10)));
         self.failures = self.failures.saturating_add(1);
+        self.meter.failed();
         tracing::warn!(address = address(&self.access), %error, "Redis cannot be used, next attempt in {wait:?}");
         self.link = Link::Down { error: Some(error), retry: Instant::now() + wait };
     }
@@ -312,7 +316,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_store_that_never_answers_holds_up_all_others_for_a_bounded_time_whatever_its_own_timeout() {
         let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let mut store = Store::new(access(silent.local_addr().unwrap().port(), Duration::from_secs(60)));
+        let mut store =
+            Store::new(access(silent.local_addr().unwrap().port(), Duration::from_secs(60)), StoreMeter::unread());
         let before = Instant::now();
         store.reach(false).await;
         assert_eq!(store.answers(), Err("no answer in time".to_owned()));
@@ -321,7 +326,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_balance_that_could_not_be_made_is_not_tried_again_before_its_store_is_back() {
-        let mut store = Store::new(access(1, Duration::from_secs(1)));
+        let mut store = Store::new(access(1, Duration::from_secs(1)), StoreMeter::unread());
         let malformed = Seeded::Malformed { found: "text".to_owned() };
         store.made.record(&super::super::made::tests::plan(1), vec![(0, false, malformed, None)], Instant::now());
         tokio::time::advance(TRY_AGAIN * 2).await;
@@ -332,7 +337,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_connection_that_breaks_says_nothing_before_another_was_tried() {
-        let mut store = Store::new(access(1, Duration::from_secs(1)));
+        let mut store = Store::new(access(1, Duration::from_secs(1)), StoreMeter::unread());
         let broken = || Failure::from(redis::RedisError::from(std::io::Error::from(std::io::ErrorKind::BrokenPipe)));
         store.lost(broken());
         assert_eq!((store.answers(), store.again()), (Ok(()), Instant::now()), "another is tried at once");

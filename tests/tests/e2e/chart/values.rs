@@ -172,6 +172,12 @@ async fn a_value_that_cannot_be_meant_is_refused_by_its_name() -> Result<()> {
         (r#"leaderElection.leaseDuration="15""#.to_owned(), "/leaderElection/leaseDuration"),
         (r#"drain="5""#.to_owned(), "/drain"),
         ("port=80".to_owned(), "/port"),
+        ("metrics.consumers=10001".to_owned(), "/metrics/consumers"),
+        (r#"metrics.serviceMonitor.interval="often""#.to_owned(), "/metrics/serviceMonitor/interval"),
+        (
+            r#"metrics={"service":{"enabled":false},"serviceMonitor":{"enabled":true}}"#.to_owned(),
+            "metrics.serviceMonitor.enabled",
+        ),
         (r#"log.format="xml""#.to_owned(), "/log/format"),
         ("replicas=0".to_owned(), "/replicas"),
         (r#"flavor="upstream""#.to_owned(), "modules.quota.url"),

@@ -13,9 +13,9 @@ use crate::identity;
 use crate::values::{KEPT_MAX, MAX_AMOUNT};
 use crate::wire::limit::{Dialect, Rate};
 
-/// What `limits.lua` is and how Redis names it.
+/// What `limits.lua` is, without its comments, and how Redis names it.
 pub static LIMITS: Library =
-    Library { source: include_str!("limits.lua"), sha1: include_str!(concat!(env!("OUT_DIR"), "/limits.sha1")) };
+    Library { source: include_str!(concat!(env!("OUT_DIR"), "/limits.lua")), sha1: include_str!(concat!(env!("OUT_DIR"), "/limits.sha1")) };
 
 const PREFIX: &str = "higress-token-ratelimit";
 

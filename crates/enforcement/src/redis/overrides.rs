@@ -11,9 +11,9 @@ use super::{
 };
 use crate::wire::limit::{By, Rate};
 
-/// What `overrides.lua` is and how Redis names it.
+/// What `overrides.lua` is, without its comments, and how Redis names it.
 pub static OVERRIDES: Library =
-    Library { source: include_str!("overrides.lua"), sha1: include_str!(concat!(env!("OUT_DIR"), "/overrides.sha1")) };
+    Library { source: include_str!(concat!(env!("OUT_DIR"), "/overrides.lua")), sha1: include_str!(concat!(env!("OUT_DIR"), "/overrides.sha1")) };
 
 /// The key of one rule's overrides: `aiquota:overrides:{<rule name>}:<header, param, cookie, consumer or ip>:<name>`, in
 /// the hash slot of the rule's counters. Its fields are hashes: no value can be read there.

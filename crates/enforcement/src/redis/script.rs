@@ -7,8 +7,9 @@ use super::{
     resp::{Command, decimal},
 };
 
-/// The Lua library of balances; what it does, its keys and its arguments are explained at its top.
-pub const SOURCE: &str = include_str!("aiquota.lua");
+/// The Lua library of balances, without its comments; what it does, its keys and its arguments are explained at the top of
+/// `aiquota.lua`.
+pub const SOURCE: &str = include_str!(concat!(env!("OUT_DIR"), "/aiquota.lua"));
 
 /// The name Redis knows the library by: the SHA-1 of [`SOURCE`].
 pub const SHA1: &str = include_str!(concat!(env!("OUT_DIR"), "/aiquota.sha1"));

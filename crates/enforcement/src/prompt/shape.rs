@@ -186,12 +186,18 @@ impl Asked {
         }
     }
 
-    /// A text; `name` if it is that of a model.
-    pub(crate) fn text(&mut self, place: Place, name: &Short<MODEL_MAX>) {
+    /// A text, kept where it is the name of a model or stands for a number.
+    pub(crate) fn text(&mut self, place: Place, text: &Short<MODEL_MAX>) {
         match place {
-            Place::Model => self.named(name),
+            Place::Model => self.named(text),
             Place::ModelOtherwise => self.model = Named::Unclearly,
-            Place::MaxTokens(_) => self.unclear = true,
+            // Some servers take it for the number that it says, others do not.
+            Place::MaxTokens(_) => {
+                self.number(place, digits(text.get()));
+                self.unclear = true;
+            }
+            // What is no number some may still read as one.
+            Place::Choices => self.number(place, digits(text.get()).or(Some(u64::MAX))),
             Place::OnePrompt => self.prompts = self.prompts.saturating_add(1),
             Place::StreamOptions | Place::IncludeUsage => self.options = Options::Unclear,
             _ => {}
@@ -265,4 +271,9 @@ impl Asked {
             Options::Wanted | Options::Unclear => return None,
         })
     }
+}
+
+/// The number that a text says in digits.
+fn digits(text: &[u8]) -> Option<u64> {
+    std::str::from_utf8(text.trim_ascii()).ok()?.parse().ok()
 }

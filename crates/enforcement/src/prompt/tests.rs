@@ -90,6 +90,8 @@ fn a_small_maximum_hides_no_other_one() {
         (r#"{"max_tokens":1,"max_tokens":0}"#, 1_000),
         (r#"{"max_tokens":1,"max_tokens":-1}"#, 1_000),
         (r#"{"max_tokens":5000,"max_tokens":"5"}"#, 5_000),
+        (r#"{"max_tokens":"5000"}"#, 5_000),
+        (r#"{"max_tokens":"x"}"#, 1_000),
         (r#"{"max_tokens":1,"max_tokens":9007199254740992}"#, MAX_AMOUNT.unsigned_abs()),
         (r#"{"max_tokens":1,"max_tokens":123456789012345678901234567890}"#, MAX_AMOUNT.unsigned_abs()),
         (r#"{"max_tokens":1,"max_tokens":1e400}"#, MAX_AMOUNT.unsigned_abs()),
@@ -101,6 +103,32 @@ fn a_small_maximum_hides_no_other_one() {
     ] {
         assert_eq!(output("/v1/chat/completions", body), expected, "{body}");
     }
+}
+
+#[test]
+fn the_number_of_answers_counts_as_a_text_too_and_is_no_less_than_any_server_may_read() {
+    let most = 10 * MAX_AMOUNT.unsigned_abs();
+    let long = format!("\"{}3\"", "0".repeat(200));
+    for (n, expected) in [
+        ("\"3\"", 30),
+        ("\" +3 \"", 30),
+        ("\"\\u0033\"", 30),
+        ("2,\"n\":\"3\",\"best_of\":\"1\"", 30),
+        ("\"0\"", 10),
+        ("\"3.0\"", most),
+        ("\"1e3\"", most),
+        ("\"-3\"", most),
+        ("\"three\"", most),
+        ("\"\"", most),
+        (&long, most),
+        ("null", 10),
+        ("[3]", 10),
+        ("{}", 10),
+    ] {
+        assert_eq!(output("/v1/chat/completions", &format!("{{\"max_tokens\":10,\"n\":{n}}}")), expected, "{n}");
+    }
+    assert_eq!(model(r#"{"model":"a","n":"3","max_tokens":"5"}"#), Model::Named("a".into()), "it is no name");
+    assert_eq!(model(r#"{"n":"3"}"#), Model::Absent);
 }
 
 #[test]

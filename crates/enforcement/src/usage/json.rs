@@ -222,7 +222,8 @@ impl Json {
                         self.state = State::Text;
                         self.sink = match self.slot {
                             Slot::Ignored => Sink::Nothing,
-                            Slot::Model | Slot::Asked(Place::Model) => {
+                            // Of a request the name is kept elsewhere.
+                            Slot::Model | Slot::Asked(Place::Model | Place::MaxTokens(_) | Place::Choices) => {
                                 self.found.model.clear();
                                 Sink::Model
                             }

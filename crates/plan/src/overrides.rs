@@ -75,8 +75,8 @@ pub(crate) fn read(world: &World, at: usize, rule: &Rule, rule_name: &str) -> Re
                 let Some((value, rate)) = said(line, &rule.by).map_err(|why| problem(at(number), why))? else {
                     continue;
                 };
-                let hash = Sha1::from(overrides::hashed(rule_name, value.as_bytes())).digest().to_string();
-                if entries.insert(hash, overrides::limit(rate)).is_some() {
+                let field = overrides::field(rule_name, value.as_bytes());
+                if entries.insert(field, overrides::limit(rate)).is_some() {
                     return Err(problem(at(number), "names a value that has a limit already"));
                 }
                 if entries.len() > VALUES_MAX {

@@ -49,7 +49,7 @@ pub async fn limits(redis: &mut MultiplexedConnection) -> Result<Vec<(&'static s
         let counter = |rule: usize| {
             let key = format!("x-tenant-{rule}");
             Counter::item(
-                Name { dialect: Dialect::V2, rule: "bench", model: None, digests: true, observed: false },
+                Name { dialect: Dialect::V2, rule: "bench", model: None, kept: Some(512), observed: false },
                 "limit_by_header",
                 rate,
                 &key,
@@ -81,7 +81,7 @@ pub async fn holds(redis: &mut MultiplexedConnection) -> Result<Vec<(&'static st
         let balance = Balance::new("held:", live.to_string().as_bytes());
         apply_to(redis, &balance).await?;
         let rate = Rate { tokens: 1_000_000_000_000, window_seconds: 3600 };
-        let name = Name { dialect: Dialect::V2, rule: "held", model: None, observed: false, digests: false };
+        let name = Name { dialect: Dialect::V2, rule: "held", model: None, observed: false, kept: None };
         let counter = Counter::item(name, "limit_by_header", rate, "x-live", live.to_string().as_bytes());
         let limit = [Limit { counter, asks: Asks::Rate(rate) }];
         encoded(&limits::check(&limit).eval()).query_async::<redis::Value>(redis).await?;

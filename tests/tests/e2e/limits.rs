@@ -6,3 +6,4 @@ mod counters;
 mod gate;
 mod holds;
 mod overrides;
+mod warned;

@@ -4,6 +4,7 @@
 
 mod answers;
 pub mod config;
+pub mod declared;
 mod network;
 pub mod pattern;
 mod rule;
@@ -24,8 +25,9 @@ use crate::models::Weights;
 use crate::paths::{self, Mode};
 use crate::prompt::Prompt;
 use crate::redis::Reply;
-use crate::redis::limits::{self, Asks, Counter, Hashed, Limit, Name, State};
+use crate::redis::limits::{self, Asks, Counter, Limit, Name, State};
 use crate::redis::overrides;
+use crate::redis::warned::Warn;
 use crate::response::Response;
 use crate::steps::{Ask, Body, Failure, Held, Kind, NO_ROOM, Next, Question, Request, Step, Words, wants_websocket};
 use crate::values;
@@ -181,8 +183,8 @@ impl Kind for Limits {
 
     fn charge(Admission { policy, limits, model: _, held }: Admission, tokens: i64, _: i64) -> (Question, Ticket) {
         let words = match held {
-            Some(Held { id, tokens: _ }) => limits::settle(&limits, tokens, &id, policy.ends.warn_at),
-            None => limits::charge(&limits, tokens, policy.ends.warn_at),
+            Some(Held { id, tokens: _ }) => limits::settle(&limits, tokens, &id, policy.warns()),
+            None => limits::charge(&limits, tokens, policy.warns()),
         };
         (Question::new(Arc::clone(&policy.store), Words::Script(words)), Ticket::of(&limits))
     }
@@ -266,7 +268,7 @@ impl Policy {
             dialect: self.dialect(),
             rule: &self.rule_name,
             model,
-            digests: matches!(self.flavor, Flavor::Native { .. }),
+            kept: matches!(self.flavor, Flavor::Native { .. }).then_some(values::KEPT_MAX),
             observed: self.ends.observes(),
         };
         let only_first = self.flavor == Flavor::Upstream(Dialect::V1);
@@ -276,6 +278,12 @@ impl Policy {
             model.held_to.collect(request, name(Some(&model.name)), only_first, &mut limits)?;
         }
         Ok(if matches!(self.flavor, Flavor::Native { .. }) { each_once(limits) } else { limits })
+    }
+
+    /// What is only observed is told to nobody.
+    fn warns(&self) -> Option<Warn<'_>> {
+        let noted = (!self.ends.observes()).then_some(self.rule_name.as_str());
+        Some(Warn { percent: self.ends.warn_at?, noted })
     }
 
     fn looks_at_consumers(&self) -> bool {
@@ -297,9 +305,12 @@ impl config::Limits {
         );
         for rule in &self.rules {
             let Some(hit) = rule.hit(request)? else { continue };
-            let (limiter, key) = (rule.limiter(), rule.key());
+            let (limiter, key) = (rule.limiter(), rule.source.key());
+            // Who has the limits of single values kept apart has their credentials kept from Redis.
+            let name =
+                if rule.overrides.is_some() && rule.source.is_secret() { Name { kept: Some(0), ..name } } else { name };
             if let Some(Overridden { key, source: (source, of) }) = &rule.overrides {
-                let asks = Asks::Overrides(Hashed(overrides::hashed(name.rule, &hit.value)));
+                let asks = Asks::Overrides(overrides::field(name.rule, &hit.value));
                 into.push(Limit { counter: Counter::overrides(key), asks });
                 let counter = Counter::overridden(name, (source, of), &hit.value);
                 into.push(Limit { counter, asks: Asks::Override });

@@ -11,7 +11,7 @@ use crate::paths;
 use crate::redis::overrides::Overrides;
 use crate::rules::Table;
 use crate::steps::Request;
-use crate::wire::limit::{Match, Rate};
+use crate::wire::limit::{By, Consumer, Ip, Match, Rate};
 
 /// A rule, ready to be asked.
 #[derive(Clone, Debug)]
@@ -124,30 +124,9 @@ impl Rule {
         self.choices.rates.is_empty()
     }
 
-    /// Upstream's name of such a rule: it tells rules of exact values from those of all others.
+    /// Upstream's name of such a rule.
     pub(super) fn limiter(&self) -> &'static str {
-        let only_exact = self.choices.patterns.is_empty();
-        match (&self.source, only_exact) {
-            (Source::Header(_), true) => "limit_by_header",
-            (Source::Header(_), false) => "limit_by_per_header",
-            (Source::Param(_), true) => "limit_by_param",
-            (Source::Param(_), false) => "limit_by_per_param",
-            (Source::Cookie(_), true) => "limit_by_cookie",
-            (Source::Cookie(_), false) => "limit_by_per_cookie",
-            (Source::Consumer, true) => "limit_by_consumer",
-            (Source::Consumer, false) => "limit_by_per_consumer",
-            (Source::Connection | Source::AddressIn(_), _) => "limit_by_per_ip",
-        }
-    }
-
-    /// What stands in keys for whose value it is.
-    pub(super) fn key(&self) -> Cow<'_, str> {
-        match &self.source {
-            Source::Header(name) | Source::Param(name) | Source::Cookie(name) => Cow::Borrowed(name),
-            Source::Consumer => Cow::Borrowed(identity::HEADER),
-            Source::Connection => Cow::Borrowed("from-remote-addr"),
-            Source::AddressIn(header) => Cow::Owned(format!("from-header-{header}")),
-        }
+        self.source.limiter(self.choices.patterns.is_empty())
     }
 
     /// The value of the request and the rates it is under; nothing if it has none, or one without limits.
@@ -185,6 +164,36 @@ impl Rule {
 }
 
 impl Source {
+    /// Upstream's name of a rule that looks there: it tells rules of exact values from those of all others.
+    pub(super) const fn limiter(&self, only_exact: bool) -> &'static str {
+        match (self, only_exact) {
+            (Self::Header(_), true) => "limit_by_header",
+            (Self::Header(_), false) => "limit_by_per_header",
+            (Self::Param(_), true) => "limit_by_param",
+            (Self::Param(_), false) => "limit_by_per_param",
+            (Self::Cookie(_), true) => "limit_by_cookie",
+            (Self::Cookie(_), false) => "limit_by_per_cookie",
+            (Self::Consumer, true) => "limit_by_consumer",
+            (Self::Consumer, false) => "limit_by_per_consumer",
+            (Self::Connection | Self::AddressIn(_), _) => "limit_by_per_ip",
+        }
+    }
+
+    /// What stands in keys for whose value it is.
+    pub(super) fn key(&self) -> Cow<'_, str> {
+        match self {
+            Self::Header(name) | Self::Param(name) | Self::Cookie(name) => Cow::Borrowed(name),
+            Self::Consumer => Cow::Borrowed(identity::HEADER),
+            Self::Connection => Cow::Borrowed("from-remote-addr"),
+            Self::AddressIn(header) => Cow::Owned(format!("from-header-{header}")),
+        }
+    }
+
+    /// Whether the values may be credentials.
+    pub(super) fn is_secret(&self) -> bool {
+        !self.is_identity() && !matches!(self, Self::Connection | Self::AddressIn(_))
+    }
+
     /// The name in it, if it needs one.
     pub(super) fn name(&self) -> Option<&str> {
         match self {
@@ -199,6 +208,19 @@ impl Source {
             Self::Consumer => true,
             Self::Header(name) => name.eq_ignore_ascii_case(identity::HEADER),
             Self::Param(_) | Self::Cookie(_) | Self::Connection | Self::AddressIn(_) => false,
+        }
+    }
+}
+
+impl From<By> for Source {
+    fn from(by: By) -> Self {
+        match by {
+            By::Header(name) => Self::Header(name),
+            By::Param(name) => Self::Param(name),
+            By::Cookie(name) => Self::Cookie(name),
+            By::Consumer(Consumer {}) => Self::Consumer,
+            By::Ip(Ip { from_header: None }) => Self::Connection,
+            By::Ip(Ip { from_header: Some(name) }) => Self::AddressIn(name),
         }
     }
 }

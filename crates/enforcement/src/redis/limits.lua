@@ -11,7 +11,9 @@
 --           besides what is counted and held there, else in none
 --   settle  tokens used, which may be 0, hold id, and for each counter as above: drops the hold everywhere and charges
 --           Behind those both may have a percentage, at which somebody is to be warned of a counter: a charge that makes
---           what is counted reach so much of its tokens is answered with a fourth number, 1.
+--           what is counted reach so much of its tokens is answered with a fourth number, 1. Where the last key begins with
+--           aiquota:warned: that is noted there too, and behind the percentage stands for each counter how much of its key
+--           all values of its limit have in common.
 --   renew   hold id, hold seconds   -> renewed: a hold that is gone is not made again
 --   -> for each key {tokens, counted, seconds until it expires}. A missing counter is 0 and its whole window is left;
 --      so is the window of one without expiry. What stands there instead of a counter is answered as it is, or as
@@ -26,21 +28,31 @@
 -- the window with the first tokens, and gives a window to a counter that has none.
 
 -- A rule whose values may have limits of their own has two more keys before its counters, in the place of tokens and
--- seconds with: what is hashed to look a value up in overrides.lua's hash, and 'overrides'; '' and 'override', for the
+-- seconds with: the field of the value in overrides.lua's hash, and 'overrides'; '' and 'override', for the
 -- counter that a value found there has. Then the seconds of those after it are negative: they are for values that are not
 -- found. What is not for this value is answered as a limit of the largest number, of which nothing is counted, and not
 -- touched. An override may be edited: a window that lasts longer than it says now is shortened, also by a check.
 
+-- aiquota:warned:{<rule name>}, a hash: which limits counters came near to, none of which it names. Of each
+-- <percentage>:<tokens, none for override>:<beginning of the counter's key> -> <since>/<till>/<last>/<counters>, in unix
+-- seconds: how many counters came there since then, until when it is one and the same warning (when the first of their
+-- windows ends), and when the last of them ends. Each is at least NOTED seconds, so that who looks every minute sees it.
+-- It expires with the last; what is over is taken out by what is noted anew.
+
 local MAX = 9007199254740991
+local NOTED = 120
 local EXPIRED_PER_CALL = 64
 local operation, counters, used, first = ARGV[1], #KEYS, 0, 2
-local need, id, seconds, warns = nil, nil, nil, nil
+local need, id, seconds, warns, noted = nil, nil, nil, nil, nil
+if counters > 0 and string.sub(KEYS[counters], 1, 15) == 'aiquota:warned:' then
+  noted, counters = KEYS[counters], counters - 1
+end
 if operation == 'charge' then
   used, first = tonumber(ARGV[2]), 3
 elseif operation == 'reserve' then
-  need, id, seconds, first, counters = tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4]), 5, #KEYS / 3
+  need, id, seconds, first, counters = tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4]), 5, counters / 3
 elseif operation == 'settle' then
-  used, id, first, counters = tonumber(ARGV[2]), ARGV[3], 4, #KEYS / 3
+  used, id, first, counters = tonumber(ARGV[2]), ARGV[3], 4, counters / 3
 elseif operation == 'renew' then
   local till = redis.call('TIME')[1] + tonumber(ARGV[3])
   for i = 1, #KEYS, 2 do
@@ -59,7 +71,7 @@ if used > 0 then warns = tonumber(ARGV[first + 2 * counters]) end
 local answers, override, probes = {}, nil, operation == 'probe'
 local function asked(limit, window, key)
   if window == 'overrides' then
-    local found = redis.pcall('HGET', key, redis.sha1hex(limit))
+    local found = redis.pcall('HGET', key, limit)
     local tokens, seconds = string.match(type(found) == 'string' and found or '', '^(%d+)/(%d+)$')
     override = tokens and { tokens, seconds }
   elseif window == 'override' then
@@ -107,6 +119,27 @@ local function count(key, limit, window, shortened)
   return { tonumber(limit), counted, left, warned }
 end
 
+-- Notes that a counter came near to its limit, whose window lasts so much longer.
+local function note(i, left)
+  local now, common = tonumber(redis.call('TIME')[1]), tonumber(ARGV[first + 2 * counters + i])
+  local field = warns .. ':' .. ARGV[first + 2 * i - 2] .. ':' .. string.sub(KEYS[i], 1, common)
+  local stored = redis.pcall('HGET', noted, field)
+  -- Whatever else stands there stays.
+  if type(stored) == 'table' then return end
+  local ends = now + math.max(left, NOTED)
+  local since, till, last, many = string.match(stored or '', '^(%d+)/(%d+)/(%d+)/(%d+)$')
+  if not since or tonumber(till) <= now then
+    since, till, many = now, ends, 0
+    local all = redis.call('HGETALL', noted)
+    for at = 1, #all, 2 do
+      if tonumber(string.match(all[at + 1], '(%d+)/%d+$') or 0) <= now then redis.call('HDEL', noted, all[at]) end
+    end
+  end
+  last = math.max(ends, tonumber(last or 0))
+  redis.call('HSET', noted, field, since .. '/' .. till .. '/' .. last .. '/' .. many + 1)
+  if redis.call('TTL', noted) < last - now then redis.call('EXPIRE', noted, last - now) end
+end
+
 -- A stored amount; what is none counts nothing.
 local function amount(text)
   return text and string.find(text, '^-?%d+$') and tonumber(text) or 0
@@ -149,6 +182,7 @@ for i = 1, counters do
   local limit, window = asked(ARGV[first + 2 * i - 2], said, KEYS[i])
   if operation == 'settle' and redis.call('HEXISTS', KEYS[counters + 2 * i], id) == 1 then drop(i, { id }) end
   local answer = limit and count(KEYS[i], limit, window, said == 'override') or { MAX, 0, 0 }
+  if answer[4] and noted then note(i, answer[3]) end
   if need and limit then
     if type(answer[2]) == 'number' then
       local others, own = held(i)

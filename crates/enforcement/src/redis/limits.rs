@@ -9,13 +9,16 @@ use super::error::ReplyError;
 use super::overrides::Overrides;
 use super::resp::{Reply, decimal};
 use super::script::{Invocation, Library};
+use super::warned::{self, Warn};
 use crate::identity;
-use crate::values::{KEPT_MAX, MAX_AMOUNT};
+use crate::values::MAX_AMOUNT;
 use crate::wire::limit::{Dialect, Rate};
 
 /// What `limits.lua` is, without its comments, and how Redis names it.
-pub static LIMITS: Library =
-    Library { source: include_str!(concat!(env!("OUT_DIR"), "/limits.lua")), sha1: include_str!(concat!(env!("OUT_DIR"), "/limits.sha1")) };
+pub static LIMITS: Library = Library {
+    source: include_str!(concat!(env!("OUT_DIR"), "/limits.lua")),
+    sha1: include_str!(concat!(env!("OUT_DIR"), "/limits.sha1")),
+};
 
 const PREFIX: &str = "higress-token-ratelimit";
 
@@ -26,8 +29,8 @@ pub struct Name<'a> {
     pub rule: &'a str,
     /// The declared model that they are for alone; only in our own form, which is `v2`.
     pub model: Option<&'a str>,
-    /// Whether long values are digested: not in upstream's form.
-    pub digests: bool,
+    /// The longest value that stands in keys as it is, and not digested; nothing in upstream's form, where all do.
+    pub kept: Option<usize>,
     /// Those of requests that are only observed; only in our own form.
     pub observed: bool,
 }
@@ -38,6 +41,8 @@ pub struct Counter {
     key: Vec<u8>,
     /// How much of the key may be shown: the value after it may be a client's credential.
     shown: usize,
+    /// How much of the key all values of one limit have in common.
+    common: usize,
 }
 
 impl Counter {
@@ -51,7 +56,7 @@ impl Counter {
     #[must_use]
     pub fn item(name: Name<'_>, limiter: &str, rate: Rate, key: &str, value: &[u8]) -> Self {
         let mut counter = Self::shown(format!("{PREFIX}:{name}:{limiter}:{}:{key}:", rate.window_seconds));
-        counter.key.extend_from_slice(&if name.digests { digested(value) } else { Cow::Borrowed(value) });
+        counter.key.extend_from_slice(&name.spelled(value));
         // The names of consumers are no secrets.
         if key.eq_ignore_ascii_case(identity::HEADER) {
             counter.shown = counter.key.len();
@@ -65,7 +70,7 @@ impl Counter {
         let (source, key) = by;
         let name = Name { model: None, ..name };
         let mut counter = Self::shown(format!("{PREFIX}:{name}:override:{source}:{key}:"));
-        counter.key.extend_from_slice(&digested(value));
+        counter.key.extend_from_slice(&name.spelled(value));
         if source == "consumer" || key.eq_ignore_ascii_case(identity::HEADER) {
             counter.shown = counter.key.len();
         }
@@ -75,16 +80,22 @@ impl Counter {
     /// No counter, but what is asked for in one's place.
     #[must_use]
     pub fn overrides(key: &Overrides) -> Self {
-        Self { shown: key.as_bytes().len(), key: key.as_bytes().to_vec() }
+        let (key, length) = (key.as_bytes().to_vec(), key.as_bytes().len());
+        Self { key, shown: length, common: length }
     }
 
     fn shown(key: String) -> Self {
-        Self { shown: key.len(), key: key.into_bytes() }
+        Self { shown: key.len(), common: key.len(), key: key.into_bytes() }
     }
 
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
         &self.key
+    }
+
+    /// What the keys of all values of its limit begin with.
+    pub(super) fn common(&self) -> &[u8] {
+        &self.key[..self.common]
     }
 }
 
@@ -92,7 +103,7 @@ impl Counter {
 /// what stands between two is a model. No limiter of upstream's is called `observed`.
 impl fmt::Display for Name<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { dialect, rule, model, digests: _, observed } = *self;
+        let Self { dialect, rule, model, kept: _, observed } = *self;
         match (dialect, model) {
             (Dialect::V1, _) => f.write_str(rule)?,
             (Dialect::V2, None) => write!(f, "{{{rule}}}")?,
@@ -102,15 +113,17 @@ impl fmt::Display for Name<'_> {
     }
 }
 
-/// What stands in a key for a value: a long one would fill Redis, and is told from others by its SHA-1. So is one that could
-/// be mistaken for such.
-fn digested(value: &[u8]) -> Cow<'_, [u8]> {
-    const DIGEST: &[u8] = b"sha1:";
-    if value.len() <= KEPT_MAX && !value.starts_with(DIGEST) {
-        return Cow::Borrowed(value);
+impl Name<'_> {
+    /// What stands in a key for a value: a long one would fill Redis, and is told from others by its SHA-1. So is one that
+    /// could be mistaken for such.
+    fn spelled<'v>(&self, value: &'v [u8]) -> Cow<'v, [u8]> {
+        const DIGEST: &[u8] = b"sha1:";
+        if self.kept.is_none_or(|kept| value.len() <= kept && !value.starts_with(DIGEST)) {
+            return Cow::Borrowed(value);
+        }
+        let digest = sha1_smol::Sha1::from(value).digest().to_string();
+        Cow::Owned([DIGEST, digest.as_bytes()].concat())
     }
-    let digest = sha1_smol::Sha1::from(value).digest().to_string();
-    Cow::Owned([DIGEST, digest.as_bytes()].concat())
 }
 
 impl fmt::Debug for Counter {
@@ -141,20 +154,11 @@ pub enum Asks {
     Rate(Rate),
     /// The same, for values without a limit of their own.
     Unless(Rate),
-    /// No counter: the overrides of a rule, and what is looked up there. Those that give way to what is found come after.
-    Overrides(Hashed),
+    /// No counter: the overrides of a rule, and which [`super::overrides::field`] is looked up there. Those that give way to
+    /// what is found come after.
+    Overrides(String),
     /// The counter of a value that is found in the overrides before it, which have the rate.
     Override,
-}
-
-/// See [`super::overrides::hashed`]. It may be a client's credential.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Hashed(pub Vec<u8>);
-
-impl fmt::Debug for Hashed {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("<hidden>")
-    }
 }
 
 /// Where a counter stands.
@@ -198,12 +202,12 @@ pub fn probe(limits: &[Limit]) -> Invocation {
     rates(Invocation::of(&LIMITS, keys(limits), "probe"), limits)
 }
 
-/// Counts what a request used, 1 to `MAX_AMOUNT` tokens. `warn_at`: at how many hundredths of a limit somebody is to be
-/// warned of its counter, see [`warned`].
+/// Counts what a request used, 1 to `MAX_AMOUNT` tokens. `warn`: when somebody is to be warned of a counter, see
+/// [`warned()`].
 #[must_use]
-pub fn charge(limits: &[Limit], tokens: i64, warn_at: Option<u8>) -> Invocation {
-    let call = Invocation::of(&LIMITS, keys(limits), "charge").number(tokens.clamp(1, MAX_AMOUNT));
-    warning(rates(call, limits), warn_at)
+pub fn charge(limits: &[Limit], tokens: i64, warn: Option<Warn<'_>>) -> Invocation {
+    let call = Invocation::of(&LIMITS, [keys(limits), noted(warn)].concat(), "charge");
+    warning(rates(call.number(tokens.clamp(1, MAX_AMOUNT)), limits), limits, warn)
 }
 
 /// Holds so much in all of them, if it is left besides what is counted and held there; else in none.
@@ -215,9 +219,9 @@ pub fn reserve(limits: &[Limit], need: i64, Hold { id, expires_in }: Hold<'_>) -
 
 /// Counts what a request used, 0 to `MAX_AMOUNT` tokens, and drops what was held for it.
 #[must_use]
-pub fn settle(limits: &[Limit], tokens: i64, hold: &[u8], warn_at: Option<u8>) -> Invocation {
-    let call = Invocation::of(&LIMITS, [keys(limits), holds(limits)].concat(), "settle");
-    warning(rates(call.number(tokens.clamp(0, MAX_AMOUNT)).text(hold), limits), warn_at)
+pub fn settle(limits: &[Limit], tokens: i64, hold: &[u8], warn: Option<Warn<'_>>) -> Invocation {
+    let call = Invocation::of(&LIMITS, [keys(limits), holds(limits), noted(warn)].concat(), "settle");
+    warning(rates(call.number(tokens.clamp(0, MAX_AMOUNT)).text(hold), limits), limits, warn)
 }
 
 /// Lets a hold last from now on as long as when it was made. One that is not there any more is not made again.
@@ -242,16 +246,20 @@ fn rates(call: Invocation, limits: &[Limit]) -> Invocation {
     limits.iter().fold(call, |call, Limit { asks, .. }| match asks {
         Asks::Rate(rate) => call.text(&decimal(rate.tokens)).number(rate.window_seconds.into()),
         Asks::Unless(rate) => call.text(&decimal(rate.tokens)).number(-i64::from(rate.window_seconds)),
-        Asks::Overrides(Hashed(value)) => call.text(value).text(b"overrides"),
+        Asks::Overrides(field) => call.text(field.as_bytes()).text(b"overrides"),
         Asks::Override => call.text(b"").text(b"override"),
     })
 }
 
-fn warning(call: Invocation, warn_at: Option<u8>) -> Invocation {
-    match warn_at {
-        Some(percent) => call.number(percent.into()),
-        None => call,
-    }
+fn noted(warn: Option<Warn<'_>>) -> Vec<Vec<u8>> {
+    warn.and_then(|warn| warn.noted).map(warned::key).into_iter().collect()
+}
+
+fn warning(call: Invocation, limits: &[Limit], warn: Option<Warn<'_>>) -> Invocation {
+    let Some(Warn { percent, noted }) = warn else { return call };
+    let noted = noted.map_or(&[][..], |_| limits);
+    let length = |Limit { counter, .. }: &Limit| i64::try_from(counter.common).unwrap_or(0);
+    noted.iter().map(length).fold(call.number(percent.into()), Invocation::number)
 }
 
 /// How many counters a charge made reach the share of their limit at which somebody is to be warned.
@@ -287,12 +295,13 @@ fn state(reply: &Reply<'_>) -> Option<State> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::values::KEPT_MAX;
 
     const RATE: Rate = Rate { tokens: 5, window_seconds: 60 };
 
     #[test]
     fn keys_are_upstreams_byte_for_byte() {
-        let name = |dialect, rule| Name { dialect, rule, model: None, digests: true, observed: false };
+        let name = |dialect, rule| Name { dialect, rule, model: None, kept: Some(KEPT_MAX), observed: false };
         let global = |dialect| Counter::global(name(dialect, "default_rule"), RATE).key;
         assert_eq!(global(Dialect::V1), b"higress-token-ratelimit:default_rule:global_threshold:60");
         assert_eq!(global(Dialect::V2), b"higress-token-ratelimit:{default_rule}:global_threshold:60");
@@ -315,7 +324,8 @@ mod tests {
 
     #[test]
     fn counters_of_a_model_are_in_the_slot_of_its_rule_and_no_rules_own() {
-        let name = Name { dialect: Dialect::V2, rule: "r", model: Some("gpt-4*"), digests: true, observed: false };
+        let name =
+            Name { dialect: Dialect::V2, rule: "r", model: Some("gpt-4*"), kept: Some(KEPT_MAX), observed: false };
         assert_eq!(Counter::global(name, RATE).key, b"higress-token-ratelimit:{r} gpt-4* :global_threshold:60");
         assert_eq!(
             Counter::item(name, "limit_by_consumer", RATE, "x-mse-consumer", b"user1").key,
@@ -325,7 +335,7 @@ mod tests {
 
     #[test]
     fn the_counter_of_an_overridden_value_is_in_the_rules_slot_and_shows_none_but_consumers() {
-        let name = Name { dialect: Dialect::V2, rule: "r", model: Some("m"), digests: true, observed: false };
+        let name = Name { dialect: Dialect::V2, rule: "r", model: Some("m"), kept: Some(KEPT_MAX), observed: false };
         let counter = |by, value| Counter::overridden(name, by, value).to_string();
         let prefix = "higress-token-ratelimit:{r}:override";
         assert_eq!(counter(("header", "k"), b"sk-1"), format!("{prefix}:header:k:<hidden>"));
@@ -334,12 +344,11 @@ mod tests {
         assert_eq!(key, format!("{prefix}:param:k:a:b").into_bytes());
         let observed = Counter::overridden(Name { observed: true, ..name }, ("consumer", ""), b"user1");
         assert_eq!(observed.to_string(), "higress-token-ratelimit:{r}:observed:override:consumer::user1");
-        assert_eq!(format!("{:?}", Asks::Overrides(Hashed(b"sk-1".to_vec()))), "Overrides(<hidden>)");
     }
 
     #[test]
     fn what_is_only_observed_is_counted_under_a_name_of_its_own_in_the_same_slot() {
-        let name = |model| Name { dialect: Dialect::V2, rule: "r", model, digests: true, observed: true };
+        let name = |model| Name { dialect: Dialect::V2, rule: "r", model, kept: Some(KEPT_MAX), observed: true };
         assert_eq!(Counter::global(name(None), RATE).key, b"higress-token-ratelimit:{r}:observed:global_threshold:60");
         let item = Counter::item(name(Some("m*")), "limit_by_header", RATE, "k", b"v");
         assert_eq!(item.key, b"higress-token-ratelimit:{r} m* :observed:limit_by_header:60:k:v");
@@ -347,9 +356,9 @@ mod tests {
 
     #[test]
     fn a_long_value_is_digested_in_our_form_and_no_value_is_taken_for_such() {
-        let name = |digests| Name { dialect: Dialect::V2, rule: "r", model: None, digests, observed: false };
-        let key = |digests, value: &[u8]| {
-            let key = Counter::item(name(digests), "limit_by_header", RATE, "k", value).key;
+        let name = |kept| Name { dialect: Dialect::V2, rule: "r", model: None, kept, observed: false };
+        let key = |kept, value: &[u8]| {
+            let key = Counter::item(name(kept), "limit_by_header", RATE, "k", value).key;
             String::from_utf8(key)
                 .unwrap()
                 .strip_prefix("higress-token-ratelimit:{r}:limit_by_header:60:k:")
@@ -357,14 +366,19 @@ mod tests {
                 .to_owned()
         };
         let (kept, long) = ("v".repeat(KEPT_MAX), "v".repeat(KEPT_MAX + 1));
-        assert_eq!(key(true, kept.as_bytes()), kept);
-        assert_eq!(key(false, long.as_bytes()), long, "upstream's keys stay");
-        let digest = key(true, long.as_bytes());
+        assert_eq!(key(Some(KEPT_MAX), kept.as_bytes()), kept);
+        assert_eq!(key(None, long.as_bytes()), long, "upstream's keys stay");
+        let digest = key(Some(KEPT_MAX), long.as_bytes());
         assert_eq!((digest.len(), &digest[..5]), (45, "sha1:"));
-        assert_ne!(key(true, digest.as_bytes()), digest, "who sends a digest does not reach the counter of its value");
-        assert_ne!(key(true, [long.as_bytes(), b"v"].concat().as_slice()), digest);
-        let own = Counter::overridden(name(true), ("header", "k"), long.as_bytes());
+        assert_ne!(
+            key(Some(KEPT_MAX), digest.as_bytes()),
+            digest,
+            "who sends a digest does not reach the counter of its value"
+        );
+        assert_ne!(key(Some(KEPT_MAX), [long.as_bytes(), b"v"].concat().as_slice()), digest);
+        let own = Counter::overridden(name(Some(KEPT_MAX)), ("header", "k"), long.as_bytes());
         assert!(own.key.ends_with(digest.as_bytes()));
+        assert_eq!(key(Some(0), b"sk-1"), "sha1:76ce15edd5a8548603b6fd281d185f323234758f", "where none is kept");
     }
 
     #[test]
@@ -384,23 +398,30 @@ mod tests {
             ["EVALSHA", LIMITS.sha1, "2", "a", "b", "charge", "9007199254740991", "1", "60", "2", "60"]
         );
         assert_eq!(charge(&limits, 0, None).args()[1], b"1");
-        assert_eq!(words(charge(&limits, 7, Some(80)))[5..], ["charge", "7", "1", "60", "2", "60", "80"]);
+        let warn = |noted| Some(Warn { percent: 80, noted });
+        assert_eq!(words(charge(&limits, 7, warn(None)))[5..], ["charge", "7", "1", "60", "2", "60", "80"]);
+        let noting = words(charge(&limits, 7, warn(Some("r"))));
+        assert_eq!(noting[2..6], ["3", "a", "b", "aiquota:warned:{r}"]);
+        assert_eq!(noting[6..], ["charge", "7", "1", "60", "2", "60", "80", "1", "1"]);
         let hold = Hold { id: b"7-1", expires_in: 60 };
         let holds = ["aiquota:holds:a", "aiquota:amounts:a", "aiquota:holds:b", "aiquota:amounts:b"];
         let with = |args: &[&'static str]| [&["EVALSHA", LIMITS.sha1, "6", "a", "b"], &holds[..], args].concat();
         let reserved = with(&["reserve", "70", "7-1", "60", "1", "60", "2", "60"]);
         assert_eq!(words(reserve(&limits, 70, hold)), reserved);
-        let settled = |warn_at| words(settle(&limits, 0, b"7-1", warn_at));
+        let settled = |warn| words(settle(&limits, 0, b"7-1", warn));
         assert_eq!(settled(None), with(&["settle", "0", "7-1", "1", "60", "2", "60"]));
-        assert_eq!(settled(Some(80)), with(&["settle", "0", "7-1", "1", "60", "2", "60", "80"]));
+        assert_eq!(settled(warn(None)), with(&["settle", "0", "7-1", "1", "60", "2", "60", "80"]));
+        let noting = settled(warn(Some("r")));
+        assert_eq!((noting[2].as_str(), noting[9].as_str()), ("7", "aiquota:warned:{r}"));
+        assert_eq!(noting[10..], ["settle", "0", "7-1", "1", "60", "2", "60", "80", "1", "1"]);
         assert_eq!(words(renew(&limits, hold))[2..], [&["4"], &holds[..], &["renew", "7-1", "60"]].concat());
         let asks = |name: &str, asks| Limit { counter: Counter::shown(name.to_owned()), asks };
         let overridden = [
-            asks("hash", Asks::Overrides(Hashed(b"r\0v".to_vec()))),
+            asks("hash", Asks::Overrides("5f".to_owned())),
             asks("one", Asks::Override),
             asks("own", Asks::Unless(RATE)),
         ];
-        let args = ["check", "r\0v", "overrides", "", "override", "5", "-60"];
+        let args = ["check", "5f", "overrides", "", "override", "5", "-60"];
         assert_eq!(words(check(&overridden))[3..], [&["hash", "one", "own"][..], &args[..]].concat());
         assert_eq!(check(&limits).eval().words().nth(1), Some(LIMITS.source.as_bytes()));
     }
@@ -408,7 +429,7 @@ mod tests {
     #[test]
     fn the_value_of_a_counter_is_not_shown_for_it_may_be_a_credential() {
         let counter = Counter::item(
-            Name { dialect: Dialect::V2, rule: "r", model: None, digests: true, observed: false },
+            Name { dialect: Dialect::V2, rule: "r", model: None, kept: Some(KEPT_MAX), observed: false },
             "limit_by_per_header",
             RATE,
             "x-api-key",

@@ -19,6 +19,7 @@ mod period;
 mod resp;
 mod scan;
 mod script;
+pub mod warned;
 
 pub use admin::{Add, AdminOutcome, Query, Set};
 pub use apply::{Apply, ApplyOutcome, Fence, Grant};

@@ -1,7 +1,7 @@
 -- The Lua library of overrides: limits that single values have, as one set that a rule's requests look them up in.
 --
 -- KEYS[1], a hash: owner, term, uid, generation (who wrote it last and when in the order of writes), digest (of all that
--- is said), and for each value, by the SHA-1 of what limits.lua hashes too, its limit as '<tokens>/<seconds>'.
+-- is said), and for each value, by the SHA-1 of rule name and value, its limit as '<tokens>/<seconds>'.
 --
 -- ARGV:
 --   set   owner, term, uid, generation, digest, then field and limit of each value   -> {'set', 1 if anything changed}

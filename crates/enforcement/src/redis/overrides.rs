@@ -1,4 +1,4 @@
-//! The limits that single values have instead of their rule's: where they are, what of a value is hashed, and the calls
+//! The limits that single values have instead of their rule's: where they are, what stands there for a value, and the calls
 //! that keep them as objects say. Names and limits come in; calls and their outcomes go out. Pure.
 
 use std::fmt;
@@ -12,8 +12,10 @@ use super::{
 use crate::wire::limit::{By, Rate};
 
 /// What `overrides.lua` is, without its comments, and how Redis names it.
-pub static OVERRIDES: Library =
-    Library { source: include_str!(concat!(env!("OUT_DIR"), "/overrides.lua")), sha1: include_str!(concat!(env!("OUT_DIR"), "/overrides.sha1")) };
+pub static OVERRIDES: Library = Library {
+    source: include_str!(concat!(env!("OUT_DIR"), "/overrides.lua")),
+    sha1: include_str!(concat!(env!("OUT_DIR"), "/overrides.sha1")),
+};
 
 /// The key of one rule's overrides: `aiquota:overrides:{<rule name>}:<header, param, cookie, consumer or ip>:<name>`, in
 /// the hash slot of the rule's counters. Its fields are hashes: no value can be read there.
@@ -45,10 +47,11 @@ impl fmt::Display for Overrides {
     }
 }
 
-/// What is hashed for a value, so that no list of hashes of values fits all rules.
+/// The field of a value: the SHA-1 of rule name and value, in hexadecimal digits, so that no list of hashes of values
+/// fits all rules. Redis never hears the value, which may be a client's credential.
 #[must_use]
-pub fn hashed(rule_name: &str, value: &[u8]) -> Vec<u8> {
-    [rule_name.as_bytes(), b"\0", value].concat()
+pub fn field(rule_name: &str, value: &[u8]) -> String {
+    sha1_smol::Sha1::from([rule_name.as_bytes(), b"\0", value].concat()).digest().to_string()
 }
 
 /// A limit as it stands beside its hash.
@@ -66,7 +69,7 @@ pub struct SetOverrides<'a> {
     pub fence: Fence<'a>,
     /// Of all that is said: where it is what stands there, nothing is written.
     pub digest: &'a str,
-    /// The SHA-1 of what is [`hashed`], in hexadecimal digits, and the [`limit`].
+    /// [`field`] and [`limit`] of each value.
     pub entries: &'a [(String, String)],
 }
 
@@ -193,7 +196,7 @@ mod tests {
         ] {
             assert_eq!(Overrides::new("r.1", &by).as_bytes(), key.as_bytes());
         }
-        assert_eq!(hashed("r", b"v"), b"r\0v");
+        assert_eq!(field("r", b"v"), "6b7b561a8c64ac9a41e61cbe716787bd13340bbe");
         assert_eq!(limit(Rate { tokens: 5, window_seconds: 60 }), "5/60");
     }
 

@@ -55,7 +55,7 @@ impl Bed {
 }
 
 const fn name(dialect: Dialect) -> Name<'static> {
-    Name { dialect, rule: "default_rule", model: None, digests: true, observed: false }
+    Name { dialect, rule: "default_rule", model: None, kept: Some(512), observed: false }
 }
 
 fn global(dialect: Dialect) -> Limit {

@@ -20,7 +20,7 @@ struct Bed {
 }
 
 fn limit(rate: Rate) -> Limit {
-    let name = Name { dialect: Dialect::V2, rule: "r", model: None, observed: false, digests: false };
+    let name = Name { dialect: Dialect::V2, rule: "r", model: None, observed: false, kept: None };
     Limit { counter: Counter::global(name, rate), asks: Asks::Rate(rate) }
 }
 

@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 use e2e::raw::Raw;
-use enforcement::redis::limits::{self, Asks, Counter, Hashed, Limit, Name};
+use enforcement::redis::limits::{self, Asks, Counter, Limit, Name};
 use enforcement::redis::overrides::{self, DropOverrides, Overrides, SetOverrides};
 use enforcement::redis::{Fence, Invocation};
 use enforcement::wire::limit::{By, Dialect, Rate};
@@ -11,7 +11,7 @@ use redis::aio::MultiplexedConnection;
 use testbed::{Redis, RedisOptions};
 
 const RULE: &str = "team.chat";
-const NAME: Name<'static> = Name { dialect: Dialect::V2, rule: RULE, model: None, digests: true, observed: false };
+const NAME: Name<'static> = Name { dialect: Dialect::V2, rule: RULE, model: None, kept: Some(512), observed: false };
 const OWNER: &str = "cluster/higress-system/chat";
 const OWN: Rate = Rate { tokens: 100, window_seconds: 60 };
 const SET: &str = "*2\r\n$3\r\nset\r\n:1\r\n";
@@ -44,21 +44,15 @@ impl Bed {
         self.answer(&set.invocation()).await
     }
 
-    async fn entry(&mut self, value: &str, limit: &str) -> Result<(String, String)> {
-        let hash: redis::Value = redis::cmd("EVAL")
-            .arg("return redis.sha1hex(ARGV[1])")
-            .arg(0)
-            .arg(overrides::hashed(RULE, value.as_bytes()))
-            .query_async(&mut self.look)
-            .await?;
-        Ok((redis::from_redis_value(hash)?, limit.to_owned()))
-    }
-
     async fn fields(&mut self) -> Result<Vec<String>> {
         let mut fields: Vec<String> = self.look.hkeys(key().as_bytes()).await?;
         fields.sort();
         Ok(fields)
     }
+}
+
+fn entry(value: &str, limit: &str) -> (String, String) {
+    (overrides::field(RULE, value.as_bytes()), limit.to_owned())
 }
 
 fn key() -> Overrides {
@@ -74,7 +68,7 @@ fn of(value: &str) -> Vec<Limit> {
     let value = value.as_bytes();
     let own = Counter::item(NAME, "limit_by_per_header", OWN, "x-api-key", value);
     vec![
-        Limit { counter: Counter::overrides(&key()), asks: Asks::Overrides(Hashed(overrides::hashed(RULE, value))) },
+        Limit { counter: Counter::overrides(&key()), asks: Asks::Overrides(overrides::field(RULE, value)) },
         Limit { counter: Counter::overridden(NAME, ("header", "x-api-key"), value), asks: Asks::Override },
         Limit { counter: own, asks: Asks::Unless(OWN) },
     ]
@@ -89,7 +83,7 @@ async fn a_value_that_has_a_limit_of_its_own_is_held_to_that_and_others_to_the_r
     let mut bed = Bed::new().await?;
     let without = format!("*3\r\n{NONE}{NONE}*3\r\n:100\r\n:0\r\n:60\r\n");
     assert_eq!(bed.answer(&limits::check(&of("sk-1"))).await?, without, "there are none");
-    let entries = [bed.entry("sk-1", "7/3600").await?];
+    let entries = [entry("sk-1", "7/3600")];
     bed.set(fence(1, 1), &entries).await?;
     let with = |counted: i64| format!("*3\r\n{NONE}*3\r\n:7\r\n:{counted}\r\n:3600\r\n{NONE}");
     assert_eq!(bed.answer(&limits::check(&of("sk-1"))).await?, with(0));
@@ -106,10 +100,10 @@ async fn a_value_that_has_a_limit_of_its_own_is_held_to_that_and_others_to_the_r
 #[tokio::test]
 async fn an_edit_is_in_force_with_the_next_request_and_a_window_never_lasts_longer_than_it_says() -> Result<()> {
     let mut bed = Bed::new().await?;
-    let day = [bed.entry("sk-1", "7/86400").await?];
+    let day = [entry("sk-1", "7/86400")];
     bed.set(fence(1, 1), &day).await?;
     bed.answer(&limits::charge(&of("sk-1"), 9, None)).await?;
-    let minute = [bed.entry("sk-1", "8/60").await?];
+    let minute = [entry("sk-1", "8/60")];
     bed.set(fence(1, 1), &minute).await?;
     let reply = bed.answer(&limits::check(&of("sk-1"))).await?;
     assert_eq!(reply, format!("*3\r\n{NONE}*3\r\n:8\r\n:9\r\n:60\r\n{NONE}"));
@@ -166,7 +160,7 @@ async fn who_is_behind_or_of_another_cluster_changes_nothing() -> Result<()> {
 async fn what_is_no_set_of_overrides_overrides_nothing() -> Result<()> {
     let mut bed = Bed::new().await?;
     let expected = format!("*3\r\n{NONE}{NONE}*3\r\n:100\r\n:0\r\n:60\r\n");
-    let (field, _) = bed.entry("sk-1", "").await?;
+    let (field, _) = entry("sk-1", "");
     for broken in ["", "x", "5", "5/", "-5/60", "5/60/1", "1e3/60"] {
         let _: () = bed.look.hset(key().as_bytes(), &field, broken).await?;
         assert_eq!(bed.answer(&limits::check(&of("sk-1"))).await?, expected, "{broken:?}");

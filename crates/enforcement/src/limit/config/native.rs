@@ -13,7 +13,7 @@ use crate::redis::overrides::Overrides;
 use crate::values::{
     self, MODELS_MAX, PATTERNS_SIZE_MAX, REJECTION_CODE_MAX, REJECTION_CODE_MIN, RULES_MAX, SAME_MATCH_MAX, TRIED_MAX,
 };
-use crate::wire::limit::{self as wire, By, Consumer, Ip, Limit, Match, Rate};
+use crate::wire::limit::{self as wire, Limit, Match, Rate};
 use crate::wire::{LimitedModel, UnlistedPaths};
 
 pub(super) fn policy(wire: wire::Policy, stores: NamedStores<'_>) -> Result<Compiled<Policy>, Invalid> {
@@ -91,14 +91,7 @@ fn rule(rule_name: Option<&str>, wire::Rule { by, limits, overridden }: wire::Ru
         let (source, name) = by.source();
         Overridden { key: Overrides::new(rule_name, &by), source: (source, name.into()) }
     });
-    let source = match by {
-        By::Header(name) => Source::Header(name),
-        By::Param(name) => Source::Param(name),
-        By::Cookie(name) => Source::Cookie(name),
-        By::Consumer(Consumer {}) => Source::Consumer,
-        By::Ip(Ip { from_header: None }) => Source::Connection,
-        By::Ip(Ip { from_header: Some(name) }) => Source::AddressIn(name),
-    };
+    let source = Source::from(by);
     if source.name().is_some_and(str::is_empty) {
         return Err(Invalid::new("by", "names nothing"));
     }

@@ -131,19 +131,83 @@ fn a_charge_asks_for_the_share_to_warn_at_and_counts_the_limits_that_come_to_it(
         let (mut meter, _) = admitted(answered(&with(ends), Ok(UNDER)));
         meter.response_body(br#"{"usage":{"total_tokens":7}}"#);
         let Ending::Charge(charge) = meter.end(NOW) else { panic!() };
-        (words(&charge.call.command).split_off(4), charge.booking.answer(Ok(reply)))
+        (words(&charge.call.command).split_off(3), charge.booking.answer(Ok(reply)))
     };
     let one = b"*1\r\n*4\r\n:5\r\n:4\r\n:60\r\n:1\r\n";
-    for (ends, reply, warned) in [
-        (json!({"warnAt": 80}), &one[..], 1),
-        (json!({"warnAt": 80}), UNDER, 0),
-        (json!({"warnAt": 80, "mode": "Observe"}), one, 1),
+    let length = KEY.len().to_string();
+    let noted = [KEY, "aiquota:warned:{r}", "charge", "7", "5", "60", "80", &length];
+    for (ends, reply, expected, warned) in [
+        (json!({"warnAt": 80}), &one[..], &noted[..], 1),
+        (json!({"warnAt": 80}), UNDER, &noted, 0),
+        // What is only observed is noted nowhere.
+        (json!({"warnAt": 80, "mode": "Observe"}), one, &[OBSERVED, "charge", "7", "5", "60", "80"], 1),
     ] {
         let (sent, booked) = charge(&ends, reply);
-        assert_eq!(sent, ["charge", "7", "5", "60", "80"], "{ends}");
+        assert_eq!(sent, expected, "{ends}");
         assert_eq!(booked, Booked::Done { tokens: 7, estimated: false, warned });
     }
-    assert_eq!(charge(&json!({}), UNDER).0, ["charge", "7", "5", "60"], "nobody asked");
+    assert_eq!(charge(&json!({}), UNDER).0, [KEY, "charge", "7", "5", "60"], "nobody asked");
+}
+
+/// The fields under which `limits.lua` would note each counter of a charge, from the words of its call.
+fn fields(call: &[String]) -> Vec<Vec<u8>> {
+    let count: usize = call[2].parse().unwrap();
+    let (keys, args) = call[3..].split_at(count);
+    let (counters, args) = (&keys[..count - 1], &args[2..]);
+    let (rates, warned) = args.split_at(2 * (count - 1));
+    let field = |at: usize| {
+        let common: usize = warned[1 + at].parse().unwrap();
+        format!("{}:{}:{}", warned[0], rates[2 * at], &counters[at][..common]).into_bytes()
+    };
+    let is_counter = |at: &usize| rates[2 * at + 1] != "overrides";
+    (0..count - 1).filter(is_counter).map(field).collect()
+}
+
+#[test]
+fn what_a_charge_may_note_is_what_the_policy_declares_and_names_no_value() {
+    let limits = |matches: Value| json!([{"match": matches, "tokens": 5, "windowSeconds": 60}]);
+    let rules = json!([
+        {"by": {"header": "X-Api-Key"}, "limits": limits(json!({"exact": "secret"}))},
+        {"by": {"header": "x-other"}, "limits": limits(json!("any"))},
+        {"by": {"param": "k:1"}, "limits": limits(json!({"pattern": "^s"})), "overridden": true},
+        {"by": {"cookie": "sid"}, "overridden": true},
+        {"by": {"consumer": {}}, "limits": limits(json!("any"))},
+        {"by": {"ip": {}}, "limits": limits(json!({"cidr": "10.0.0.0/8"}))},
+        {"by": {"ip": {"fromHeader": "x-real-ip"}}, "limits": limits(json!({"cidr": "0.0.0.0/0"}))},
+    ]);
+    let global = json!([{"tokens": 7, "windowSeconds": 9}, {"tokens": 8, "windowSeconds": 10}]);
+    let model = json!({"name": "m*", "global": global, "rules": [
+        {"by": {"header": "x-other"}, "limits": limits(json!({"exact": "secret"}))},
+    ]});
+    let config = native(json!({"ends": {"warnAt": 80}, "global": global, "rules": rules, "models": [model]}));
+    let headers = [
+        ("x-api-key", "secret"),
+        ("x-other", "secret"),
+        ("cookie", "sid=secret"),
+        ("x-mse-consumer", "secret"),
+        ("x-real-ip", "10.9.9.9"),
+    ];
+    let asked = Asked::to(&format!("{PATH}?k:1=secret"), &headers);
+    let Step::AwaitBody(body) = start(&config, &asked) else { panic!() };
+    let mut reader = crate::prompt::Reader::new();
+    reader.feed(br#"{"model":"m1"}"#);
+    let Step::Ask(ask) = Limits::body(body, crate::steps::Body::Read(reader.finish()), &asked) else { panic!() };
+    let (mut meter, _) = admitted(ask.pending.answer(Err(Failure::Network)));
+    meter.response_body(br#"{"usage":{"total_tokens":7}}"#);
+    let Ending::Charge(charge) = meter.end(NOW) else { panic!() };
+    let mut noted = fields(&words(&charge.call.command));
+
+    let policy = serde_json::from_value(config["aiquota"]["policies"]["p"].clone()).unwrap();
+    let mut declared: Vec<_> = declared::declared(&policy).into_iter().map(|declared| declared.field).collect();
+    noted.sort();
+    declared.sort();
+    let shown =
+        |fields: &[Vec<u8>]| fields.iter().map(|field| String::from_utf8_lossy(field).into_owned()).collect::<Vec<_>>();
+    assert_eq!(shown(&noted), shown(&declared));
+    assert_eq!(noted.len(), 13);
+    for field in shown(&noted) {
+        assert!(!field.contains("secret") && !field.contains("10.9"), "{field}");
+    }
 }
 
 #[test]

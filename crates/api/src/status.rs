@@ -84,7 +84,9 @@ pub struct AiTokenRateLimitStatus {
     pub observed_generation: Option<i64>,
 
     /// `Accepted`: the spec is valid, permitted and its targets exist. `Programmed`: the gateway's plugin has the
-    /// rules. `Ready`: both. Warnings are there while they last: `ForeignRule`, `IdentityUnguarded`.
+    /// rules. `Seeded`, with `overridesFrom`: Redis has the limits of single values. `Ready`: all of these. Warnings are
+    /// there while they last: `NoAuthentication`, `ConsumerUnknown`, `ConsumerNotAllowed`, `ForeignRule`,
+    /// `IdentityUnguarded`, `OverridesInvalid`, `NearlyExhausted`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
@@ -93,6 +95,34 @@ pub struct AiTokenRateLimitStatus {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "atomic"))]
     pub targets: Vec<TargetStatus>,
+
+    /// The limits of which `spec.warnAt` percent or more were counted in a window that had not ended when the controller
+    /// last looked, about every 60 s; at most 100. It is shown for at least 2 minutes.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "atomic"))]
+    pub nearly_exhausted: Vec<NearLimit>,
+}
+
+/// A limit that is nearly reached, or was just now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct NearLimit {
+    /// Whose tokens it counts: `all requests`, or each value of a `header`, `param` or `cookie` with its name, of
+    /// `consumer` or of `ip`. The values themselves are not shown: they may be credentials.
+    pub by: String,
+    /// The entry of `spec.models` whose limit it is. Absent: it is for all models.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+    /// Its tokens. Absent: values of `overridesFrom`, which have each their own limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokens: Option<i64>,
+    /// Its window.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub window: Option<String>,
+    /// When the first value came there, by the clock of Redis.
+    pub since: String,
+    /// How many values did since then.
+    pub counters: i64,
 }
 
 /// A listed consumer when its balance was last looked at.

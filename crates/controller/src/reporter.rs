@@ -66,7 +66,7 @@ struct Report<'a> {
     version: Option<String>,
     before: Value,
     after: Value,
-    /// What Events say of consumers that are to be warned about, and of whom is told then.
+    /// What Events say of who is to be warned about, and of whom is told then.
     warned: Option<(Vec<String>, Told)>,
 }
 
@@ -95,22 +95,24 @@ impl Reporter {
     ) -> Reporting {
         let Self { client, quotas, limits, stores, written, told, metrics } = self;
         let (quotas, limits, known) = (&*quotas, &*limits, &*told);
-        let Seeding { seeds, figures, overrides, .. } = seeding;
+        let Seeding { seeds, figures, overrides, notes, .. } = seeding;
         let tally = RefCell::new(Tally::default());
-        let found = Answers { seeded: seeds, figures, overrides };
+        let found = Answers { seeded: seeds, figures, overrides, notes };
         let quotas = plan.verdicts.iter().enumerate().filter_map(|(index, verdict)| {
             let status = plan::status(plan, index, found, program, writes, &seeding.deletions, now);
             let metadata = verdict.object.metadata();
             tally.borrow_mut().add(verdict.object.kind(), &status.conditions);
-            if let Object::Limit(limit) = &verdict.object {
-                return Report::new(limits, metadata, limit.status.as_ref(), &plan::limit_status(status), written);
-            }
             let resource = match verdict.object.kind() {
                 ObjectKind::AiQuota => quotas,
                 ObjectKind::AiTokenRateLimit => limits,
             };
-            let report = Report::new(resource, metadata, verdict.object.status(), &status, written)?;
-            let warned = plan::newly_exhausted(plan, verdict, figures, known.get(&uid(metadata)));
+            let report = if let Object::Limit(limit) = &verdict.object {
+                let status = plan::limit_status(plan, index, found, status);
+                Report::new(resource, metadata, limit.status.as_ref(), &status, written)?
+            } else {
+                Report::new(resource, metadata, verdict.object.status(), &status, written)?
+            };
+            let warned = plan::newly_exhausted(plan, index, found, known.get(&uid(metadata)));
             Some(Report { warned, ..report })
         });
         let answers = seeding.stores.iter().zip(&seeding.evicts);
@@ -269,7 +271,7 @@ fn transitions<'a>(before: &[Condition], after: &'a [Condition]) -> Vec<&'a Cond
     let tells = |condition: &&Condition| match condition.type_.as_str() {
         // What keeps it from being ready is told by the others.
         "Ready" => false,
-        // Told of each consumer.
+        // Told of each consumer and limit.
         NEARLY_EXHAUSTED => false,
         state if STATES.contains(&state) => condition.status != "True" && is_told(&condition.reason),
         _ => condition.status == "True" && is_told(&condition.reason),

@@ -7,6 +7,7 @@ mod heirs;
 mod kept;
 mod overrides;
 mod seed;
+mod watched;
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -52,6 +53,7 @@ pub fn build(world: &World) -> Plan {
     heirs::decide(&mut quotas, &stores);
 
     let (limits, mut draft) = limits.decide(&around);
+    draft.watch(&stores);
     let (overrides, wanted_overrides) = draft.overrides(world, &stores, (&limits.slots, &limits.before.existing));
     let (mut limits, of_limits) = draft.look(limits, &around, &auth);
     for policy in &mut limits.policies {
@@ -210,6 +212,7 @@ impl<K: Kind> Draft<K> {
             waits: Vec::new(),
             seeds: 0..0,
             overrides: 0..0,
+            watched: None,
             next_refresh: None,
             warnings: Vec::new(),
         });

@@ -1,15 +1,16 @@
 //! What is shown of balances: what Redis said of them in; how many of an object's consumers have nothing left, and those
 //! with the least, out. Pure.
 
-use std::{cmp::Ordering, collections::HashMap};
+use std::cmp::Ordering;
 
 use api::{CONSUMERS_SHOWN, Consumer, ConsumerStatus};
 use enforcement::values::reaches;
 
-use crate::{Flavor, Plan, Verdict, Warning, models::Listed};
-
-/// Consumers named in one message.
-const NAMED: usize = 5;
+use crate::{
+    Flavor, Plan, Verdict, Warning,
+    models::Listed,
+    nearly::{self, Near, Told},
+};
 
 /// What Redis said of one balance when it was last looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,9 +65,6 @@ pub(crate) struct Shown {
     /// Listed consumers with nothing left.
     pub(crate) exhausted: usize,
 }
-
-/// Whom an Event told of, by name and model, with what was used when it was last looked at.
-pub type Told = HashMap<(String, Option<String>), i64>;
 
 /// Nothing where nothing is known of any.
 pub(crate) fn shown(plan: &Plan, verdict: &Verdict, figures: &[Option<Figures>]) -> Option<Shown> {
@@ -124,32 +122,23 @@ fn status(flavor: Flavor, warn_at: Option<u8>, one: &(Listed<'_>, Figures)) -> C
     }
 }
 
-/// The message of the condition, if there is one.
+/// The condition, if there is one.
 pub(crate) fn nearly_exhausted(warned: &[ConsumerStatus], percent: Option<u8>) -> Option<Warning> {
-    let named: Vec<String> = warned.iter().take(NAMED).map(spent).collect();
-    let more = match warned.len().saturating_sub(NAMED) {
-        0 => String::new(),
-        more => format!(" and {more} more"),
-    };
-    let consumers = format!("{}{more}", named.join(", "));
-    percent.filter(|_| !warned.is_empty()).map(|percent| Warning::NearlyExhausted { percent, consumers })
+    nearly::condition(percent, "their quota in this period (warnAt) or more used", warned.iter().map(spent))
 }
 
-/// What Events are to say of consumers that are to be warned about now and were not before, or not in this period; and
-/// of whom is told then. `told`: nothing where only the status knows, as after a restart: of consumers that it has no
-/// room for nobody knows, so that they count as told. Nothing where there is nothing to look at.
-#[must_use]
-pub fn newly_exhausted(
+/// What Events are to say of consumers, as [`nearly::newly`]. `told`: nothing where only the status knows, as after a
+/// restart: of consumers that it has no room for nobody knows, so that they count as told.
+pub(crate) fn newly_exhausted(
     plan: &Plan,
     verdict: &Verdict,
     figures: &[Option<Figures>],
     told: Option<&Told>,
-) -> Option<(Vec<String>, Told)> {
-    let warn_at = Some(verdict.object.warn_at()?);
+) -> (Vec<String>, Told) {
     let now = found(plan, verdict, figures).into_iter();
-    let now = now.map(|one| status(plan.gateway.settings.flavor, warn_at, &one));
+    let now = now.map(|one| status(plan.gateway.settings.flavor, verdict.object.warn_at(), &one));
     let shown = verdict.object.status().map_or(&[][..], |status| &status.consumers);
-    Some(newly(now, told, (shown, verdict.object.listed())))
+    newly(now, told, (shown, verdict.object.listed()))
 }
 
 /// `shown`: as [`api::AiQuotaStatus`] has them.
@@ -158,35 +147,34 @@ fn newly<'a>(
     told: Option<&Told>,
     (shown, listed): (&[ConsumerStatus], impl Iterator<Item = Listed<'a>>),
 ) -> (Vec<String>, Told) {
-    let key = |one: &ConsumerStatus| (one.name.clone(), one.model.clone());
-    let mut all: HashMap<_, Option<i64>> = HashMap::new();
-    if told.is_none() && shown.len() >= CONSUMERS_SHOWN {
-        let key = |Listed { model, consumer }| (consumer.name.clone(), model.map(str::to_owned));
-        all.extend(listed.map(|listed| (key(listed), Some(i64::MIN))));
-    }
-    match told {
-        Some(told) => all.extend(told.iter().map(|(key, used)| (key.clone(), Some(*used)))),
-        None => all.extend(shown.iter().map(|one| (key(one), one.nearly_exhausted.then_some(one.used)))),
-    }
-    let mut new = Vec::new();
-    for one in now {
-        let before = all.entry(key(&one)).or_default();
-        // What was used falls with a new period only.
-        if one.nearly_exhausted && before.is_none_or(|before| before > one.used) {
-            let ConsumerStatus { name, model, quota, used, .. } = &one;
-            let (model, quota) = (of_model(model.as_deref()), quota.unwrap_or_default());
-            new.push(format!("consumer {name} has used {used} of its {quota} tokens{model} of this period"));
+    let whom = |one: &ConsumerStatus| (one.name.clone(), one.model.clone());
+    let before = told.cloned().unwrap_or_else(|| {
+        let listed = listed.filter(|_| shown.len() >= CONSUMERS_SHOWN);
+        let listed = listed.map(|one| (one.consumer.name.clone(), one.model.map(str::to_owned)));
+        let mut before: Told = listed.map(|whom| (whom, i64::MIN)).collect();
+        for one in shown {
+            match one.nearly_exhausted {
+                true => before.insert(whom(one), one.used),
+                false => before.remove(&whom(one)),
+            };
         }
-        *before = one.nearly_exhausted.then_some(one.used);
-    }
-    (new, all.into_iter().filter_map(|(key, used)| Some((key, used?))).collect())
+        before
+    });
+    // What was used falls with a new period only.
+    let near = |one: &ConsumerStatus| {
+        let ConsumerStatus { name, model, quota, used, .. } = one;
+        let (model, quota) = (of_model(model.as_deref()), quota.unwrap_or_default());
+        let message = format!("consumer {name} has used {used} of its {quota} tokens{model} of this period");
+        one.nearly_exhausted.then_some(Near { mark: *used, message })
+    };
+    nearly::newly(before, now.map(|one| (whom(&one), near(&one))))
 }
 
 fn spent(ConsumerStatus { name, model, quota, used, .. }: &ConsumerStatus) -> String {
     format!("{name} ({used} of {} tokens{})", quota.unwrap_or_default(), of_model(model.as_deref()))
 }
 
-fn of_model(model: Option<&str>) -> String {
+pub(crate) fn of_model(model: Option<&str>) -> String {
     model.map(|model| format!(" for model {model}")).unwrap_or_default()
 }
 

@@ -8,7 +8,8 @@
 //! let program = plan::program(&plan, &seeded);           // WasmPlugins: rules whose balances are there
 //! let writes = ...                                       // I/O: each of program.plugins that differs()
 //! let deletions = ...                                    // I/O: each of plan.departures()
-//! let answers = plan::Answers { seeded: &seeded, figures: &figures, overrides: &overridden };
+//! let notes = ...                                        // I/O: what the gateway noted of each verdict's `watched`
+//! let answers = plan::Answers { seeded: &seeded, figures: &figures, overrides: &overridden, notes: &notes };
 //! let status = plan::status(&plan, n, answers, &program, &writes, &deletions, now);
 //! ```
 
@@ -33,6 +34,8 @@ mod life;
 mod manual;
 mod merge;
 mod models;
+mod near_limits;
+mod nearly;
 mod overrides;
 mod plan;
 mod prefix;
@@ -54,17 +57,19 @@ mod world;
 pub use build::build;
 use build::owner_name;
 pub use decode::decode;
-pub use figures::{Figures, Spending, Told, newly_exhausted, spendings};
+pub use figures::{Figures, Spending, spendings};
 pub use foreign::is_plugin;
 pub use form::POLICIES;
 pub use leftovers::{Deletion, Deletions, Departure, Fate, Leftovers, Recorded};
 pub use life::{Finalizer, Leaving, Life};
+pub use near_limits::{Notes, Watched};
+pub use nearly::Told;
 pub use overrides::OverridesProblem;
 pub use plan::{Access, Object, OverrideSet, Owner, Plan, Seed, Seeded, StorePlan, StoreWarning, Verdict, Warning};
 pub use program::{AI_QUOTA, AI_TOKEN_RATELIMIT, GUARD, PluginWrite, Program, program};
 pub use reason::{PASSING, Reason, WaitsFor};
 pub use settings::{FailStrategy, Flavor, Guard, GuardModule, LimitModule, Module, Phase, PullPolicy, Settings};
-pub use status::{Answers, Seen, Write, Writes, limit_status, status, store_status};
+pub use status::{Answers, Seen, Write, Writes, limit_status, newly_exhausted, status, store_status};
 pub use tables::Turn;
 pub use validate::{Refusal, Refused, validate, validate_limit, validate_store};
 pub use world::{Database, Key, ObjectKind, Undecodable, World};

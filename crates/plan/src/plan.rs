@@ -4,7 +4,8 @@
 use std::{collections::HashSet, fmt, ops::Range, sync::Arc, time::Duration};
 
 use api::{
-    AiQuota, AiQuotaStatus, AiQuotaStore, AiTokenRateLimit, Condition, Consumer, Model, Rule, TargetRef, TargetStatus,
+    AiQuota, AiQuotaStatus, AiQuotaStore, AiTokenRateLimit, Condition, Consumer, Model, NearLimit, Rule, TargetRef,
+    TargetStatus,
 };
 use enforcement::redis::{
     Apply, Balance, Fence, Grant, Query,
@@ -20,6 +21,7 @@ use crate::{
     gateway::{Gateway, Part},
     kind::{Limit, Quota},
     models::{self, Listed},
+    near_limits::Watched,
     overrides::OverridesProblem,
     stores::Databases,
     tables::{Refreshing, Turn},
@@ -281,6 +283,8 @@ pub struct Verdict {
     pub seeds: Range<usize>,
     /// The object's sets in [`Plan::overrides`].
     pub overrides: Range<usize>,
+    /// Which of its limits may be noted as nearly reached; nothing where it does not warn, or limits nothing.
+    pub watched: Option<Watched>,
     /// When its next period begins, by the table of its schedule.
     pub next_refresh: Option<Timestamp>,
     pub warnings: Vec<Warning>,
@@ -385,12 +389,22 @@ impl Object {
         }
     }
 
-    /// The percentage of its quota at which a consumer is warned about.
+    /// The percentage of a quota, or of a limit, at which somebody is warned.
     pub(crate) fn warn_at(&self) -> Option<u8> {
         match self {
             Self::Read(quota) => quota.spec.warn_at,
-            Self::Limit(_) | Self::Undecodable(_) => None,
+            Self::Limit(limit) => limit.spec.warn_at,
+            Self::Undecodable(_) => None,
         }
+    }
+
+    /// The limits that were said to be nearly reached.
+    pub(crate) fn near_limits(&self) -> &[NearLimit] {
+        match self {
+            Self::Limit(limit) => limit.status.as_ref().map(|status| status.nearly_exhausted.as_slice()),
+            Self::Read(_) | Self::Undecodable(_) => None,
+        }
+        .unwrap_or_default()
     }
 
     /// The rules it has, if it is an AITokenRateLimit.
@@ -448,8 +462,8 @@ pub enum Warning {
         "what consumers have left that are not listed any more could not be put aside, so that they may still spend it; store {store}: {problem}; this is tried again every 30 seconds"
     )]
     NotParked { store: String, problem: String },
-    #[error("{percent} percent of their quota in this period (warnAt) or more used {consumers}")]
-    NearlyExhausted { percent: u8, consumers: String },
+    #[error("{percent} percent of {of} {named}")]
+    NearlyExhausted { percent: u8, of: &'static str, named: String },
     #[error("{0}; what was last read stays in force")]
     OverridesInvalid(OverridesProblem),
 }

@@ -13,9 +13,11 @@ use crate::{
     Program, Reason, Seeded, StorePlan, StoreWarning, Verdict, Warning,
     abandoned::abandoned,
     conditions::{Conditions, State, cut},
-    figures::{Shown, nearly_exhausted, shown},
+    figures::{self, Shown, nearly_exhausted, shown},
     gateway::Part,
-    manual,
+    manual, near_limits,
+    near_limits::Notes,
+    nearly::Told,
 };
 
 /// What became of each WasmPlugin of a [`Program`], by its name.
@@ -39,6 +41,8 @@ pub struct Answers<'a> {
     pub figures: &'a [Option<Figures>],
     /// As [`Plan::overrides`].
     pub overrides: &'a [Seeded],
+    /// As [`Plan::verdicts`].
+    pub notes: &'a [Option<Notes>],
 }
 
 /// The condition that says how far a deletion is: false while rules of the object are in force, true since then.
@@ -57,6 +61,7 @@ pub fn status(
 ) -> AiQuotaStatus {
     let deletion = deletions.get(&verdict);
     let kind = plan.verdicts[verdict].object.kind();
+    let notes = answers.notes.get(verdict).and_then(Option::as_ref);
     let (rules, stands, keeps) = (&program.rules[verdict], program.stands[verdict], program.keeps[verdict]);
     let verdict = &plan.verdicts[verdict];
     let before = verdict.object.status();
@@ -103,7 +108,11 @@ pub fn status(
         }
         _ => None,
     };
-    let nearly_exhausted = nearly_exhausted(&warned, verdict.object.warn_at());
+    let percent = verdict.object.warn_at();
+    let nearly_exhausted = match kind {
+        ObjectKind::AiQuota => nearly_exhausted(&warned, percent),
+        ObjectKind::AiTokenRateLimit => near_limits::nearly_exhausted(&near_limits::near(verdict, notes), percent),
+    };
     let warnings = || verdict.warnings.iter().chain(&not_parked).chain(&nearly_exhausted);
     conditions.ready(ready, warnings().map(Warning::condition));
     if let Life::Leaves(Leaving { since: None, .. }) = verdict.life {
@@ -143,9 +152,16 @@ pub fn status(
     }
 }
 
-/// What there is to say of limits, which have nothing in Redis that the controller makes.
+/// What there is to say of the limits of `plan.verdicts[verdict]`, whose counters the controller does not make.
 #[must_use]
-pub fn limit_status(status: AiQuotaStatus) -> AiTokenRateLimitStatus {
+pub fn limit_status(
+    plan: &Plan,
+    verdict: usize,
+    answers: Answers<'_>,
+    status: AiQuotaStatus,
+) -> AiTokenRateLimitStatus {
+    let notes = answers.notes.get(verdict).and_then(Option::as_ref);
+    let nearly_exhausted = near_limits::shown(near_limits::near(&plan.verdicts[verdict], notes));
     let AiQuotaStatus {
         observed_generation,
         conditions,
@@ -155,7 +171,25 @@ pub fn limit_status(status: AiQuotaStatus) -> AiTokenRateLimitStatus {
         refreshed: _,
         consumers: _,
     } = status;
-    AiTokenRateLimitStatus { observed_generation, conditions, targets }
+    AiTokenRateLimitStatus { observed_generation, conditions, targets, nearly_exhausted }
+}
+
+/// What Events are to say of who is to be warned about now and was not before, or not in this period; and of whom is told
+/// then, which is `told` in the next round. Nothing where there is nothing to look at.
+#[must_use]
+pub fn newly_exhausted(
+    plan: &Plan,
+    verdict: usize,
+    answers: Answers<'_>,
+    told: Option<&Told>,
+) -> Option<(Vec<String>, Told)> {
+    let notes = answers.notes.get(verdict).and_then(Option::as_ref);
+    let verdict = &plan.verdicts[verdict];
+    verdict.object.warn_at()?;
+    Some(match verdict.object.kind() {
+        ObjectKind::AiQuota => figures::newly_exhausted(plan, verdict, answers.figures, told),
+        ObjectKind::AiTokenRateLimit => near_limits::newly_exhausted(verdict, notes, told),
+    })
 }
 
 /// What is shown of the balances; where Redis has not said anything yet, and where the last rule stays, what was shown

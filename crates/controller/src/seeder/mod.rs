@@ -9,6 +9,7 @@ mod made;
 mod overrides;
 mod poll;
 mod store;
+mod warned;
 
 #[cfg(test)]
 pub(crate) use made::tests::plan as plan_of_two;
@@ -17,7 +18,8 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use plan::{
-    Access, Deletion, Deletions, Departure, Figures, Key, Leftovers, Life, ObjectKind, Plan, Seeded, StorePlan,
+    Access, Deletion, Deletions, Departure, Figures, Key, Leftovers, Life, Notes, ObjectKind, Plan, Seeded, StorePlan,
+    Verdict,
 };
 use tokio::time::Instant;
 
@@ -39,6 +41,8 @@ pub(crate) struct Seeding {
     pub(crate) figures: Vec<Option<Figures>>,
     /// As [`Plan::overrides`].
     pub(crate) overrides: Vec<Seeded>,
+    /// As [`Plan::verdicts`]: what the gateway had noted of their limits when that was last looked at.
+    pub(crate) notes: Vec<Option<Notes>>,
     /// How far the balances are of objects that are deleted with them, and which of others could not be parked.
     pub(crate) deletions: Deletions,
     /// The highest term with which somebody else settled leftovers.
@@ -69,6 +73,8 @@ pub(crate) struct Seeder {
     asks_all: bool,
     poll: Poll,
     metrics: Arc<Metrics>,
+    /// Of each object with limits that warn.
+    notes: HashMap<Key, Notes>,
 }
 
 impl Seeder {
@@ -80,6 +86,7 @@ impl Seeder {
             asks_all: false,
             poll: Poll::default(),
             metrics,
+            notes: HashMap::new(),
         }
     }
 
@@ -134,6 +141,9 @@ impl Seeder {
             self.databases.extend(found.map(|found| (found.id, database)));
             self.stores.extend(members.into_iter().map(|member| (name(plan, member.index), member.store)));
         }
+        let watching = plan.verdicts.iter().filter(|verdict| verdict.watched.is_some());
+        let watching: HashSet<&Key> = watching.map(|verdict| &verdict.key).collect();
+        self.notes.retain(|key, _| watching.contains(key));
         Some(self.outcome(plan, departures, (seeds, figures, overrides), (newer, again)))
     }
 
@@ -231,6 +241,7 @@ impl Seeder {
             seeds,
             figures,
             overrides,
+            notes: plan.verdicts.iter().map(|verdict| self.notes_of(verdict)).collect(),
             deletions,
             newer,
             again,
@@ -253,6 +264,10 @@ impl Seeder {
             Some((index, Deletion::Stuck { store: (*store).to_owned(), error: (*problem).to_owned() }))
         });
         stuck.collect()
+    }
+
+    fn notes_of(&self, verdict: &Verdict) -> Option<Notes> {
+        verdict.watched.as_ref().and_then(|_| self.notes.get(&verdict.key).cloned())
     }
 
     fn known(&self, store: &Store) -> Option<&Database> {

@@ -1,15 +1,16 @@
-//! The poll of balances and of limits of single values: a plan that was carried out in; that something is otherwise than it was last told, out. What
-//! was made is made again, which writes nothing where all is as it should be, tells what is left, and mends what
-//! somebody lost or names what somebody broke. At most once a minute, a few thousand a second. I/O: Redis.
+//! The poll of balances, of limits of single values and of what the gateway noted: a plan that was carried out in; that
+//! something is otherwise than it was last told, out. What was made is made again, which writes nothing where all is as
+//! it should be, tells what is left, and mends what somebody lost or names what somebody broke. At most once a minute, a
+//! few thousand a second. I/O: Redis.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::time::Duration;
 
-use plan::{OverrideSet, Plan, Verdict};
+use plan::{Key, OverrideSet, Plan, Verdict};
 use tokio::time::{Instant, sleep_until};
 
-use super::{Seeder, name};
+use super::{Seeder, name, warned};
 use crate::connection::LONGEST_WAIT;
 
 /// How often all balances are looked at.
@@ -37,12 +38,12 @@ impl Default for Poll {
 }
 
 impl Poll {
-    /// The next few objects, and how many balances and limits of single values they have.
+    /// The next few objects, and how many balances, limits of single values and notes they have.
     fn objects(&self, plan: &Plan) -> (Range<usize>, usize) {
         let values = |verdict: &Verdict| {
             plan.overrides[verdict.overrides.clone()].iter().map(OverrideSet::values).sum::<usize>()
         };
-        let size = |verdict: &Verdict| verdict.seeds.len() + values(verdict);
+        let size = |verdict: &Verdict| verdict.seeds.len() + values(verdict) + usize::from(verdict.watched.is_some());
         let sizes: Vec<usize> = plan.verdicts.iter().skip(self.next).map(size).collect();
         let (taken, balances) = some(&sizes);
         (self.next..self.next + taken, balances)
@@ -109,10 +110,41 @@ impl Seeder {
                     failed |= store.connection().is_none();
                 }
             }
+            failed |= self.look_at_notes(plan, objects.clone()).await;
             if self.poll.looked(objects.end, balances, plan.verdicts.len()) || failed {
                 return;
             }
         }
+    }
+
+    /// What the gateway noted of these objects' limits. Whether a store failed.
+    async fn look_at_notes(&mut self, plan: &Plan, objects: Range<usize>) -> bool {
+        let mut of: BTreeMap<usize, Vec<(&Key, &str)>> = BTreeMap::new();
+        for Verdict { key, watched, .. } in &plan.verdicts[objects] {
+            if let Some(watched) = watched {
+                of.entry(watched.store).or_default().push((key, &watched.rule_name));
+            }
+        }
+        let mut failed = false;
+        for (store, watching) in of {
+            let Some(store) = self.stores.get_mut(&name(plan, store)) else { continue };
+            let Some(connection) = store.connection() else { continue };
+            let (keys, rules): (Vec<&Key>, Vec<&str>) = watching.into_iter().unzip();
+            match warned::read(connection, &rules).await {
+                Ok(all) => {
+                    for (key, notes) in keys.into_iter().zip(all) {
+                        let Some(notes) = notes else { continue };
+                        self.poll.changed |= self.notes.get(key) != Some(&notes);
+                        self.notes.insert(key.clone(), notes);
+                    }
+                }
+                Err(error) => {
+                    store.lost(error);
+                    failed = true;
+                }
+            }
+        }
+        failed
     }
 }
 

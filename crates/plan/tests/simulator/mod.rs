@@ -210,7 +210,7 @@ fn run(world: &mut World, index: &mut Index, (redis, left, databases): Said<'_>,
     let seeded: Vec<Seeded> = plan.seeds.iter().map(|seed| answer(redis, &seed.balance.to_string())).collect();
     let figures: Vec<_> = plan.seeds.iter().zip(&seeded).map(|(seed, seeded)| figures(left, seed, seeded)).collect();
     let overridden: Vec<Seeded> = plan.overrides.iter().map(|set| answer(redis, &set.key.to_string())).collect();
-    let answers = plan::Answers { seeded: &seeded, figures: &figures, overrides: &overridden };
+    let answers = plan::Answers { seeded: &seeded, figures: &figures, overrides: &overridden, notes: &[] };
     index.record(&plan, &seeded);
     let up = |store: &StorePlan| {
         let found = store.database.as_ref().is_some_and(|database| database.is_there);
@@ -246,7 +246,7 @@ fn run(world: &mut World, index: &mut Index, (redis, left, databases): Said<'_>,
             }
             Object::Limit(_) => {
                 let limit = world.limits.iter_mut().find(|limit| Key::of(&limit.metadata) == *key).unwrap();
-                Arc::make_mut(limit).status = Some(plan::limit_status(status));
+                Arc::make_mut(limit).status = Some(plan::limit_status(&plan, index, answers, status));
             }
             Object::Undecodable(_) => {
                 let unread = world.undecodable.iter_mut().find(|unread| Key::of(&unread.metadata) == *key);

@@ -185,8 +185,9 @@ pub struct AiTokenRateLimitSpec {
 
     /// When to warn: the percentage of a limit's tokens, 1 to 100, that is counted in its window. The gateway's metric
     /// `warned` counts each charge with which a counter comes to it, for each limit and value by itself: once per
-    /// window. Which values these are is not told: the object does not know them. With `mode: Observe` the metric
-    /// counts what would be used. Absent: nobody is warned.
+    /// window. The condition `NearlyExhausted` names the limits, as `status.nearlyExhausted` has them with the number of
+    /// values, and an Event tells of each, once per window. The values are not told: they may be credentials. With `mode:
+    /// Observe` the metric counts what would be used, and nothing else is said. Absent: nobody is warned.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = WARN_AT_MIN, max = WARN_AT_MAX))]
     pub warn_at: Option<u8>,

@@ -13,8 +13,10 @@ use crate::stage::{NAMESPACE, Stage};
 const OURS: &str = "quota.higress.io/v1alpha1";
 const PLUGIN: &str = "aiquota-ai-token-ratelimit";
 const SET: &str = "aiquota:overrides:{burst}:header:x-api-key";
-const COUNTER: &str = "higress-token-ratelimit:{burst}:override:header:x-api-key:user1-key";
-const OWN: &str = "higress-token-ratelimit:{burst}:limit_by_per_header:3600:x-api-key:user2-key";
+const COUNTER: &str =
+    "higress-token-ratelimit:{burst}:override:header:x-api-key:sha1:2e0300945cd913be92e5626ce4f3f8c9c15457cb";
+const OWN: &str =
+    "higress-token-ratelimit:{burst}:limit_by_per_header:3600:x-api-key:sha1:f6d49a2cab4f8cb42ab444cad067560a23b5cc7e";
 
 struct Bed {
     stage: Stage,
@@ -88,8 +90,25 @@ impl Bed {
         Ok(fields.into_iter().flat_map(|(field, value)| [field, value]).collect())
     }
 
+    /// All that Redis was asked lately, as its slow log keeps it.
+    async fn asked(&self) -> Result<String> {
+        let mut redis = self.stage.redis.connect().await?;
+        let log: redis::Value = redis::cmd("SLOWLOG").arg("GET").arg(-1).query_async(&mut redis).await?;
+        let mut words = Vec::new();
+        texts(&log, &mut words);
+        Ok(words.join(" "))
+    }
+
     async fn plugin(&self) -> Result<DynamicObject> {
         Ok(self.stage.plugins().await?.get(PLUGIN).await?)
+    }
+}
+
+fn texts(value: &redis::Value, into: &mut Vec<String>) {
+    match value {
+        redis::Value::Array(values) => values.iter().for_each(|value| texts(value, into)),
+        redis::Value::BulkString(text) => into.push(String::from_utf8_lossy(text).into_owned()),
+        _ => {}
     }
 }
 
@@ -140,6 +159,9 @@ async fn an_edited_secret_is_in_force_without_a_change_of_the_wasm_plugin() -> R
 async fn a_line_that_cannot_be_read_is_named_without_its_value_and_leaves_what_is_there() -> Result<()> {
     let bed = Bed::new("user1-key: 15/1h\n").await?;
     let set = bed.set().await?;
+    let mut redis = bed.stage.redis.connect().await?;
+    let _: () = redis::cmd("CONFIG").arg("SET").arg("slowlog-log-slower-than").arg(0).query_async(&mut redis).await?;
+    let _: () = redis::cmd("CONFIG").arg("SET").arg("slowlog-max-len").arg(100_000).query_async(&mut redis).await?;
     bed.keys("# vips\nuser1-key: many/1h\n").await?;
     let said = ["Secret higress-system/keys, key list, line 2", "what was last read stays in force"];
     bed.stage.says(&bed.limits, "burst", "OverridesInvalid", ("True", "OverridesInvalid"), &said).await?;
@@ -148,7 +170,7 @@ async fn a_line_that_cannot_be_read_is_named_without_its_value_and_leaves_what_i
     bed.counted(COUNTER, 20).await?;
     assert_eq!(bed.ask("user1-key", 20).await?, 429);
 
-    // A credential stands in the Secret, in requests and in the names of counters only.
+    // A credential stands in the Secret and in requests only.
     let object = serde_json::to_string(&bed.limits.get("burst").await?)?;
     let plugin = serde_json::to_string(&bed.plugin().await?)?;
     let events: Vec<String> = bed.stage.events("OverridesInvalid").await?;
@@ -160,9 +182,11 @@ async fn a_line_that_cannot_be_read_is_named_without_its_value_and_leaves_what_i
         ("Events", events.join("\n")),
         ("the controller's log", log),
         ("the set", set.join("\n")),
+        ("what Redis was asked", bed.asked().await?),
     ] {
         ensure!(!text.contains("user1-key"), "{what}: {text}");
     }
+    ensure!(bed.asked().await?.contains(COUNTER), "the requests are among it");
 
     let others: Value = json!({"targetRefs": [{"kind": "Ingress", "name": "qwen"}], "rules": [
         {"by": {"header": "x-other"}, "overridesFrom": [{"kind": "Secret", "name": "nothing"}]},
@@ -174,4 +198,40 @@ async fn a_line_that_cannot_be_read_is_named_without_its_value_and_leaves_what_i
     bed.stage.api.apply(&other).await?;
     let said = ["Secret higress-system/nothing does not exist"];
     bed.stage.says(&bed.limits, "other", "Accepted", ("False", "OverridesInvalid"), &said).await.map(drop)
+}
+
+#[tokio::test]
+async fn a_controller_that_was_killed_misses_no_edit_and_leaves_no_set_behind() -> Result<()> {
+    let bed = Bed::new("user1-key: 15/1h\n").await?;
+    let is_set = async |limit: &str| {
+        bed.stage
+            .eventually("the edit is written", async || {
+                let set = bed.set().await?;
+                ensure!(set.iter().any(|word| word == limit), "{set:?}");
+                Ok(())
+            })
+            .await
+    };
+    let controller = bed.stage.controller().context("no controller")?;
+    // In the middle of writing, and while nothing runs.
+    for (tokens, running) in [(16, true), (17, false), (18, true), (19, true)] {
+        if !running {
+            controller.kill();
+        }
+        bed.keys(&format!("user1-key: {tokens}/1h\n")).await?;
+        controller.kill();
+        controller.restart()?;
+        is_set(&format!("{tokens}/3600")).await?;
+    }
+    bed.limits.delete("burst", &DeleteParams::default()).await?;
+    controller.kill();
+    controller.restart()?;
+    bed.stage
+        .eventually("nothing of it is left", async || {
+            let mut redis = bed.stage.redis.connect().await?;
+            let left: Vec<String> = redis.keys("aiquota:overrides:*").await?;
+            ensure!(left.is_empty(), "{left:?}");
+            Ok(())
+        })
+        .await
 }

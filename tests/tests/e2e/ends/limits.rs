@@ -1,14 +1,16 @@
 //! The same for token rate limits.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use redis::AsyncCommands as _;
 use serde_json::{Value, json};
-use testbed::{Call, Gateway, Reply, eventually, get};
+use testbed::{Call, Gateway, Reply, eventually, eventually_within, get};
 
 use super::{ask, counted, counts, usage_is_asked_for_and_hidden};
 use crate::scenario_a::{completion, is};
-use crate::stage::{NAMESPACE, Stage};
+use crate::stage::{NAMESPACE, Stage, condition};
 
 const METRICS: &str = "aiquota.limit.policy.higress-system/burst.metric.";
 const COUNTER: &str = "higress-token-ratelimit:{burst}:limit_by_per_consumer:3600:x-mse-consumer:aliyun-user1";
@@ -231,5 +233,89 @@ async fn streams_count_what_they_used_and_who_did_not_ask_for_it_sees_nothing_of
     usage_is_asked_for_and_hidden(&bed.gateway, &bed.stage.model).await?;
     bed.stores(COUNTER, Some("44")).await?;
     assert_eq!((bed.counted()["estimated"], bed.gateway.traps()), (0, 0));
+    Ok(())
+}
+
+/// As the gateway notes it; and as it stands when its window has passed.
+const NOTED: &str = "aiquota:warned:{burst}";
+const FIELD: &str = "80:50:higress-token-ratelimit:{burst}:limit_by_per_consumer:3600:x-mse-consumer:";
+/// More than two looks, which are a minute apart.
+const LOOKS: Duration = Duration::from_secs(180);
+
+#[tokio::test]
+async fn a_limit_that_is_nearly_reached_is_told_of_once_also_after_a_restart_until_its_window_has_passed() -> Result<()>
+{
+    let bed = Bed::new().await?;
+    bed.declare(&json!({"warnAt": 80, "mode": "Observe"})).await?;
+    is(bed.ask(45), 200, "").await?;
+    bed.counts("warned", 1).await?;
+    bed.declare(&json!({"warnAt": 80})).await?;
+    is(bed.ask(39), 200, "").await?;
+    bed.stores(COUNTER, Some("39")).await?;
+    let mut redis = bed.stage.redis.connect().await?;
+    assert_eq!(redis.exists::<_, i64>(NOTED).await?, 0, "what is observed is told to nobody, and one token is missing");
+    is(bed.ask(1), 200, "").await?;
+    bed.counts("warned", 2).await?;
+    let noted: BTreeMap<String, String> = redis.hgetall(NOTED).await?;
+    assert_eq!(noted.keys().collect::<Vec<_>>(), [FIELD]);
+
+    let limits = bed.stage.api.objects("quota.higress.io/v1alpha1", "AITokenRateLimit", NAMESPACE).await?;
+    let shown = eventually_within(LOOKS, "the object says so", async || {
+        let status = limits.get("burst").await?.data["status"].clone();
+        ensure!(status["nearlyExhausted"][0]["by"] == "consumer", "{status}");
+        Ok(status)
+    })
+    .await?;
+    let since = shown["nearlyExhausted"][0]["since"].as_str().context("since when?")?;
+    let limit = json!({"by": "consumer", "tokens": 50, "window": "1h", "since": since, "counters": 1});
+    assert_eq!(shown["nearlyExhausted"], json!([limit]));
+    let burst = limits.get("burst").await?;
+    let said = condition(&burst, "NearlyExhausted").context("no condition")?;
+    let words = format!(
+        "80 percent of the tokens of a window (warnAt) or more were counted under 50 tokens in 1h by consumer \
+         (for 1 value since {since})"
+    );
+    ensure!(said["status"] == "True" && said["message"] == words, "{said}");
+    let told = [format!("80 percent or more of 50 tokens in 1h by consumer were counted, for 1 value since {since}")];
+    eventually("an Event says so too", async || {
+        let events = bed.stage.events("NearlyExhausted").await?;
+        ensure!(events == told, "{events:?}");
+        Ok(())
+    })
+    .await?;
+
+    bed.stage.controller().context("no controller")?.restart()?;
+    bed.stage.rounds(1).await?;
+    let is_shown = async || {
+        let burst = limits.get("burst").await?;
+        ensure!(condition(&burst, "NearlyExhausted").is_some(), "{}", burst.data["status"]);
+        Ok(())
+    };
+    is_shown().await?;
+    // Another value is news, but not this.
+    is(completion(&bed.gateway, "user2-key", false).header("x-test-usage", "45,0"), 200, "").await?;
+    eventually_within(LOOKS, "two values are counted", async || {
+        let status = limits.get("burst").await?.data["status"].clone();
+        ensure!(status["nearlyExhausted"][0]["counters"] == 2, "{status}");
+        Ok(())
+    })
+    .await?;
+    is_shown().await?;
+    // Events are written behind the status, and in front of the next. By now nobody's name was told.
+    bed.declare(&json!({"warnAt": 80, "rateLimitHeaders": true})).await?;
+    assert_eq!(bed.stage.events("NearlyExhausted").await?, told);
+    let all = serde_json::to_string(&limits.get("burst").await?.data["status"])?;
+    ensure!(!all.contains("aliyun-user"), "{all}");
+
+    let _: () = redis.hset(NOTED, FIELD, "1000/2000/2000/2").await?;
+    eventually_within(LOOKS, "its window has passed", async || {
+        let burst = limits.get("burst").await?;
+        let gone =
+            condition(&burst, "NearlyExhausted").is_none() && burst.data["status"].get("nearlyExhausted").is_none();
+        ensure!(gone, "{}", burst.data["status"]);
+        Ok(())
+    })
+    .await?;
+    assert_eq!(bed.gateway.traps(), 0);
     Ok(())
 }

@@ -4,6 +4,7 @@ use anyhow::{Context as _, Result, ensure};
 use e2e::raw::Raw;
 use enforcement::redis::Invocation;
 use enforcement::redis::limits::{self, Asks, Counter, LIMITS, Limit, Name};
+use enforcement::redis::warned::Warn;
 use enforcement::wire::limit::{Dialect, Rate};
 use redis::AsyncCommands as _;
 use redis::aio::MultiplexedConnection;
@@ -69,6 +70,10 @@ fn item(rate: Rate) -> Limit {
 
 const GLOBAL: &str = "higress-token-ratelimit:{default_rule}:global_threshold:60";
 const ITEM: &str = "higress-token-ratelimit:{default_rule}:limit_by_per_header:3600:x-api-key:a{b}:c";
+
+const fn at(percent: u8) -> Option<Warn<'static>> {
+    Some(Warn { percent, noted: None })
+}
 
 /// Redis rounds what is left to seconds.
 fn near(left: i64, whole: i64) -> bool {
@@ -136,16 +141,16 @@ async fn the_charge_that_comes_to_a_share_of_a_limit_says_so_once_per_window() -
         for key in [GLOBAL, ITEM] {
             let _: () = redis::cmd("PERSIST").arg(key).query_async(&mut bed.look).await?;
         }
-        let reply = bed.answer(limits::charge(&limits, tokens, Some(80))).await?;
+        let reply = bed.answer(limits::charge(&limits, tokens, at(80))).await?;
         let expected = [state(100, minute.0, 60, minute.1), state(1000, hour.0, 3600, hour.1)].concat();
         // A counter that stopped gets no window.
         assert_eq!(reply, format!("*2\r\n{expected}"), "{tokens}");
     }
     let _: () = redis::cmd("DEL").arg(GLOBAL).query_async(&mut bed.look).await?;
-    let whole = bed.answer(limits::charge(&limits[..1], 100, Some(100))).await?;
+    let whole = bed.answer(limits::charge(&limits[..1], 100, at(100))).await?;
     assert_eq!(whole, format!("*1\r\n{}", state(100, 100, 60, true)), "the next window, all of it at once");
     let _: () = redis::cmd("DEL").arg(GLOBAL).query_async(&mut bed.look).await?;
-    let settled = |tokens| limits::settle(&limits[..1], tokens, b"1", Some(80));
+    let settled = |tokens| limits::settle(&limits[..1], tokens, b"1", at(80));
     assert_eq!(bed.answer(settled(0)).await?, format!("*1\r\n{}", state(100, 0, 60, false)));
     assert_eq!(bed.answer(settled(90)).await?, format!("*1\r\n{}", state(100, 90, 60, true)));
     Ok(())

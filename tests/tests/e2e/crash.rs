@@ -232,3 +232,33 @@ async fn a_refresh_by_hand_survives_a_kill_after_each_operation() -> Result<()> 
     let ended = |state: &State| state["AIQuota chat"]["status"]["refreshed"] == "now";
     play(Story { ended, spent_meanwhile: &[("eve", 6)], ..refresh }).await
 }
+
+#[tokio::test]
+async fn quotas_of_models_survive_a_kill_after_each_operation() -> Result<()> {
+    fn with(consumers: &Value) -> Value {
+        let mut chat = chat(&[ann(), bob(), cid(), dan()]);
+        chat["spec"]["models"] = json!([{"name": "qwen-*", "consumers": consumers}]);
+        chat
+    }
+    let before = || {
+        let own = json!([{"name": "ann", "quota": 300}, {"name": "bob", "quota": 20}]);
+        vec![vec![bed::store(), with(&own)]]
+    };
+    // One has more, one is listed no more, one is new; what they have for all models stays as it is.
+    let models = story("models", |bed| {
+        let own = json!([{"name": "ann", "quota": 400}, {"name": "cid", "quota": 50}]);
+        Box::pin(async move { bed.apply(&[with(&own)]).await })
+    });
+    let ended = |state: &State| {
+        let is = |key: &str, value: &str| {
+            state.get(&format!("redis chat: qwen-* {key}")).is_some_and(|found| found == value)
+        };
+        is("ann", "393")
+            && is("cid", "50")
+            && !state.contains_key("redis chat: qwen-* bob")
+            && state["redis chat:ann"] == "995"
+    };
+    // As keys are spelled: the model, then the consumer.
+    let spent_before = &[(" qwen-* ann", 7), (" qwen-* bob", 3), ("ann", 5)];
+    play(Story { before, ended, spent_before, spent_meanwhile: &[(" qwen-* ann", 2), ("ann", 4)], ..models }).await
+}

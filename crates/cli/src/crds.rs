@@ -1,12 +1,13 @@
 //! `aiquota crds`: the CustomResourceDefinitions, as YAML on standard output or as one file each.
 
 use std::fs;
-use std::io::Write;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use clap::Args;
 use serde_json::Value;
+
+use crate::tell;
 
 /// Print the CustomResourceDefinitions as YAML
 #[derive(Args, Debug)]
@@ -20,11 +21,8 @@ impl Crds {
     pub(crate) fn run(self) -> Result<()> {
         let crds = api::crds()?;
         let Some(folder) = self.output_dir else {
-            let mut out = std::io::stdout().lock();
-            for crd in &crds {
-                write!(out, "---\n{}", yaml(crd)?)?;
-            }
-            return Ok(());
+            let all: Vec<String> = crds.iter().map(|crd| Ok(format!("---\n{}", yaml(crd)?))).collect::<Result<_>>()?;
+            return tell::print(&all.concat());
         };
         fs::create_dir_all(&folder).with_context(|| format!("cannot make folder {}", folder.display()))?;
         for crd in &crds {

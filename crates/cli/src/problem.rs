@@ -98,6 +98,17 @@ impl Problem {
     }
 }
 
+/// Why an object of another's kind cannot be read, without any value of it: it may be a password.
+pub(crate) fn unreadable(kind: &str, refusal: &Refusal) -> String {
+    match refusal.message.rsplit_once(", expected ") {
+        _ if kind == "Secret" && refusal.field.starts_with("data") => "must be texts in base64".to_owned(),
+        _ if kind == "Secret" => "must be texts".to_owned(),
+        Some((_, expected)) => format!("must be {expected}"),
+        None if refusal.message.starts_with("missing field") => refusal.message.clone(),
+        None => "is not as this kind has it".to_owned(),
+    }
+}
+
 /// The word of a refusal, and what helps where the message does not say it.
 pub(crate) fn refused(refusal: &Refusal) -> (&'static str, &'static str) {
     match refusal.reason {

@@ -1,6 +1,7 @@
 //! `aiquota usage`: what consumers were granted, spent and have left, from the statuses of AIQuotas. I/O: asks the API
 //! server, and nothing else: no credentials of Redis are needed.
 
+use std::collections::HashSet;
 use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -19,6 +20,8 @@ use crate::tell::{self, Style};
 ///
 /// The figures are those of the objects' statuses, which the controller brings up to date about once a minute; of one
 /// AIQuota they have the 100 consumers with the least left. Only the API server is asked.
+///
+/// Exits with 0, or with 1 where there is no AIQuota of a name that was given.
 #[derive(Args, Debug)]
 pub(crate) struct Usage {
     /// AIQuotas by name; all unless given
@@ -66,6 +69,8 @@ struct Shown {
     rows: Vec<Row>,
     /// Objects that do not work, or of which not all is shown.
     notes: Vec<String>,
+    /// Names that no AIQuota has.
+    unknown: Vec<String>,
 }
 
 /// How often is looked: the controller writes a status at most about once a minute.
@@ -90,6 +95,10 @@ impl Usage {
             if before.as_ref() != Some(&shown) {
                 self.write(&shown)?;
             }
+            if !shown.unknown.is_empty() {
+                let namespace = self.namespace.as_ref().map(|name| format!(" in namespace {name}")).unwrap_or_default();
+                anyhow::bail!("there is no AIQuota {}{namespace}", shown.unknown.join(", "));
+            }
             if !self.watch {
                 return Ok(ExitCode::SUCCESS);
             }
@@ -101,6 +110,7 @@ impl Usage {
     fn chosen(&self, quotas: &[AiQuota]) -> Shown {
         let mut shown = Shown::default();
         let asked = |names: &[String], name: &str| names.is_empty() || names.iter().any(|asked| asked == name);
+        let mut nowhere: Vec<&String> = self.consumers.iter().collect();
         for quota in quotas {
             let key = Key::of(&quota.metadata);
             if !asked(&self.names, &key.name) {
@@ -120,7 +130,8 @@ impl Usage {
                 ));
             }
             let of_models = quota.spec.models.iter().flat_map(|model| model.consumers.iter().flatten());
-            let listed = quota.spec.consumers.len() + of_models.count();
+            let names: Vec<&str> = quota.spec.consumers.iter().chain(of_models).map(|one| one.name.as_str()).collect();
+            let listed = names.len();
             if listed > status.consumers.len() && self.consumers.is_empty() {
                 let some = status.consumers.len();
                 shown.notes.push(format!("AIQuota {key}: {some} of {listed} consumers, those with the least left"));
@@ -133,7 +144,21 @@ impl Usage {
             };
             let chosen = status.consumers.iter().filter(|consumer| asked(&self.consumers, &consumer.name));
             shown.rows.extend(chosen.map(of));
+            for name in self.consumers.iter().filter(|name| names.contains(&name.as_str())) {
+                if !status.consumers.iter().any(|consumer| consumer.name == *name) {
+                    let some = status.consumers.len();
+                    shown
+                        .notes
+                        .push(format!("AIQuota {key}: consumer {name} is not among the {some} with the least left"));
+                }
+            }
+            nowhere.retain(|name| !names.contains(&name.as_str()));
         }
+        // Who is not listed may be shown all the same.
+        nowhere.retain(|name| !shown.rows.iter().any(|row| row.consumer.name == **name));
+        shown.notes.extend(nowhere.iter().map(|name| format!("no AIQuota here lists consumer {name}")));
+        let known: HashSet<String> = quotas.iter().filter_map(|quota| quota.metadata.name.clone()).collect();
+        shown.unknown = self.names.iter().filter(|name| !known.contains(*name)).cloned().collect();
         let order = |row: &Row| (row.namespace.clone(), row.object.clone());
         shown.rows.sort_by_key(order);
         shown
@@ -146,11 +171,11 @@ impl Usage {
             Output::Json => tell::print(&format!("{}\n", serde_json::to_string_pretty(&shown.rows)?)),
             Output::Table => {
                 let clear = if self.watch && terminal { "\u{1b}[2J\u{1b}[H" } else { "" };
-                tell::print(&format!("{clear}{}", table(&shown.rows, &Style::stdout())))?;
-                shown.notes.iter().for_each(|note| tell::note(note));
-                Ok(())
+                tell::print(&format!("{clear}{}", table(&shown.rows, &Style::stdout())))
             }
-        }
+        }?;
+        shown.notes.iter().for_each(|note| tell::note(note));
+        Ok(())
     }
 }
 
@@ -318,6 +343,26 @@ team        chat      a          gpt-4*        10      5      5   [#####.....]  
             json!([{"namespace": "team", "object": "chat", "name": "b", "quota": 100, "balance": 9, "used": 91,
                     "nextRefresh": "2026-02-01T00:00:00Z"}])
         );
+    }
+
+    #[test]
+    fn who_is_asked_for_and_not_shown_is_told() {
+        let mut quotas = quotas();
+        quotas[0].spec.consumers.push(serde_json::from_value(json!({"name": "full", "quota": 5})).unwrap());
+        let notes = |consumer: &str| usage(&[consumer]).chosen(&quotas[..1]).notes;
+        assert_eq!(notes("a"), Vec::<String>::new());
+        assert_eq!(notes("full"), ["AIQuota team/chat: consumer full is not among the 2 with the least left"]);
+        assert_eq!(notes("nobody"), ["no AIQuota here lists consumer nobody"]);
+    }
+
+    #[test]
+    fn a_name_that_no_object_has_is_unknown() {
+        let asked = |names: &[&str]| {
+            let names = names.iter().map(|&name| name.to_owned()).collect();
+            Usage { names, ..usage(&[]) }.chosen(&quotas()).unknown
+        };
+        assert_eq!(asked(&["chat", "new"]), Vec::<String>::new());
+        assert_eq!(asked(&["chat", "chta"]), ["chta"]);
     }
 
     #[test]

@@ -20,7 +20,7 @@ use serde_json::json;
 
 use crate::check::objects::{Objects, Taken};
 use crate::files::{Document, Place};
-use crate::problem::{Level, Named, Problem};
+use crate::problem::{Level, Named, Problem, unreadable};
 
 /// The world that the files make, with what only a cluster knows stood in for.
 pub(crate) struct Assembled {
@@ -139,7 +139,7 @@ fn read<K: DeserializeOwned>(document: &Document) -> Result<K, Box<Problem>> {
     plan::decode(document.value.clone()).map_err(|refusal| {
         let Document { kind, key, .. } = document;
         let place = document.place(&refusal.field);
-        let message = format!("cannot be read and is left out: {}", refusal.message);
+        let message = format!("cannot be read and is left out: {}", unreadable(kind, &refusal));
         let problem = Problem::new(Level::Warning, &place, "Unreadable", message);
         Box::new(problem.of(Named::new(kind, key)).at(refusal.field))
     })

@@ -83,6 +83,22 @@ fn the_exit_code_says_whether_there_are_errors_warnings_that_count_or_a_wrong_ca
         (&["check", "-f", "-", "--warnings-as-errors"], quota("  defaultQuota: 1\n"), 1, "warnings"),
         (&["check", "-f", "-"], quota("  defaultQuota: -1\n"), 1, "standard input:6: error"),
         (&["check", "-f", "-"], "a: 1\n".to_owned(), 0, "is -f right?"),
+        (&["check", "-f", "-"], "kind: DaemonSet\nreplicas: 2\n".to_owned(), 0, "is -f right?"),
+        (&["check", "-f", "-"], quota("").replace("quota.higress.io", "ai.example.com"), 0, "is -f right?"),
+        (
+            &["check", "-f", "-"],
+            quota("").replace("quota.higress.io", "quota.higres.io"),
+            1,
+            "is no version of AIQuota",
+        ),
+        (
+            &["check", "-f", "-"],
+            quota("").replace("kind: AIQuota", "Kind: AIQuota"),
+            1,
+            "needs both apiVersion and kind",
+        ),
+        (&["check", "-f", "-"], quota("  defaultQuota: 1\n").replace("name: a,", "name: a..b,"), 1, "metadata.name"),
+        (&["check", "-f", "-"], quota("  consumers: [{name: a, quota: 010}]\n"), 1, "with a 0 before it"),
         (
             &["check", "-f", "-", "-n", "x", "--flavor", "upstream"],
             quota("  defaultQuota: 1\n"),
@@ -100,6 +116,82 @@ fn the_exit_code_says_whether_there_are_errors_warnings_that_count_or_a_wrong_ca
         assert_eq!(found, Some(code), "{arguments:?}: {said}{errors}");
         assert!(format!("{said}{errors}").contains(says), "{arguments:?}: {said}{errors}");
     }
+}
+
+#[test]
+fn nothing_of_a_file_hides_what_is_wrong_with_the_rest() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let write = |name: &str, text: &[u8]| fs::write(folder.path().join(name), text).expect("it is written");
+    write("a.yaml", b"# fine\n# \xff\n");
+    write(
+        "b.yaml",
+        b"apiVersion: quota.higress.io/v1alpha1\nkind: AIQuota\nmetadata:\n  name: a\n  labls: {x: y}\n  annotations:\n    \
+          quota.higress.io/refresh: 5\nspec:\n  refresh: {schedule: 99 * * * *}\n  unknown: 1\n  consumers:\n  - {name: a, \
+          quota: 1}\n  - {name: a, quota: 2}\n",
+    );
+    let (code, said, errors) = common::aiquota(folder.path(), &["check", "-f", ".", "-o", "json"], "");
+    assert_eq!((code, errors.as_str()), (Some(1), ""), "{said}");
+    let report: serde_json::Value = serde_json::from_str(&said).expect("it is JSON");
+    let found: Vec<(u64, &str)> = report["problems"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|problem| (problem["line"].as_u64().expect("a line"), problem["field"].as_str().unwrap_or("the file")))
+        .collect();
+    let expected = [
+        (2, "the file"),
+        (5, "metadata.labls"),
+        (7, "metadata.annotations.quota.higress.io/refresh"),
+        (8, "spec.targetRefs"),
+        (9, "spec.refresh.schedule"),
+        (10, "spec.unknown"),
+        (13, "spec.consumers[1]"),
+    ];
+    assert_eq!(found, expected, "{said}");
+}
+
+#[test]
+fn a_file_is_read_once_and_what_is_left_out_of_a_folder_is_told() {
+    let (quota, folder) = (root().join("examples/quickstart/quota.yaml"), tempfile::tempdir().expect("a folder"));
+    let path = |name: &str| folder.path().join(name);
+    let copied = fs::create_dir(path("real")).and_then(|()| fs::copy(quota, path("real/a.yaml")));
+    copied.expect("it is copied");
+    let there = |said: &str| said.contains("in 1 file with 2 objects");
+    let (code, said, _) = common::aiquota(folder.path(), &["check", "-f", "real", "-f", "./real/../real/a.yaml"], "");
+    assert!(code == Some(0) && there(&said), "{said}");
+    std::os::unix::fs::symlink("real", path("linked")).expect("a link");
+    std::os::unix::fs::symlink("nowhere", path("lost.yaml")).expect("a link");
+    fs::write(path("b.YAML"), "a: 1\n").expect("it is written");
+    let (code, said, errors) = common::aiquota(folder.path(), &["check", "-f", "."], "");
+    assert!(code == Some(0) && there(&said), "{said}");
+    let told: Vec<&str> =
+        errors.lines().filter_map(|line| line.split_once(" is left out").map(|(file, _)| file)).collect();
+    assert_eq!(told, ["./b.YAML", "./linked", "./lost.yaml"]);
+}
+
+#[test]
+fn no_value_of_a_secret_is_told() {
+    let secret = "apiVersion: v1\nkind: Secret\nmetadata: {name: redis-auth, namespace: higress-system}\n";
+    for (wrong, field) in [
+        ("stringData: {password: 48151623}", "stringData.password"),
+        ("stringData: planted-48151623", "stringData"),
+        ("data: {password: planted-48151623}", "data.password"),
+        ("data: {password: [48151623]}", "data.password"),
+    ] {
+        let (code, said, errors) = aiquota(&["check", "-f", "-"], &format!("{secret}{wrong}\n"));
+        assert_eq!(code, Some(0), "{said}");
+        assert!(said.contains(&format!("{field}: cannot be read and is left out: must be texts")), "{wrong}: {said}");
+        assert!(!format!("{said}{errors}").contains("48151623"), "{wrong}: {said}");
+    }
+}
+
+#[test]
+fn a_reader_that_has_seen_enough_of_the_definitions_is_no_failure() {
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    drop(reader);
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_aiquota"));
+    let output = command.arg("crds").stdout(writer).output().expect("the built binary starts");
+    assert_eq!((output.status.code(), String::from_utf8_lossy(&output.stderr).as_ref()), (Some(0), ""));
 }
 
 #[test]

@@ -131,7 +131,8 @@ async fn usage_shows_what_is_left_and_watches_it_change() -> Result<()> {
     let line = table.lines().find(|line| line.contains("aliyun-user2")).context("a line")?;
     assert!(line.contains("50000") && line.contains("[##########]"), "{table}");
     assert!(!table.contains('\u{1b}'), "no colour but on a terminal");
-    assert_eq!(shell.aiquota(&["usage", "nothing"]).await?.1, "no consumers\n");
+    let (code, _, said) = shell.aiquota(&["usage", "nothing"]).await?;
+    assert!(code == Some(1) && said.contains("there is no AIQuota nothing"), "{code:?}: {said}");
 
     let watched = shell.folder.path().join("watched");
     let mut watching = shell.command(&controller_binary()?.display().to_string());

@@ -27,7 +27,12 @@ pub(crate) fn found(
                 unauthenticated.get_or_insert(named.clone());
                 continue;
             }
-            found.tell(Level::Warning, &named, warned(warning), warning.condition(), warning.to_string(), "");
+            let message = warning.to_string();
+            let (field, message) = match message.split_once(": ") {
+                Some((field, rest)) if field.starts_with("spec.") => (field, rest),
+                _ => (warned(warning), message.as_str()),
+            };
+            found.tell(Level::Warning, &named, field, warning.condition(), message.to_owned(), "");
         }
     }
     if let Some(named) = unauthenticated {
@@ -123,6 +128,9 @@ fn field(verdict: &Verdict, reason: &Reason) -> String {
         Reason::NotTrusted { field, .. } => field.clone(),
         Reason::ConsumerConflicted { consumer, .. } => {
             verdict.object.listed_field(consumer).unwrap_or_else(|| "spec".to_owned())
+        }
+        Reason::OverridesConflicted { rule, .. } | Reason::OverridesElsewhere { rule, .. } => {
+            format!("spec.rules[{rule}].overridesFrom")
         }
         _ => "spec".to_owned(),
     }

@@ -1,6 +1,7 @@
 //! `aiquota check`: files in; every problem with its line, and an exit code for pipelines, out. No cluster is asked.
 
 pub(crate) mod conflicts;
+mod metadata;
 pub(crate) mod objects;
 mod schema;
 

@@ -8,7 +8,8 @@ use plan::{Refusal, Refused};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::schema;
+use super::schema::distance;
+use super::{metadata, schema};
 use crate::files::Document;
 use crate::problem::{Level, Named, Problem, refused};
 
@@ -35,7 +36,10 @@ pub(crate) fn read(documents: &[Document]) -> Objects {
     let mut found = Objects::default();
     let kinds = kinds();
     for document in documents {
-        if document.group() == GROUP || kinds.contains_key(&document.kind) {
+        // Another's kind may have the same name; a group that is nearly ours is a slip.
+        let group = document.group();
+        let slip = kinds.contains_key(&document.kind) && (group.is_empty() || distance(group, GROUP) <= 2);
+        if group == GROUP || slip {
             found.take(document, &kinds);
         }
     }
@@ -73,7 +77,7 @@ impl Objects {
             self.problems.push(wrong("apiVersion", message, &format!("write {version}")));
             return;
         }
-        if let Some(first) = self.places.get(&named) {
+        if let Some(first) = self.places.get(&named).filter(|_| !key.name.is_empty()) {
             let place = first.place("metadata.name");
             let message =
                 format!("is in {}:{} already: the one that is applied last would win", place.file, place.line);
@@ -110,10 +114,13 @@ fn of<K: DeserializeOwned>(
     validate: impl Fn(&K) -> Result<(), Vec<Refusal>>,
     refusals: &mut Vec<Refusal>,
 ) -> Option<K> {
+    let metadata = metadata::check(&document.value, refusals);
+    let of_metadata: HashSet<String> = refusals.iter().map(|refusal| refusal.field.clone()).collect();
     let mut checked = schema::check(schema, &document.value);
-    let (rest, bounds) = (checked.rest.take(), std::mem::take(&mut checked.bounds));
+    let (mut rest, bounds) = (checked.rest.take(), std::mem::take(&mut checked.bounds));
     let gone: Vec<String> = checked.unreadable.iter().map(|refusal| refusal.field.clone()).collect();
     refusals.append(&mut checked.unreadable);
+    rest["metadata"] = metadata;
     let object = match plan::decode::<K>(rest) {
         Ok(object) => object,
         Err(refusal) => {
@@ -135,6 +142,7 @@ fn of<K: DeserializeOwned>(
         matches!(refusal.reason, Refused::Required | Refused::Excluded)
             && gone.iter().any(|gone| gone.starts_with(refusal.field.as_str()))
     };
-    refusals.extend(said.into_iter().filter(|refusal| !explained(refusal)));
+    let said = said.into_iter().filter(|refusal| !explained(refusal) && !of_metadata.contains(&refusal.field));
+    refusals.extend(said);
     Some(object)
 }

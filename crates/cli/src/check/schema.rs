@@ -55,6 +55,7 @@ pub(crate) fn check(schema: &Value, object: &Value) -> Checked {
         // What the controller reports is not for files to say, and metadata is the API server's own.
         fields.remove("status");
         let known = |name: &&String| ["apiVersion", "kind", "metadata"].contains(&name.as_str());
+        fields.retain(|name, value| name != "spec" || !value.is_null());
         for name in fields.keys().filter(|name| !known(name)).cloned().collect::<Vec<_>>() {
             match schema.pointer("/properties").and_then(|all| all.get(&name)) {
                 None => {
@@ -98,8 +99,7 @@ impl Walk {
 
     fn unknown(&mut self, name: &str, schema: &Value, path: &str) {
         let known = schema.get("properties").and_then(Value::as_object).into_iter().flat_map(Map::keys);
-        let meant = known.map(|known| (distance(name, known), known)).min().filter(|(distance, _)| *distance <= 2);
-        let hint = meant.map_or_else(String::new, |(_, known)| format!("; did you mean {known}?"));
+        let hint = hint(name, known.map(String::as_str));
         let field = if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") };
         self.refuse(&field, Refused::Unreadable, format!("there is no such field{hint}"));
     }
@@ -107,10 +107,6 @@ impl Walk {
     /// Whether it can be read, if need be without some of what is in it.
     fn node(&mut self, schema: &Value, value: &mut Value, path: &str) -> bool {
         let wanted = schema.get("type").and_then(Value::as_str).unwrap_or_default();
-        // The API server drops null before it validates.
-        if value.is_null() {
-            return true;
-        }
         if !fits(wanted, value) {
             let message = format!("must be {}, and is {}", article(wanted), told(value));
             self.refuse(path, Refused::Unreadable, message);
@@ -148,6 +144,10 @@ impl Walk {
         let others = schema.get("additionalProperties");
         for name in fields.keys().cloned().collect::<Vec<_>>() {
             match (known.and_then(|known| known.get(&name)), others) {
+                // The API server takes it for a field that is not there.
+                (Some(_), _) | (None, Some(_)) if fields.get(&name).is_some_and(Value::is_null) => {
+                    fields.remove(&name);
+                }
                 (Some(schema), _) | (None, Some(schema)) => {
                     if let Some(value) = fields.get_mut(&name)
                         && !self.node(schema, value, &format!("{path}.{name}"))
@@ -166,10 +166,16 @@ impl Walk {
         for name in required {
             match fields.get(name) {
                 None => self.refuse(&format!("{path}.{name}"), Refused::Required, "must be given"),
+                // It has been refused.
                 Some(Value::Null) => {}
                 Some(_) => continue,
             }
-            whole = false;
+            // Without a list there are no items, and all else can be read.
+            if known.and_then(|known| known.get(name)?.get("type")?.as_str()) == Some("array") {
+                fields.insert(name.to_owned(), Value::Array(Vec::new()));
+            } else {
+                whole = false;
+            }
         }
         whole
     }
@@ -240,11 +246,17 @@ fn article(wanted: &str) -> &'static str {
     }
 }
 
-fn told(value: &Value) -> &'static str {
+/// Which of the known ones may be meant.
+pub(super) fn hint<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> String {
+    let meant = known.map(|known| (distance(name, known), known)).min().filter(|(distance, _)| *distance <= 2);
+    meant.map_or_else(String::new, |(_, known)| format!("; did you mean {known}?"))
+}
+
+pub(super) fn told(value: &Value) -> &'static str {
     match value {
         Value::Null => "nothing",
         Value::Bool(_) => "true or false",
-        Value::Number(number) if number.is_f64() => "a number with a fraction, or too large",
+        Value::Number(number) if number.is_f64() => "a number with a fraction, with a 0 before it, or too large",
         Value::Number(_) => "a number",
         Value::String(_) => "a text",
         Value::Array(_) => "a list",
@@ -253,7 +265,7 @@ fn told(value: &Value) -> &'static str {
 }
 
 /// How many letters have to be changed, added or taken out, letters of other case counting for nothing.
-fn distance(a: &str, b: &str) -> usize {
+pub(super) fn distance(a: &str, b: &str) -> usize {
     let (a, b): (Vec<char>, Vec<char>) = (a.to_lowercase().chars().collect(), b.to_lowercase().chars().collect());
     let mut row: Vec<usize> = (0..=b.len()).collect();
     for (i, x) in a.iter().enumerate() {
@@ -320,6 +332,28 @@ mod tests {
         assert!(unreadable.is_empty(), "{unreadable:?}");
         let fields: Vec<&str> = bounds.iter().filter_map(|bound| Some(bound.split_once(": ")?.0)).collect();
         assert_eq!(fields, ["spec.consumers[0].name", "spec.consumers[0].quota", "spec.paths[0]", "spec.targetRefs"]);
+    }
+
+    #[test]
+    fn null_is_a_field_that_is_not_there_and_no_item() {
+        let target = json!([{"kind": "Gateway"}]);
+        for (spec, says) in [
+            (json!({"targetRefs": null}), "spec.targetRefs: must be given"),
+            (json!({"targetRefs": [{"kind": null, "name": "a"}]}), "spec.targetRefs[0].kind: must be given"),
+            (
+                json!({"targetRefs": target, "consumers": [{"name": null, "quota": 5}]}),
+                "spec.consumers[0].name: must be given",
+            ),
+            (json!({"targetRefs": target, "refresh": {"schedule": null}}), "spec.refresh.schedule: must be given"),
+            (
+                json!({"targetRefs": target, "consumers": [null]}),
+                "spec.consumers[0]: must be an object, and is nothing",
+            ),
+            (json!({"targetRefs": target, "nonsense": null}), "spec.nonsense: there is no such field"),
+            (json!(null), "spec: must be given"),
+        ] {
+            assert_eq!(refused(&spec), (vec![says.to_owned()], Vec::new()), "{spec}");
+        }
     }
 
     #[test]

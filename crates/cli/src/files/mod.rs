@@ -3,16 +3,19 @@
 
 pub(crate) mod yaml;
 
+use std::collections::HashSet;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::{fs, io};
 
 use anyhow::{Context, Result, ensure};
+use api::GROUP;
 use clap::Args;
 use plan::Key;
 use serde_json::Value;
 
+use crate::tell;
 use yaml::{Node, Unreadable, steps};
 
 /// Which files.
@@ -70,6 +73,13 @@ pub(crate) struct Contents {
     pub(crate) files: usize,
 }
 
+impl Contents {
+    fn unreadable(&mut self, file: &str, line: usize, problem: String) {
+        self.files += 1;
+        self.unreadable.push((Place { file: file.into(), line }, problem));
+    }
+}
+
 impl Document {
     /// Where a field stands.
     pub(crate) fn place(&self, field: &str) -> Place {
@@ -84,14 +94,15 @@ impl Document {
 
 impl Files {
     /// # Errors
-    /// A path that is not there or cannot be read.
+    /// A path that is not there, or a folder that cannot be read.
     pub(crate) fn read(&self) -> Result<Contents> {
         let mut found = Contents::default();
+        let mut seen = HashSet::new();
         for path in &self.paths {
             if path == Path::new("-") {
-                let mut text = String::new();
-                io::stdin().read_to_string(&mut text).context("standard input cannot be read")?;
-                self.take(&mut found, "standard input", &text);
+                let mut text = Vec::new();
+                io::stdin().read_to_end(&mut text).context("standard input cannot be read")?;
+                self.bytes(&mut found, "standard input", text);
                 continue;
             }
             let mut files = Vec::new();
@@ -103,12 +114,29 @@ impl Files {
                 files.push(path.clone());
             }
             for file in files {
-                let text = fs::read(&file).with_context(|| format!("{} cannot be read", file.display()))?;
-                let text = String::from_utf8(text).with_context(|| format!("{} is not UTF-8", file.display()))?;
-                self.take(&mut found, &file.display().to_string(), &text);
+                // Two -f may lead to one file.
+                if !fs::canonicalize(&file).map_or(true, |file| seen.insert(file)) {
+                    continue;
+                }
+                let name = file.display().to_string();
+                match fs::read(&file) {
+                    Ok(text) => self.bytes(&mut found, &name, text),
+                    Err(error) => found.unreadable(&name, 1, format!("the file cannot be read: {error}")),
+                }
             }
         }
         Ok(found)
+    }
+
+    fn bytes(&self, found: &mut Contents, file: &str, text: Vec<u8>) {
+        match String::from_utf8(text) {
+            Ok(text) => self.take(found, file, &text),
+            Err(error) => {
+                let good = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+                let line = 1 + good.iter().filter(|byte| **byte == b'\n').count();
+                found.unreadable(file, line, "the file is not UTF-8".to_owned());
+            }
+        }
     }
 
     fn take(&self, found: &mut Contents, file: &str, text: &str) {
@@ -129,7 +157,9 @@ impl Files {
         let mut value = node.value();
         let text = |name: &str| value.get(name).and_then(Value::as_str).map(str::to_owned);
         let (Some(api_version), Some(kind)) = (text("apiVersion"), text("kind")) else {
-            if value.get("apiVersion").is_some() || value.get("kind").is_some() {
+            // Not so the values of a chart that have a `kind`, and a kustomization.yaml.
+            let ours = text("apiVersion").is_some_and(|version| version.starts_with(GROUP));
+            if ours || (value.get("metadata").is_some() && value.get("spec").is_some()) {
                 let place = Place { file: file.clone(), line: node.line(&[]) };
                 found.unreadable.push((place, "an object needs both apiVersion and kind, as texts".to_owned()));
             }
@@ -140,6 +170,9 @@ impl Files {
         {
             items.iter().for_each(|item| self.object(found, file, item));
             return;
+        }
+        if value["metadata"].is_null() {
+            value["metadata"] = Value::Object(serde_json::Map::new());
         }
         if let Some(metadata) = value.get_mut("metadata").and_then(Value::as_object_mut) {
             let namespace = metadata.entry("namespace").or_insert(Value::Null);
@@ -153,7 +186,8 @@ impl Files {
     }
 }
 
-/// Files in the order of their names; what is hidden, and folders that are links, are left out.
+/// Files in the order of their names. What is hidden is left out, as are links that lead nowhere or to folders and files
+/// that kubectl would not take: these are told.
 fn walk(folder: &Path, into: &mut Vec<PathBuf>) -> Result<()> {
     let reading = || format!("folder {} cannot be read", folder.display());
     let mut entries: Vec<_> =
@@ -161,14 +195,22 @@ fn walk(folder: &Path, into: &mut Vec<PathBuf>) -> Result<()> {
     entries.sort_by_key(fs::DirEntry::file_name);
     for entry in entries {
         let path = entry.path();
+        let left_out = |why: &str| tell::note(&format!("{} is left out: {why}", path.display()));
         if entry.file_name().to_string_lossy().starts_with('.') {
             continue;
         }
+        let end = path.extension().and_then(|end| end.to_str()).unwrap_or_default();
+        let is_ours = |end: &str| matches!(end, "yaml" | "yml" | "json");
         if entry.file_type().with_context(reading)?.is_dir() {
             walk(&path, into)?;
-        } else if path.is_file()
-            && matches!(path.extension().and_then(|end| end.to_str()), Some("yaml" | "yml" | "json"))
-        {
+        } else if path.is_dir() {
+            left_out("a link to a folder; name that folder with another -f");
+        } else if !is_ours(&end.to_ascii_lowercase()) {
+        } else if !path.exists() {
+            left_out("a link that leads nowhere");
+        } else if !is_ours(end) {
+            left_out("kubectl takes .yaml, .yml and .json, in small letters");
+        } else if path.is_file() {
             into.push(path);
         }
     }

@@ -65,6 +65,13 @@ fn told(error: &serde_yaml::Error) -> String {
     let text = text.strip_prefix("error: ").unwrap_or(text);
     let rest = text.strip_prefix("line ").and_then(|rest| rest.split_once(": "));
     let at = text.rfind(" at line ").or_else(|| text.rfind(" (line "));
+    if text.contains("budget") || text.contains("recursion limit") {
+        return "is too large, or has too much in one another, for one document".to_owned();
+    }
+    if let Some(name) = text.split_once("duplicate mapping key: ").map(|(_, rest)| rest) {
+        let name = name.split([',', ' ']).next().unwrap_or_default();
+        return format!("the field {name} stands there twice");
+    }
     match (rest, at) {
         (Some((_, rest)), _) => rest.to_owned(),
         (None, Some(at)) => text[..at].to_owned(),
@@ -72,8 +79,8 @@ fn told(error: &serde_yaml::Error) -> String {
     }
 }
 
-/// The text between markers, with the number of lines before it. A line that begins with `---` is a marker wherever it
-/// stands: YAML has no other meaning for it.
+/// The text between markers, with the number of lines before it. A line that begins with `---`, or is `...`, is a marker
+/// wherever it stands: YAML has no other meaning for it.
 fn chunks(text: &str) -> Vec<(usize, &str)> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut chunks = Vec::new();
@@ -85,8 +92,15 @@ fn chunks(text: &str) -> Vec<(usize, &str)> {
             chunks.push((begin_line, &text[begin..at]));
             (begin, begin_line) = (at, line);
         }
+        let ends = whole.trim_end() == "...";
+        if ends {
+            chunks.push((begin_line, &text[begin..at]));
+        }
         at += whole.len();
         line += 1;
+        if ends {
+            (begin, begin_line) = (at, line);
+        }
     }
     chunks.push((begin_line, &text[begin..]));
     chunks
@@ -106,16 +120,18 @@ impl Node {
     /// Where a field stands; of one that is not there, what it would stand in.
     pub(crate) fn line(&self, path: &[Step]) -> usize {
         let (mut line, mut node) = (self.line, self);
-        for step in path {
+        let mut path = path;
+        while let Some(step) = path.first() {
             let next = match (step, &node.content) {
-                (Step::Key(name), Content::Map(fields)) => {
-                    fields.iter().find(|(key, ..)| key == name).map(|(_, line, node)| (*line, node))
+                (Step::Key(_), Content::Map(fields)) => {
+                    let named = fields.iter().filter_map(|(key, line, node)| Some((named(key, path)?, *line, node)));
+                    named.max_by_key(|(steps, ..)| *steps)
                 }
-                (Step::Index(index), Content::List(items)) => items.get(*index).map(|node| (node.line, node)),
+                (Step::Index(index), Content::List(items)) => items.get(*index).map(|node| (1, node.line, node)),
                 _ => None,
             };
-            let Some(next) = next else { break };
-            (line, node) = next;
+            let Some((steps, at, below)) = next else { break };
+            (path, line, node) = (&path[steps..], at, below);
         }
         line
     }
@@ -128,6 +144,20 @@ impl Node {
             Content::Scalar(_) | Content::Map(_) => None,
         }
     }
+}
+
+/// How many steps a key is: it may have dots.
+fn named(key: &str, path: &[Step]) -> Option<usize> {
+    let mut rest = key;
+    for (count, step) in (1..).zip(path) {
+        let Step::Key(name) = step else { return None };
+        rest = rest.strip_prefix(name.as_str())?;
+        match rest.strip_prefix('.') {
+            Some(more) => rest = more,
+            None => return rest.is_empty().then_some(count),
+        }
+    }
+    None
 }
 
 /// `spec.consumers[3].name` as steps. What is no index stays part of a name.
@@ -247,6 +277,11 @@ spec:
 kind: B
 spec: {list: [1,
   2]}
+---
+metadata:
+  annotations:
+    quota: x
+    quota.higress.io/refresh: 5
 ";
 
     #[test]
@@ -263,6 +298,8 @@ spec: {list: [1,
             (1, "kind", 10),
             (1, "spec.list[1]", 12),
             (1, "metadata.name", 10),
+            (2, "metadata.annotations.quota.higress.io/refresh", 17),
+            (2, "metadata.annotations.other.higress.io/refresh", 15),
         ] {
             assert_eq!(found[document].line(&steps(path)), line, "{path}");
         }
@@ -278,6 +315,26 @@ spec: {list: [1,
         assert!(lines[0].is_none() && lines[3].is_none());
         assert!(matches!(lines[1], Some(3..=5)), "{lines:?}");
         assert_eq!(lines[2], Some(7), "{:?}", found[2]);
+    }
+
+    #[test]
+    fn a_document_that_has_an_end_is_followed_by_another() {
+        for text in ["a: 1\n...\n---\nb: 2\n", "a: 1\n...\nb: 2\n", "a: 1\r\n...\r\nb: 2\r\n...\r\n"] {
+            let found: Vec<Value> = documents(text).into_iter().map(|found| found.unwrap().value()).collect();
+            assert_eq!(found, [serde_json::json!({"a": 1}), serde_json::json!({"b": 2})], "{text:?}");
+        }
+    }
+
+    #[test]
+    fn what_the_parser_says_is_said_to_people() {
+        let deep = format!("a: {}{}", "[".repeat(500), "]".repeat(500));
+        for (text, says) in [
+            ("d: 1\nd: 2\n", "the field d stands there twice"),
+            (deep.as_str(), "is too large, or has too much in one another, for one document"),
+        ] {
+            let found = documents(text);
+            assert_eq!(found[0].as_ref().unwrap_err().problem, says);
+        }
     }
 
     #[test]

@@ -30,10 +30,10 @@ use k8s_openapi::jiff::Timestamp;
 use kube::Client;
 use plan::{Plan, Settings};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::Notify;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, sleep_until, timeout};
 
+use crate::coalesce::Changes;
 use crate::events::Events;
 use crate::finalizers::{Finalizers, Finalizing};
 use crate::health::Health;
@@ -120,7 +120,7 @@ async fn control(
     lease: &Lease,
     (health, metrics): (&Health, &Arc<Metrics>),
 ) -> Result<(), Error> {
-    let changes = Arc::new(Notify::new());
+    let changes = Changes::default();
     let gateway = settings.gateway_namespace.clone();
     let leads = lease.is_leading().await;
     let mut watches = JoinSet::new();
@@ -145,7 +145,7 @@ async fn rounds(
     client: Client,
     gateway: &str,
     mut observer: Observer,
-    changes: &Notify,
+    changes: &Changes,
     (lease, metrics): (&Lease, &Arc<Metrics>),
 ) -> Result<Infallible, Error> {
     let events = Events::new(client.clone(), metrics.clone());

@@ -14,6 +14,7 @@ use serde::Deserialize;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
+use crate::coalesce::Changes;
 use crate::guarded::Guarded;
 use crate::health::Cache;
 use crate::metrics::Metrics;
@@ -42,10 +43,12 @@ impl Observer {
     pub(crate) async fn start(
         client: &Client,
         settings: Settings,
-        told: (&Arc<Notify>, &Metrics),
+        (changes, metrics): (&Changes, &Metrics),
         tasks: &mut JoinSet<&'static str>,
     ) -> Result<Self, kube::Error> {
         let cluster = Api::<Namespace>::all(client.clone()).get("kube-system").await?.uid().unwrap_or_default();
+        let Changes { any, plugins } = changes;
+        let told = (any, metrics);
         let gateway = settings.gateway_namespace.as_str();
         // What the installation consists of is waited for; what other software may bring is empty without it.
         Ok(Self {
@@ -53,7 +56,7 @@ impl Observer {
             quotas: watch(Api::all(client.clone()), Unserved::Waits, told, tasks),
             limits: watch(Api::all(client.clone()), Unserved::Waits, told, tasks),
             stores: watch(Api::all(client.clone()), Unserved::Waits, told, tasks),
-            plugins: watch(Api::namespaced(client.clone(), gateway), Unserved::Waits, told, tasks),
+            plugins: watch(Api::namespaced(client.clone(), gateway), Unserved::Waits, (plugins, metrics), tasks),
             bridges: watch(Api::namespaced(client.clone(), gateway), Unserved::Empty, told, tasks),
             ingresses: watch(Api::all(client.clone()), Unserved::Waits, told, tasks),
             http_routes: watch(Api::all(client.clone()), Unserved::Empty, told, tasks),

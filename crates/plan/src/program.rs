@@ -184,7 +184,9 @@ impl<K: Kind> Part<K> {
     fn write(&self, gateway: &Gateway, decided: Vec<(&Matcher, usize)>, came: &mut Came) -> PluginWrite {
         let wanted = match K::module(&gateway.settings) {
             None => self.plugin.as_deref().cloned(),
-            Some(_) if decided.is_empty() => None,
+            // While all rules wait for another plugin's to go, gateways load the module: without rules it enforces nothing,
+            // and there will be nothing to wait for when the other rule goes.
+            Some(_) if decided.is_empty() && (self.waiting.is_empty() || !self.form.loads_ahead()) => None,
             Some(place) => {
                 let body = self.form.write(gateway, self, self.ruled(decided));
                 Some(gateway.owned(K::OURS, self.plugin.as_deref(), place, body))

@@ -52,6 +52,9 @@ pub(crate) trait Form<K: Kind>: Sync {
     /// kept as something else.
     fn can_say(&self, settings: &K::Settings) -> bool;
 
+    /// Whether the module may run without any rule: then gateways load it while rules wait.
+    fn loads_ahead(&self) -> bool;
+
     fn write(&self, gateway: &Gateway, part: &Part<K>, rules: Vec<Ruled>) -> Body;
 
     fn size(&self, policy: &Policy<K>, stores: Stores<'_>) -> Size;

@@ -55,6 +55,10 @@ impl<K: Kind> Form<K> for Native {
         true
     }
 
+    fn loads_ahead(&self) -> bool {
+        true
+    }
+
     fn write(&self, gateway: &Gateway, part: &Part<K>, rules: Vec<Ruled>) -> Body {
         let mut policies = BTreeMap::new();
         let mut stores = BTreeMap::new();

@@ -130,6 +130,11 @@ impl Form<Limit> for UpstreamLimits {
             && !settings.ends.observes()
     }
 
+    /// Its start fails where nothing is configured.
+    fn loads_ahead(&self) -> bool {
+        false
+    }
+
     fn write(&self, gateway: &Gateway, part: &Part<Limit>, rules: Vec<Ruled>) -> Body {
         let stores = Stores { usable: &gateway.stores, known: &part.existing.stores };
         let mut written: HashMap<usize, serde_json::Value> = HashMap::new();

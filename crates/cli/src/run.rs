@@ -71,7 +71,7 @@ fn lease_duration(text: &str) -> Result<Duration, &'static str> {
     fits.ok_or("a lease lasts 3s to 300s, or 1m to 5m")
 }
 
-fn duration(text: &str) -> Result<Duration, &'static str> {
+pub(crate) fn duration(text: &str) -> Result<Duration, &'static str> {
     let seconds = |digits: &str, unit: u64| digits.parse::<u16>().ok().map(|number| u64::from(number) * unit);
     let written = match (text.strip_suffix('s'), text.strip_suffix('m')) {
         (Some(digits), _) => seconds(digits, 1),

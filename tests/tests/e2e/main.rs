@@ -31,6 +31,7 @@ mod scale;
 mod scenario_a;
 mod scenario_b;
 mod stage;
+mod takeover;
 mod tenants;
 mod two_controllers;
 mod warnings;

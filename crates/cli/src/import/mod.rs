@@ -1,5 +1,6 @@
 //! `aiquota import`: WasmPlugins of ai-quota and ai-token-ratelimit written by hand in, our objects as YAML and a report
-//! out. I/O: reads files, the cluster and Redis where that is asked for; writes to none of them.
+//! out, or the objects in force in their place. I/O: reads files, the cluster and Redis where that is asked for; writes to
+//! the cluster only with --take-over, and never to Redis.
 
 mod balances;
 mod limit;
@@ -8,6 +9,7 @@ mod quota;
 mod report;
 mod rules;
 mod store;
+mod take_over;
 
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
@@ -19,6 +21,7 @@ use clap::{Args, ValueEnum};
 use enforcement::wire::limit::Dialect;
 use kube::{Api, Client};
 use plan::Key;
+use redis::aio::MultiplexedConnection;
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -34,9 +37,11 @@ use rules::{Around, Source};
 /// AIQuotaStore objects
 ///
 /// The objects are written to standard output as YAML, and what is otherwise or has no equivalent to standard error.
-/// Nothing is changed anywhere. docs/migration.md has what to do with the objects.
+/// Nothing is changed anywhere, unless --take-over puts the objects in force in the place of the WasmPlugins.
+/// docs/migration.md has what to do with the objects.
 ///
-/// Exits with 0, with 1 where something has no equivalent (all else is written), or with 2 when it was called wrongly.
+/// Exits with 0, with 1 where something has no equivalent (all else is written) or was not taken over, or with 2 when it
+/// was called wrongly.
 #[derive(Args, Debug)]
 pub(crate) struct Import {
     #[command(flatten)]
@@ -73,6 +78,9 @@ pub(crate) struct Import {
     /// How the objects and the report are written: objects as YAML and the report for people, or both as one JSON
     #[arg(short, long, value_name = "FORMAT", value_enum, default_value_t = Output::Yaml)]
     output: Output,
+
+    #[command(flatten)]
+    take_over: take_over::Flags,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -85,6 +93,16 @@ enum Generation {
 enum Output {
     Yaml,
     Json,
+}
+
+/// What was read of the balances under one prefix, and where.
+struct Listed {
+    store: String,
+    prefix: String,
+    /// Longer prefixes, whose keys are not this one's.
+    others: Vec<String>,
+    redis: MultiplexedConnection,
+    found: Vec<(String, i64)>,
 }
 
 #[derive(Serialize)]
@@ -119,21 +137,30 @@ impl Import {
             },
             limits_may_ignore: limits_may_ignore(),
         };
-        let mut imported = import(&sources, &options);
-        if self.consumers_from_redis.is_empty() {
-            if !imported.quotas.is_empty() {
-                let message = "no consumers are listed: they live in Redis only, stay admitted with what they have, and are \
-                               never refreshed; --consumers-from-redis lists them";
-                imported.findings.push(Finding::general(Kind::ToDo, message));
-            }
-        } else {
-            self.list_consumers(&mut imported).await?;
+        if self.take_over.asks() {
+            return take_over::run(&self, sources, &options).await;
         }
+        let mut imported = import(&sources, &options);
+        self.list(&mut imported).await?;
         self.write(&imported)
     }
 
+    /// The consumers of Redis, if that is asked for.
+    async fn list(&self, imported: &mut Imported) -> Result<Vec<Listed>> {
+        if !self.consumers_from_redis.is_empty() {
+            return self.list_consumers(imported).await;
+        }
+        if !imported.quotas.is_empty() {
+            let message = "no consumers are listed: they live in Redis only, stay admitted with what they have, and are never \
+                           refreshed; --consumers-from-redis lists them";
+            imported.findings.push(Finding::general(Kind::ToDo, message));
+        }
+        Ok(Vec::new())
+    }
+
     /// Each balance belongs to one object: the first that has its prefix and store.
-    async fn list_consumers(&self, imported: &mut Imported) -> Result<()> {
+    async fn list_consumers(&self, imported: &mut Imported) -> Result<Vec<Listed>> {
+        let mut all = Vec::new();
         let places = self.places(imported)?;
         let prefixes: Vec<(String, String)> =
             imported.quotas.iter().map(|quota| (quota.store.clone(), quota.key_prefix.clone())).collect();
@@ -183,8 +210,11 @@ impl Import {
                     format!("quotas under {prefix} are what is left now: write what each shall have from now on"),
                 );
             }
+            let others = others.into_iter().map(str::to_owned).collect();
+            let (store, prefix) = (store.clone(), prefix.clone());
+            all.push(Listed { store, prefix, others, redis, found: found.consumers });
         }
-        Ok(())
+        Ok(all)
     }
 
     /// Where each store's Redis is.

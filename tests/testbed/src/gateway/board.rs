@@ -38,6 +38,9 @@ pub struct Exchange {
     /// Redirected to this fallback instead of answering the client.
     pub redirected: bool,
     pub worker: usize,
+    /// The configuration that it ran under, as [`super::Loaded::generation`], and that which the worker had at its end.
+    pub generation: u64,
+    pub ended_in: u64,
 }
 
 #[derive(Default)]

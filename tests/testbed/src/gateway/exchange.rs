@@ -85,6 +85,7 @@ impl Leg {
             method: headers.text(":method"),
             path: headers.text(":path"),
             worker: worker.index,
+            generation: worker.snapshot().generation,
             ..Exchange::default()
         };
         let routes = std::sync::Arc::clone(&worker.snapshot().routes);
@@ -111,6 +112,7 @@ impl Leg {
         }
         self.log.redirected = redirected.is_some();
         self.chain.close();
+        self.log.ended_in = worker.snapshot().generation;
         worker.board.record(self.log);
         redirected
     }

@@ -247,6 +247,13 @@ impl Gateway {
         }
     }
 
+    /// What a plugin was told in one of the last configurations; nothing where it was not there.
+    pub fn config_in(&self, generation: u64, plugin: &str) -> Option<Value> {
+        let history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
+        let plugins = &history.get(&generation)?.plugins;
+        plugins.iter().find(|loaded| loaded.spec.name == plugin).map(|loaded| loaded.spec.config.clone())
+    }
+
     /// What modules wrote, and what the gateway says about them.
     pub fn logs(&self) -> Vec<LogLine> {
         self.board.logs()

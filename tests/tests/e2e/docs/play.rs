@@ -73,7 +73,15 @@ impl<'a> Play<'a> {
         Ok(said.into_owned())
     }
 
-    pub(super) async fn block(&self, block: &Block) -> Result<()> {
+    /// One after the other.
+    pub(super) async fn blocks(&self, blocks: &[Block]) -> Result<()> {
+        for block in blocks {
+            self.block(block).await.with_context(|| format!("{}:{}\n{}", block.document, block.line, block.content))?;
+        }
+        Ok(())
+    }
+
+    async fn block(&self, block: &Block) -> Result<()> {
         let content = &block.content;
         match &block.rule {
             Rule::Run => self.shell(content).await.map(drop),

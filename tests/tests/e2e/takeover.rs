@@ -13,7 +13,8 @@ use kube::api::{ListParams, Patch, PatchParams};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use testbed::{
-    ApiProxy, Gateway, Moment, Operations, ServiceAccount, built_module, controller_binary, eventually, workspace,
+    ApiProxy, Controller, Gateway, Moment, Operations, ServiceAccount, built_module, controller_binary, eventually,
+    workspace,
 };
 use tokio::process::Command;
 
@@ -253,8 +254,7 @@ async fn without_a_controller_the_rules_are_put_back_and_a_second_run_finishes()
     let proxy = ApiProxy::start(&bed.stage.api, &operations).await?;
     // Two objects are tried and made, then the plugin goes.
     let stage = Arc::clone(&bed.stage);
-    let killed =
-        operations.at(5, Moment::Unsent, move || stage.controller().into_iter().for_each(|found| found.kill()));
+    let killed = operations.at(5, Moment::Unsent, move || stage.controller().into_iter().for_each(Controller::kill));
     let (code, said) = bed.take_over(proxy.kubeconfig(), "first.yaml", &[]).await?;
     ensure!(killed.operation().await?.verb == "DELETE", "the controller was killed elsewhere");
     ensure!(code == Some(1) && said["state"] == "unfinished", "{said:#}");

@@ -342,7 +342,7 @@ mod tests {
         }
     }
 
-    fn source(spec: Value) -> Source {
+    fn source(spec: &Value) -> Source {
         let object = json!({"apiVersion": "extensions.higress.io/v1alpha1", "kind": "WasmPlugin",
             "metadata": {"name": "ai-quota", "namespace": "higress-system"}, "spec": spec});
         Source { plugin: plan::decode(object).expect("a WasmPlugin"), document: None }
@@ -358,7 +358,7 @@ mod tests {
             rule["config"] = config();
             rule
         };
-        source(json!({"matchRules": rules.iter().map(of).collect::<Vec<_>>()}))
+        source(&json!({"matchRules": rules.iter().map(of).collect::<Vec<_>>()}))
     }
 
     fn taken(source: Source, accepts: bool) -> Taken {
@@ -390,7 +390,7 @@ mod tests {
 
     #[test]
     fn a_default_configuration_is_the_whole_gateway() {
-        let taken = taken(source(json!({"defaultConfig": config()})), true);
+        let taken = taken(source(&json!({"defaultConfig": config()})), true);
         assert!(taken.left.is_none() && taken.matches.contains(&("domain", "*".to_owned())));
     }
 

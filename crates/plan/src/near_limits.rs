@@ -43,7 +43,7 @@ pub(crate) struct WatchedLimit {
 
 impl WatchedLimit {
     pub(crate) fn of(Declared { field, by, model, rate }: Declared<'_>) -> Self {
-        let by = by.map_or_else(|| ALL.to_owned(), |by| source(by));
+        let by = by.map_or_else(|| ALL.to_owned(), source);
         Self { field, by, model: model.map(str::to_owned), rate }
     }
 }

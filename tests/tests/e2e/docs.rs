@@ -104,7 +104,11 @@ async fn the_redis_user_of_the_security_page_may_do_what_is_asked_of_it_and_no_m
 #[test]
 fn every_link_leads_to_a_file_and_a_heading_that_are_there() -> Result<()> {
     for document in documents()? {
-        links::check(&document, &read(&document)?)?;
+        let text = read(&document)?;
+        links::check(&document, &text)?;
+        for file in links::files_named_in(&text) {
+            ensure!(workspace().join(file).exists(), "{document} names {file}, which does not exist");
+        }
     }
     Ok(())
 }

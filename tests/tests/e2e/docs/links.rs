@@ -69,6 +69,15 @@ pub(super) fn tests_named_in(text: &str) -> Vec<&str> {
     quoted.filter(is_sentence).collect()
 }
 
+/// Paths in backticks that begin at the root.
+pub(super) fn files_named_in(text: &str) -> Vec<&str> {
+    const FOLDERS: [&str; 6] = ["charts/", "crates/", "docs/", "examples/", "tests/", "xtask/"];
+    let quoted = prose(text).flat_map(|line| line.split('`').skip(1).step_by(2));
+    let is_path =
+        |word: &&str| FOLDERS.iter().any(|folder| word.starts_with(folder)) && !word.contains([' ', '<', '*', '{']);
+    quoted.filter(is_path).collect()
+}
+
 /// All Rust sources below a folder.
 pub(super) fn sources(folder: &Path, into: &mut String) -> Result<()> {
     for entry in std::fs::read_dir(folder)? {
@@ -94,5 +103,6 @@ fn a_link_that_leads_nowhere_is_found() {
     assert!(check("docs/cli.md", "[one](conditions.md) and [two](conditions.md#reasons)").is_ok());
     assert!(check("docs/cli.md", "[one](conditions.md), [two](condition.md)").is_err());
     assert!(check("docs/cli.md", "[one](conditions.md#no-such-heading)").is_err());
+    assert_eq!(files_named_in("`crates/api` and `crates/<name>`, `api/crates`"), ["crates/api"]);
     assert_eq!(tests_named_in("`a_test_of_which_a_page_speaks`, `aiquota_seeds_written_in_one_round_total`").len(), 1);
 }

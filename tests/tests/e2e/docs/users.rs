@@ -20,7 +20,7 @@ pub(super) async fn commands(redis: &mut MultiplexedConnection, lines: &str) -> 
     for line in lines.lines() {
         let mut words = line.split_whitespace();
         let mut command = redis::cmd(words.next().context("an empty line")?);
-        command.arg(&words.collect::<Vec<_>>());
+        command.arg(words.collect::<Vec<_>>());
         command.query_async::<redis::Value>(redis).await.with_context(|| line.to_owned())?;
     }
     Ok(())

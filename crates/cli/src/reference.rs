@@ -12,8 +12,8 @@ const HEAD: &str = "<!-- Made by `cargo xtask generate` of the definitions in cr
 
 Every field of the kinds of `quota.higress.io/v1alpha1`. `kubectl explain <plural>.spec.<field>` shows the same texts.
 A default is what an absent field means: the controller applies it, and nothing is written into your objects. The API server
-refuses unknown fields where it is told to (`kubectl apply` tells it), values outside of the bounds, and what stands behind
-*refused*. What only the controller can see is told by conditions: [conditions.md](conditions.md).
+refuses unknown fields where it is told to (`kubectl apply` tells it), values outside of the bounds, and what is not as it stands
+behind *checked*. What only the controller can see is told by conditions: [conditions.md](conditions.md).
 ";
 
 pub(crate) fn print() -> Result<()> {
@@ -35,12 +35,12 @@ fn reference(crds: &[Value]) -> Result<String> {
         for field in fields(spec) {
             let Field { path, node, required } = field;
             let (default, description) = described(node, required);
-            let cells = [format!("`{path}`"), kind(node), default, bounds(node), description + &refused(node)];
+            let cells = [format!("`{path}`"), kind(node), default, bounds(node), description + &checked(node)];
             writeln!(page, "| {} |", cells.map(|cell| cell.replace('|', "\\|")).join(" | "))?;
         }
-        let together: Vec<&str> = checks(spec).collect();
+        let together: Vec<String> = checks(spec).collect();
         if !together.is_empty() {
-            writeln!(page, "\nRefused besides: {}.", together.join("; "))?;
+            writeln!(page, "\n*Checked* of all together: {}.", together.join("; "))?;
         }
 
         page.push_str("\n| field of `status` | type | description |\n|---|---|---|\n");
@@ -142,13 +142,20 @@ fn bounds(node: &Value) -> String {
 }
 
 /// What the API server checks of a field, or of each entry of a list, that no bound can say.
-fn refused(node: &Value) -> String {
-    let said: Vec<&str> = checks(node).chain(checks(&node["items"])).collect();
-    if said.is_empty() { String::new() } else { format!(" *Refused*: {}.", said.join("; ")) }
+fn checked(node: &Value) -> String {
+    let said: Vec<String> = checks(node).chain(checks(&node["items"])).collect();
+    if said.is_empty() { String::new() } else { format!(" *Checked*: {}.", said.join("; ")) }
 }
 
-fn checks(node: &Value) -> impl Iterator<Item = &str> {
-    node["x-kubernetes-validations"].as_array().into_iter().flatten().map(|rule| text(&rule["message"]))
+/// Messages, each with the field that it is about where that is another one.
+fn checks(node: &Value) -> impl Iterator<Item = String> {
+    node["x-kubernetes-validations"].as_array().into_iter().flatten().map(|rule| {
+        let message = text(&rule["message"]);
+        match rule["fieldPath"].as_str() {
+            Some(field) => format!("`{}`: {message}", field.trim_start_matches('.')),
+            None => message.to_owned(),
+        }
+    })
 }
 
 fn strings(list: &Value) -> impl Iterator<Item = &str> {
@@ -176,6 +183,7 @@ mod tests {
             "| `consumers[].quota` | integer | - | 0 to 9007199254740991 |",
             "| `allowNarrower` | boolean | false |",
             "| `rules[].limits[].window` | string | required |",
+            "; `reservation`: is required with admission Reserve and allowed with no other",
             "| Message | `.status.conditions[?(@.type==\"Ready\")].message` | with `-o wide` |",
         ] {
             assert!(page.contains(row), "{row}");

@@ -4,10 +4,11 @@
 
 use std::path::PathBuf;
 
-const LIBRARIES: [(&str, &str); 3] = [
+const LIBRARIES: [(&str, &str); 4] = [
     ("aiquota", include_str!("src/redis/aiquota.lua")),
     ("limits", include_str!("src/redis/limits.lua")),
     ("overrides", include_str!("src/redis/overrides.lua")),
+    ("loaded", include_str!("src/redis/loaded.lua")),
 ];
 
 fn main() -> std::io::Result<()> {

@@ -46,6 +46,9 @@ enum Command {
         /// Also write their checksums into the chart, as a release does.
         #[arg(long)]
         record: bool,
+        /// The digest of the controller's published image, sha256:..., to be written with them.
+        #[arg(long, requires = "record", value_name = "DIGEST")]
+        image: Option<String>,
     },
     /// Write the generated files: the custom resource definitions in crds/, what the charts have of the code, and
     /// docs/reference.md.
@@ -77,7 +80,7 @@ fn main() -> ExitCode {
         Command::Test { arguments } => test::test(&arguments),
         Command::Check => check::check(),
         Command::Modules => modules::modules(),
-        Command::Package { record } => package::package(record),
+        Command::Package { record, image } => package::package(record, image.as_deref()),
         Command::Generate { check } => generate::generate(check),
         Command::Bench { scale: true, faults: _, objects, edits } => bench::scale(objects, edits),
         Command::Bench { scale: false, faults: true, objects: _, edits: _ } => bench::faults(),

@@ -19,15 +19,20 @@ const VERSION: &str = env!("CARGO_PKG_VERSION");
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 const LAYER: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
-/// What the chart's modules have as checksum unless the values say otherwise.
+/// What the chart's modules have as checksum, and its image as digest, unless the values say otherwise.
 const DIGESTS: &str = "charts/aiquota/digests.yaml";
 /// In the repository nothing is recorded: what is built from it is not what was released.
-const UNRELEASED: &str = "# Checksums of the released modules' manifests: `cargo xtask package --record`.\n";
+const UNRELEASED: &str =
+    "# Digests of the released manifests, of image and modules: `cargo xtask package --record --image <digest>`.\n";
 
-/// Builds the modules and packs them; `record`: also writes their checksums into the chart.
-pub(crate) fn package(record: bool) -> Result<()> {
-    modules::modules()?;
+/// Builds the modules and packs them; `record`: also writes their checksums into the chart, and the digest of the
+/// published image.
+pub(crate) fn package(record: bool, image: Option<&str>) -> Result<()> {
     let mut digests = UNRELEASED.to_owned();
+    if let Some(image) = image {
+        digests.push_str(&format!("aiquota: {}\n", hexadecimal(image)?));
+    }
+    modules::modules()?;
     for (_, name) in MODULES {
         let module = fs::read(target().join("modules").join(name).with_extension("wasm"))?;
         let layout = target().join("package").join(name);
@@ -45,6 +50,14 @@ pub(crate) fn package(record: bool) -> Result<()> {
         say_done(DIGESTS);
     }
     Ok(())
+}
+
+/// The digits of a digest. A tag would name another image tomorrow.
+fn hexadecimal(digest: &str) -> Result<&str> {
+    let digits = digest
+        .strip_prefix("sha256:")
+        .filter(|digits| digits.len() == 64 && digits.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')));
+    digits.with_context(|| format!("{digest} is not sha256: and 64 hexadecimal digits"))
 }
 
 /// Returns the digest of the manifest, which is what a gateway compares with a WasmPlugin's sha256.
@@ -161,6 +174,15 @@ mod tests {
         assert_eq!(read(&layout("first")).unwrap(), module);
         assert_eq!(write(&layout("second"), "m", &module).unwrap(), first);
         assert_ne!(write(&layout("other"), "m", &module[1..]).unwrap(), first);
+    }
+
+    #[test]
+    fn an_image_is_recorded_by_its_digest_only() {
+        let digits = "0123456789abcdef".repeat(4);
+        assert_eq!(hexadecimal(&format!("sha256:{digits}")).unwrap(), digits);
+        for other in ["latest", digits.as_str(), "sha256:", &format!("sha256:{}", digits.to_uppercase())] {
+            assert!(hexadecimal(other).is_err(), "{other}");
+        }
     }
 
     #[test]

@@ -24,8 +24,11 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 
 {{- define "aiquota.image" -}}
 {{- $repository := .Values.image.repository | default (printf "%s/aiquota" .Values.registry) -}}
+{{- $released := (.Files.Get "digests.yaml" | fromYaml).aiquota -}}
 {{- if .Values.image.digest -}}
 {{- printf "%s@%s" $repository .Values.image.digest -}}
+{{- else if and $released (not .Values.image.repository) (not .Values.image.tag) -}}
+{{- printf "%s:%s@sha256:%s" $repository .Chart.AppVersion $released -}}
 {{- else -}}
 {{- printf "%s:%s" $repository (.Values.image.tag | default .Chart.AppVersion) -}}
 {{- end -}}

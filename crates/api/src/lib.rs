@@ -28,8 +28,8 @@ pub use quota::{
 };
 pub use refresh::{NICKNAMES, Refresh, RefreshMode, SCHEDULE_MAX_LENGTH, TIME_ZONE_MAX_LENGTH};
 pub use status::{
-    AiQuotaStatus, AiQuotaStoreStatus, AiTokenRateLimitStatus, CONSUMERS_SHOWN, Condition, ConsumerStatus, NearLimit,
-    Summary, TargetStatus,
+    AiQuotaStatus, AiQuotaStoreStatus, AiTokenRateLimitStatus, CONSUMERS_SHOWN, Condition, ConsumerStatus,
+    GATEWAYS_SHOWN, GatewayConfiguration, GatewayStatus, NearLimit, Summary, TargetStatus,
 };
 pub use store::{
     ADDRESS_PATTERN, AiQuotaStore, AiQuotaStoreSpec, Auth, SERVICE_NAME_PATTERN, Service, TIMEOUT_PATTERN,

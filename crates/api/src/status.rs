@@ -17,7 +17,8 @@ pub struct AiQuotaStatus {
     pub observed_generation: Option<i64>,
 
     /// `Accepted`: the spec is valid, permitted and its targets exist. `Programmed`: the gateway's plugin has the
-    /// rules. `Seeded`: Redis has the balances. `Ready`: all of these. Warnings are there while they last:
+    /// rules. `Seeded`: Redis has the balances. `Ready`: all of these. `Loaded`: each gateway that reports runs the
+    /// declared module with the current configuration. Warnings are there while they last:
     /// `NoAuthentication`, `ConsumerUnknown`, `ConsumerNotAllowed`, `ForeignRule`, `IdentityUnguarded`,
     /// `NobodyMaySpend`, `RefreshUnreadable`, `NotParked`, `NearlyExhausted`. `Deleting`: how far the deletion of an object with
     /// `deletionPolicy: Delete` is.
@@ -84,7 +85,8 @@ pub struct AiTokenRateLimitStatus {
     pub observed_generation: Option<i64>,
 
     /// `Accepted`: the spec is valid, permitted and its targets exist. `Programmed`: the gateway's plugin has the
-    /// rules. `Seeded`, with `overridesFrom`: Redis has the limits of single values. `Ready`: all of these. Warnings are
+    /// rules. `Seeded`, with `overridesFrom`: Redis has the limits of single values. `Ready`: all of these. `Loaded`: each
+    /// gateway that reports runs the declared module with the current configuration. Warnings are
     /// there while they last: `NoAuthentication`, `ConsumerUnknown`, `ConsumerNotAllowed`, `ForeignRule`,
     /// `IdentityUnguarded`, `OverridesInvalid`, `NearlyExhausted`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -165,4 +167,33 @@ pub struct AiQuotaStoreStatus {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
+
+    /// The gateways that reported in this store within 90 s which module they run, at most 100. A gateway reports when
+    /// it takes a configuration and every 60 s.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "atomic"))]
+    pub gateways: Vec<GatewayStatus>,
 }
+
+/// What a gateway runs: one entry where all of its worker threads run the same, else one for each that differs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct GatewayStatus {
+    /// The gateway's pod and namespace, `<pod>.<namespace>`, as Envoy's node id has it.
+    pub name: String,
+    /// The WasmPlugin whose module it runs.
+    pub plugin: String,
+    /// The module's version, as the module itself says.
+    pub version: String,
+    pub configuration: GatewayConfiguration,
+}
+
+/// `Current`, or `Stale`: 30 s after the WasmPlugin was written it still reported an older configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum GatewayConfiguration {
+    Current,
+    Stale,
+}
+
+/// How many of them a status has.
+pub const GATEWAYS_SHOWN: usize = 100;

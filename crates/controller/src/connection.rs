@@ -4,8 +4,8 @@
 use std::hash::{BuildHasher, Hasher};
 use std::time::Duration;
 
-use enforcement::redis::{Command, Invocation, Reply, ReplyError, database};
-use plan::Access;
+use enforcement::redis::{Command, Invocation, Reply, ReplyError, database, loaded};
+use plan::{Access, MODULES, Words};
 use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::{AsyncConnectionConfig, Client, Cmd, ConnectionAddr, IntoConnectionInfo, Pipeline, ProtocolVersion, Value};
 use redis::{RedisConnectionInfo, RedisError};
@@ -118,6 +118,18 @@ impl Connection {
         self.one(database::name(&format!("{:016x}{:016x}", random(), random())), database::named).await?;
         let id = self.one(database::ask(), database::id).await?;
         id.ok_or_else(|| Failure::said("what was written is gone at once".to_owned()))
+    }
+
+    /// What the modules say of themselves that are told so for `whose`.
+    pub(crate) async fn words(&self, whose: &str) -> Result<Words, Failure> {
+        let lists = MODULES.map(|(_, kind)| loaded::list(whose, kind));
+        let replies = self.send([loaded::time()].into_iter().chain(lists)).await?;
+        let [now, quotas, limits] = replies.as_slice() else {
+            return Err(Failure::said("a reply is missing".to_owned()));
+        };
+        let now = with_reply(now, loaded::now)?;
+        let said = |reply| with_reply(reply, |reply| loaded::said(reply, now));
+        Ok([said(quotas)?, said(limits)?])
     }
 
     async fn one<T>(

@@ -28,7 +28,7 @@ use std::time::Duration;
 
 use k8s_openapi::jiff::Timestamp;
 use kube::Client;
-use plan::{Plan, Settings};
+use plan::{Plan, Rollouts, Settings};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, sleep_until, timeout};
@@ -153,6 +153,7 @@ async fn rounds(
     let mut programmer = Programmer::new(client.clone(), gateway, metrics.clone());
     let mut finalizers = Finalizers::new(client.clone(), metrics.clone());
     let mut reporter = Reporter::new(client, metrics.clone());
+    let (mut rollouts, began) = (Rollouts::default(), Instant::now());
     let mut again = None;
     let mut last: Option<Plan> = None;
     loop {
@@ -191,9 +192,11 @@ async fn rounds(
         took.step("program");
         let programming = programmer.run(&program, &events).await;
         took.step("writing");
+        rollouts.written(&program, &programming.writes, began.elapsed());
+        let loaded = rollouts.judge(&seeding.words, began.elapsed());
         let letting_go = finalizers.let_go(&plan, &seeding.deletions).await;
         let now = Timestamp::now();
-        let reporting = reporter.run(&plan, &seeding, &program, &programming.writes, now, &events).await;
+        let reporting = reporter.run(&plan, (&seeding, &loaded), (&program, &programming.writes), now, &events).await;
         took.step("reporting");
         let Seeding { seeds, figures, stores, .. } = &seeding;
         metrics.found(Found { plan: &plan, seeds, figures, stores, tally: reporting.tally, gateway, now });

@@ -13,7 +13,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{ApiResource, DynamicObject, Patch, PatchParams};
 use kube::{Api, Client, ResourceExt};
-use plan::{Answers, Object, ObjectKind, Plan, Program, Seen, Told, Writes};
+use plan::{Answers, Loaded, Object, ObjectKind, Plan, Program, Seen, Told, Writes};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use tokio::time::Instant;
@@ -87,9 +87,8 @@ impl Reporter {
     pub(crate) async fn run(
         &mut self,
         plan: &Plan,
-        seeding: &Seeding,
-        program: &Program,
-        writes: &Writes,
+        (seeding, loaded): (&Seeding, &Loaded),
+        (program, writes): (&Program, &Writes),
         now: Timestamp,
         events: &Events,
     ) -> Reporting {
@@ -97,7 +96,7 @@ impl Reporter {
         let (quotas, limits, known) = (&*quotas, &*limits, &*told);
         let Seeding { seeds, figures, overrides, notes, .. } = seeding;
         let tally = RefCell::new(Tally::default());
-        let found = Answers { seeded: seeds, figures, overrides, notes };
+        let found = Answers { seeded: seeds, figures, overrides, notes, loaded: Some(loaded) };
         let quotas = plan.verdicts.iter().enumerate().filter_map(|(index, verdict)| {
             let status = plan::status(plan, index, found, program, writes, &seeding.deletions, now);
             let metadata = verdict.object.metadata();
@@ -116,10 +115,11 @@ impl Reporter {
             Some(Report { warned, ..report })
         });
         let answers = seeding.stores.iter().zip(&seeding.evicts);
-        let stores = plan.stores.iter().zip(answers).filter_map(|(store, (answers, evicts))| {
+        let stores = plan.stores.iter().zip(answers).enumerate().filter_map(|(index, (store, (answers, evicts)))| {
             let seen = answers.as_ref().map(|answers| Seen {
                 answers: answers.as_ref().copied().map_err(String::as_str),
                 evicts: evicts.as_deref(),
+                gateways: loaded.gateways(index),
             });
             let status = plan::store_status(store, seen, now);
             tally.borrow_mut().add("AIQuotaStore", &status.conditions);
@@ -254,7 +254,7 @@ impl Report<'_> {
 }
 
 /// The conditions that say that all is well when they are true; all others warn when they are.
-const STATES: [&str; 5] = ["Accepted", "Programmed", "Seeded", "Connected", "Ready"];
+const STATES: [&str; 6] = ["Accepted", "Programmed", "Seeded", "Loaded", "Connected", "Ready"];
 const NEARLY_EXHAUSTED: &str = "NearlyExhausted";
 /// Nothing to tell a person: what passes by itself, and what `Accepted` or the deletion has told.
 fn is_told(reason: &str) -> bool {

@@ -5,8 +5,9 @@ use std::fs;
 use std::path::Path;
 
 /// Where conditions, reasons and Events get their words.
-const SOURCES: [&str; 5] = [
+const SOURCES: [&str; 6] = [
     "crates/plan/src/conditions.rs",
+    "crates/plan/src/loaded.rs",
     "crates/plan/src/plan.rs",
     "crates/plan/src/reason.rs",
     "crates/plan/src/status.rs",

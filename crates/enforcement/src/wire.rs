@@ -21,11 +21,11 @@ pub const VERSION: u32 = 1;
 /// The key in `defaultConfig` under which all of it stands. Alone it enforces nothing.
 pub const KEY: &str = "aiquota";
 
-/// `defaultConfig.aiquota`. `P` is [`Policy`] and `S` is [`Schedule`] for who writes it; the module reads each by
-/// itself, so that a broken one refuses only what it matches.
+/// `defaultConfig.aiquota`. `P` is [`Policy`], `S` is [`Schedule`] and `R` is [`Report`] for who writes it; the module
+/// reads each by itself, so that a broken one refuses only what it matches.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Native<P = Policy, S = Schedule> {
+pub struct Native<P = Policy, S = Schedule, R = Report> {
     pub version: u32,
     /// The module only removes the identity header of every request, and does nothing else.
     #[serde(default, skip_serializing_if = "is_false")]
@@ -36,6 +36,20 @@ pub struct Native<P = Policy, S = Schedule> {
     pub schedules: BTreeMap<String, S>,
     #[serde(default = "BTreeMap::new", skip_serializing_if = "BTreeMap::is_empty")]
     pub policies: BTreeMap<String, P>,
+    /// Absent: the module says nothing of itself.
+    #[serde(default = "Option::default", skip_serializing_if = "Option::is_none")]
+    pub report: Option<R>,
+}
+
+/// What a module says of itself in the stores it uses, besides its version and who runs it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Report {
+    /// `<uid of the namespace kube-system>/<the gateway's namespace>`: for whom. Several may share a Redis.
+    pub of: String,
+    /// Equal for configurations that mean the same. A hash that whoever writes the configuration makes: the gateway
+    /// pastes secrets into it and may order it otherwise.
+    pub revision: String,
 }
 
 /// The `config` of a match rule: which policy what it matches is under.

@@ -20,10 +20,15 @@ impl Ids {
     pub(crate) fn next(&self) -> Vec<u8> {
         let number = self.next.get();
         self.next.set(number.wrapping_add(1));
-        let mut id = Vec::with_capacity(32);
-        for part in [self.vm, number] {
-            id.extend((0..16).rev().map(|place| b"0123456789abcdef"[(part >> (4 * place) & 0xf) as usize]));
-        }
-        id
+        [hexadecimal(self.vm), hexadecimal(number)].concat()
     }
+
+    /// What no other VM is called.
+    pub(crate) fn worker(&self) -> [u8; 16] {
+        hexadecimal(self.vm)
+    }
+}
+
+fn hexadecimal(number: u64) -> [u8; 16] {
+    std::array::from_fn(|at| b"0123456789abcdef"[(number >> (4 * (15 - at)) & 0xf) as usize])
 }

@@ -7,6 +7,7 @@ mod counters;
 mod holds;
 mod ids;
 mod policies;
+mod saying;
 mod stores;
 
 use std::collections::BTreeMap;
@@ -18,7 +19,7 @@ use enforcement::prompt::{self, Edit, Prompt};
 use enforcement::response::Response;
 use enforcement::rules::Subject;
 use enforcement::steps::{
-    self, Admitted, Ask, Body, Booking, Charge, Count, Failure, Kind, Meter, Next, Pending, Request, Step,
+    self, Admitted, Ask, Body, Booking, Charge, Count, Failure, Kind, Meter, Next, Pending, Request, Saying, Step,
 };
 use enforcement::{guard, identity};
 use guest_abi::host::{self, Buffer, Level, Map, Status};
@@ -26,7 +27,14 @@ use guest_abi::{Action, Headers, Module, Unanswered};
 use holds::Renewals;
 use ids::Ids;
 use policies::PolicyCounters;
+use saying::Speaker;
 use stores::{Calls, Clients, TICK_MS, Ticks};
+
+/// What begins each line that tells of a start.
+const NAME: &str = concat!("aiquota ", env!("CARGO_PKG_VERSION"));
+
+/// What the module says of itself: a part of that, so that both are one text in it.
+const VERSION: &str = NAME.split_at("aiquota ".len()).1;
 
 /// The longest form of an admin API.
 const MAX_FORM: usize = 64 * 1024;
@@ -56,6 +64,9 @@ pub struct Enforcer<K: Kind> {
     clients: Clients,
     counters: Counters,
     policies: policies::Policies,
+    speaker: Option<Speaker>,
+    /// What was said last, for whichever root.
+    said: Vec<u8>,
     roots: BTreeMap<u32, Root<K>>,
     streams: BTreeMap<u32, Stream<K>>,
 }
@@ -72,6 +83,8 @@ enum Waiter<K: Kind> {
     Charge(Booking<K>, Option<PolicyCounters>),
     /// Nobody any more: what it may have held is dropped.
     Late(Charge<K>),
+    /// Only whether it was heard.
+    Saying(Saying),
 }
 
 struct Stream<K: Kind> {
@@ -131,6 +144,8 @@ impl<K: Kind> Default for Enforcer<K> {
             clients,
             counters,
             policies,
+            speaker: None,
+            said: Vec::new(),
             roots,
             streams,
         }
@@ -154,10 +169,9 @@ impl<K: Kind> Module for Enforcer<K> {
                 return false;
             }
         };
-        let version = env!("CARGO_PKG_VERSION");
         if let Config::Policies(policies) = &config {
             let (what, rules, stores) = (K::ENFORCES, policies.rules(), policies.stores().len());
-            host::log(Level::Info, &format!("aiquota {version} enforces {what}: {rules} rules, {stores} stores"));
+            host::log(Level::Info, &format!("{NAME} enforces {what}: {rules} rules, {stores} stores"));
             for reason in policies.refusals() {
                 host::log(Level::Error, &format!("some requests are answered with 503: {reason}"));
             }
@@ -165,8 +179,9 @@ impl<K: Kind> Module for Enforcer<K> {
                 self.clients.prepare(store);
             }
             host::set_tick_period(TICK_MS);
+            self.speak_for(root, policies);
         } else {
-            host::log(Level::Info, &format!("aiquota {version} guards the identity header"));
+            host::log(Level::Info, &format!("{NAME} guards the identity header"));
         }
         // Streams in flight go on under the policy they began with.
         self.roots.entry(root).or_insert_with(|| Root { config: None, calls: Calls::new() }).config =
@@ -180,6 +195,7 @@ impl<K: Kind> Module for Enforcer<K> {
             self.overdue(root, token, waiter);
         }
         self.renew(root);
+        self.say(root);
     }
 
     fn redis_reply(&mut self, root: u32, token: u32, reply: Result<&[u8], Unanswered>) {
@@ -280,6 +296,7 @@ impl<K: Kind> Module for Enforcer<K> {
         self.enter(context, State::Passing);
         self.streams.remove(&context);
         self.roots.remove(&context);
+        self.hush(context);
     }
 }
 
@@ -411,6 +428,7 @@ impl<K: Kind> Enforcer<K> {
     fn answer(&mut self, root: u32, waiter: Waiter<K>, left: Option<Ticks>, answer: Result<&[u8], Failure>) {
         match waiter {
             Waiter::Charge(booking, counters) => self.booked(root, counters, booking.answer(answer)),
+            Waiter::Saying(saying) => self.answered(root, saying.answer(answer)),
             // Also where the connection was lost: the store may have heard the call.
             Waiter::Late(release) => {
                 if !matches!(answer, Err(Failure::Deadline)) {
@@ -487,7 +505,7 @@ impl<K: Kind> Enforcer<K> {
                     return None;
                 }
                 Err((Waiter::Stream(_, pending), failure)) => pending.answer(Err(failure)),
-                Err((Waiter::Charge(..) | Waiter::Late(_), _)) => return None,
+                Err((Waiter::Charge(..) | Waiter::Late(_) | Waiter::Saying(_), _)) => return None,
             };
         }
     }

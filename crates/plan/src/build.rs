@@ -25,7 +25,7 @@ use crate::{
     form::{self, Form},
     gateway::{Gateway, Matcher, Part, Policy},
     kind::{Kind, Limit, Quota},
-    life, manual,
+    life, loaded, manual,
     merge::{Claim, Slot},
     stores::{self, Stores},
     tables::{Known, Refreshing},
@@ -85,6 +85,7 @@ pub fn build(world: &World) -> Plan {
         verdicts,
         gateway: Gateway {
             settings: world.settings.clone(),
+            whose: loaded::whose(&world.cluster, &world.settings.gateway_namespace),
             guard_priority: auth.guard_priority(),
             templates: stores.templates(),
             stores: stores.wire,

@@ -59,6 +59,11 @@ impl<'a> Conditions<'a> {
         }
     }
 
+    /// What was said of this before holds still, for the generation of then.
+    pub(crate) fn keep(&mut self, kind: &'static str) {
+        self.made.extend(self.before.iter().find(|before| before.type_ == kind).cloned());
+    }
+
     /// What was said of this before does not count.
     pub(crate) fn begin(&mut self, kind: &'static str) {
         self.anew = Some(kind);

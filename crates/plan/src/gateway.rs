@@ -20,6 +20,8 @@ use crate::{
 /// What all kinds share.
 pub(crate) struct Gateway {
     pub(crate) settings: Settings,
+    /// For whom modules say what they run.
+    pub(crate) whose: String,
     /// Above every auth plugin.
     pub(crate) guard_priority: i64,
     /// The stores that can be used, by name.

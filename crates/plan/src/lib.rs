@@ -8,8 +8,9 @@
 //! let program = plan::program(&plan, &seeded);           // WasmPlugins: rules whose balances are there
 //! let writes = ...                                       // I/O: each of program.plugins that differs()
 //! let deletions = ...                                    // I/O: each of plan.departures()
+//! let loaded = ...                                       // I/O: what the modules say, compared by plan::Rollouts
 //! let notes = ...                                        // I/O: what the gateway noted of each verdict's `watched`
-//! let answers = plan::Answers { seeded: &seeded, figures: &figures, overrides: &overridden, notes: &notes };
+//! let answers = plan::Answers { seeded: &seeded, figures: &figures, overrides: &overridden, notes: &notes, loaded };
 //! let status = plan::status(&plan, n, answers, &program, &writes, &deletions, now);
 //! ```
 
@@ -31,6 +32,7 @@ mod gateway;
 mod kind;
 mod leftovers;
 mod life;
+mod loaded;
 mod manual;
 mod merge;
 mod models;
@@ -62,6 +64,7 @@ pub use foreign::is_plugin;
 pub use form::POLICIES;
 pub use leftovers::{Deletion, Deletions, Departure, Fate, Leftovers, Recorded};
 pub use life::{Finalizer, Leaving, Life};
+pub use loaded::{Loaded, MODULES, Rollouts, Words};
 pub use near_limits::{Notes, Watched};
 pub use nearly::Told;
 pub use overrides::OverridesProblem;

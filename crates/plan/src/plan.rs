@@ -161,6 +161,12 @@ impl Plan {
         (&self.cluster, self.term)
     }
 
+    /// For whom modules say what they run: see [`enforcement::redis::loaded`].
+    #[must_use]
+    pub fn whose(&self) -> &str {
+        &self.gateway.whose
+    }
+
     /// Whether anybody wants a set of overrides that was found in the database that these stores lead to.
     #[must_use]
     pub fn wants_overrides(&self, stores: &[usize], key: &Overrides) -> bool {

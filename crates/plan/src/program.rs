@@ -254,6 +254,8 @@ impl Gateway {
                 stores: BTreeMap::new(),
                 schedules: BTreeMap::new(),
                 policies: BTreeMap::new(),
+                // It has no store in which it could say anything.
+                report: None,
             };
             let body = Body { default_config: Some(form::config(&native)), ..Body::default() };
             let place = Place { url, sha256: sha256.as_ref(), phase: Phase::Authn, priority: self.guard_priority };

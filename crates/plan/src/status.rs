@@ -4,13 +4,14 @@
 use std::collections::BTreeMap;
 
 use api::{
-    ABANDON_BALANCES, AiQuotaStatus, AiQuotaStoreStatus, AiTokenRateLimitStatus, Summary, TargetRef, TargetStatus,
+    ABANDON_BALANCES, AiQuotaStatus, AiQuotaStoreStatus, AiTokenRateLimitStatus, GatewayStatus, Summary, TargetRef,
+    TargetStatus,
 };
 use k8s_openapi::jiff::Timestamp;
 
 use crate::{
-    AI_QUOTA, AI_TOKEN_RATELIMIT, Deletion, Deletions, Figures, Flavor, GUARD, Leaving, Life, Object, ObjectKind, Plan,
-    Program, Reason, Seeded, StorePlan, StoreWarning, Verdict, Warning,
+    AI_QUOTA, AI_TOKEN_RATELIMIT, Deletion, Deletions, Figures, Flavor, GUARD, Leaving, Life, Loaded, Object,
+    ObjectKind, Plan, Program, Reason, Seeded, StorePlan, StoreWarning, Verdict, Warning,
     abandoned::abandoned,
     conditions::{Conditions, State, cut},
     figures::{self, Shown, nearly_exhausted, shown},
@@ -43,10 +44,15 @@ pub struct Answers<'a> {
     pub overrides: &'a [Seeded],
     /// As [`Plan::verdicts`].
     pub notes: &'a [Option<Notes>],
+    /// What the gateways say of themselves.
+    pub loaded: Option<&'a Loaded>,
 }
 
 /// The condition that says how far a deletion is: false while rules of the object are in force, true since then.
 pub(crate) const DELETING: &str = "Deleting";
+
+/// The condition that says whether the gateways run the module that was declared, and what it was told.
+const LOADED: &str = "Loaded";
 
 /// The status of the object of `plan.verdicts[verdict]`.
 #[must_use]
@@ -97,6 +103,16 @@ pub fn status(
         (State::Is, State::Is, other) | (State::Is, other, _) | (other, _, _) => other.clone(),
     };
     let mut conditions = Conditions::new(Some(verdict.object.conditions()), verdict.object.metadata().generation, now);
+    // What was not written cannot be loaded.
+    let loaded = match &programmed {
+        State::Is => answers.loaded.map_or(Some(Err(())), |loaded| loaded.state(kind)),
+        State::Not(reason, _) if *reason == Reason::WaitsForWrite.reason() => Some(Err(())),
+        State::Not(..) | State::Unknown(..) => None,
+    };
+    let not_loaded = match &loaded {
+        Some(Ok(State::Not(reason, _) | State::Unknown(reason, _))) => Some(*reason),
+        _ => None,
+    };
     conditions.state("Accepted", accepted);
     conditions.state("Programmed", programmed);
     if kind == ObjectKind::AiQuota || !verdict.overrides.is_empty() {
@@ -114,7 +130,12 @@ pub fn status(
         ObjectKind::AiTokenRateLimit => near_limits::nearly_exhausted(&near_limits::near(verdict, notes), percent),
     };
     let warnings = || verdict.warnings.iter().chain(&not_parked).chain(&nearly_exhausted);
-    conditions.ready(ready, warnings().map(Warning::condition));
+    match loaded {
+        Some(Ok(state)) => conditions.state(LOADED, state),
+        Some(Err(())) => conditions.keep(LOADED),
+        None => {}
+    }
+    conditions.ready(ready, warnings().map(Warning::condition).chain(not_loaded));
     if let Life::Leaves(Leaving { since: None, .. }) = verdict.life {
         // Whoever wrote this, it counts from now.
         conditions.begin(DELETING);
@@ -222,11 +243,14 @@ pub struct Seen<'a> {
     pub answers: Result<(), &'a str>,
     /// Its maxmemory-policy, where that is another than noeviction; what was last known while it does not answer.
     pub evicts: Option<&'a str>,
+    /// Which gateways run our modules; nothing where it could not be asked.
+    pub gateways: Option<&'a [GatewayStatus]>,
 }
 
 /// `seen`: what the controller last saw of its Redis, if it has tried.
 #[must_use]
 pub fn store_status(store: &StorePlan, seen: Option<Seen<'_>>, now: Timestamp) -> AiQuotaStoreStatus {
+    let known = seen.as_ref().and_then(|seen| seen.gateways).map(<[_]>::to_vec);
     let metadata = &store.object.metadata;
     let before = store.object.status.as_ref().map(|status| status.conditions.as_slice());
     let mut conditions = Conditions::new(before, metadata.generation, now);
@@ -248,7 +272,9 @@ pub fn store_status(store: &StorePlan, seen: Option<Seen<'_>>, now: Timestamp) -
     for warning in warnings() {
         conditions.warn(warning.condition(), warning);
     }
-    AiQuotaStoreStatus { observed_generation: metadata.generation, conditions: conditions.made }
+    let before = || store.object.status.as_ref().map(|status| status.gateways.clone());
+    let gateways = known.or_else(before).unwrap_or_default();
+    AiQuotaStoreStatus { observed_generation: metadata.generation, conditions: conditions.made, gateways }
 }
 
 /// `abandoned`: see [`abandoned()`].

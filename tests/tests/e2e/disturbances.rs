@@ -60,6 +60,7 @@ impl Bed {
         stage.apply_consumers(&consumers(GRANT)).await?;
         stage.ready("chat").await?;
         stage.in_force(&gateway).await?;
+        stage.loaded("chat").await?;
         let mut bed = Self { stage, gateway, writes, _to_api: to_api, version: None };
         // Rules are in force, and what followed the last write is written as well.
         bed.stage.rounds(1).await?;

@@ -19,6 +19,7 @@ mod leftovers;
 mod life;
 mod limit_objects;
 mod limits;
+mod loaded;
 mod models;
 mod module;
 mod overrides;

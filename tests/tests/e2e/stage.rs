@@ -4,13 +4,14 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use kube::api::{Api, DynamicObject, ListParams};
 use serde_json::{Value, json};
 use testbed::{
     ApiProxy, ApiServer, Controller, ControllerOptions, Gateway, GatewayOptions, ModelServer, Redis, RedisOptions,
-    Source, eventually, kubectl_with_input, workspace,
+    Source, eventually, eventually_within, kubectl_with_input, workspace,
 };
 
 pub(crate) const NAMESPACE: &str = "higress-system";
@@ -185,6 +186,21 @@ impl Stage {
             ensure!(loaded.versions == held, "it runs {:#?}, and there are {held:#?}", loaded.versions);
             let failed: Vec<_> = loaded.plugins.iter().filter(|plugin| plugin.failure.is_some()).collect();
             ensure!(failed.is_empty() && loaded.runs("aiquota-guard"), "{:#?}", loaded.plugins);
+            Ok(())
+        })
+        .await
+    }
+
+    /// Waits until the gateway has said that it runs what is declared for the AIQuota, and that is in all statuses. Who
+    /// counts what is written must not count this.
+    pub(crate) async fn loaded(&self, quota: &str) -> Result<()> {
+        let (quotas, stores) = (self.quotas().await?, self.stores().await?);
+        // Workers that were replaced are waited for until they have been silent for 90 s.
+        eventually_within(Duration::from_secs(300), "the gateway says what it runs", async || {
+            let found = condition(&quotas.get(quota).await?, "Loaded").context("nothing is said yet")?;
+            ensure!(found["status"] == "True", "{found}");
+            let store = stores.get("default").await?;
+            ensure!(store.data["status"]["gateways"].is_array(), "{}", store.data["status"]);
             Ok(())
         })
         .await

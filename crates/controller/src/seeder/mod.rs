@@ -16,10 +16,11 @@ pub(crate) use made::tests::plan as plan_of_two;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use plan::{
     Access, Deletion, Deletions, Departure, Figures, Key, Leftovers, Life, Notes, ObjectKind, Plan, Seeded, StorePlan,
-    Verdict,
+    Verdict, Words,
 };
 use tokio::time::Instant;
 
@@ -35,6 +36,8 @@ pub(crate) struct Seeding {
     pub(crate) stores: Vec<Option<Result<(), String>>>,
     /// As [`Plan::stores`]: the maxmemory-policy of those that may let keys go.
     pub(crate) evicts: Vec<Option<String>>,
+    /// As [`Plan::stores`]: what modules said there of themselves, and how long ago that was read.
+    pub(crate) words: Vec<Option<(Words, Duration)>>,
     /// As [`Plan::seeds`].
     pub(crate) seeds: Vec<Seeded>,
     /// As [`Plan::seeds`]: what each was when it was last looked at.
@@ -176,7 +179,7 @@ impl Seeder {
         let asks_all = self.asks_all;
         let reached = self.stores.iter_mut().filter(|(name, _)| usable.contains(name)).map(|(_, store)| async move {
             let before = store.database();
-            let lost = store.reach(asks_all).await;
+            let lost = store.reach(plan.whose(), asks_all).await;
             (before, store.database(), store.run_id(), lost)
         });
         // Stores do not wait for each other: one that is slow to fail costs its own timeout, once.
@@ -237,7 +240,8 @@ impl Seeder {
         deletions.extend(self.unsettled(plan));
         Seeding {
             stores: stores.clone().map(|index| of(index).map(Store::answers)).collect(),
-            evicts: stores.map(|index| of(index).and_then(|store| store.evicts.clone())).collect(),
+            evicts: stores.clone().map(|index| of(index).and_then(|store| store.evicts.clone())).collect(),
+            words: stores.map(|index| of(index).and_then(Store::words)).collect(),
             seeds,
             figures,
             overrides,

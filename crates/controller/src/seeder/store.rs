@@ -4,7 +4,7 @@
 use std::ops::Range;
 use std::time::Duration;
 
-use plan::{Access, Database, Figures, Plan, Seeded};
+use plan::{Access, Database, Figures, Plan, Seeded, Words};
 use tokio::time::{Instant, timeout};
 
 use super::calls::{Calls, call_all};
@@ -17,6 +17,8 @@ use crate::metrics::StoreMeter;
 const CHECK_EVERY: Duration = Duration::from_secs(10);
 /// How often a balance is tried again that could not be made as declared, though its store answers.
 const TRY_AGAIN: Duration = Duration::from_secs(30);
+/// How long modules are given to speak after Redis was away; they try it every 10 s.
+const SPEAK_AGAIN: Duration = Duration::from_secs(30);
 const SHORTEST_BACKOFF: Duration = Duration::from_secs(1);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(30);
 
@@ -29,6 +31,10 @@ pub(super) struct Store {
     run_id: Option<String>,
     /// Its maxmemory-policy as last seen, where that lets keys go.
     pub(super) evicts: Option<String>,
+    /// What modules said of themselves, and when that was read.
+    words: Option<(Words, Instant)>,
+    /// From when on they tell who is there: modules were cut off from Redis as well, and speak again first.
+    speak: Instant,
     made: Made,
     /// The database's own text, as last asked for.
     database: Option<String>,
@@ -58,6 +64,8 @@ impl Store {
             failures: 0,
             run_id: None,
             evicts: None,
+            words: None,
+            speak: Instant::now(),
             made: Made::default(),
             database: None,
             unfinished: false,
@@ -131,6 +139,13 @@ impl Store {
         Some(Database { id: self.database.clone()?, is_there: self.connection().is_some() })
     }
 
+    /// What modules said there of themselves, and how long ago that was read; nothing where it cannot be.
+    pub(super) fn words(&self) -> Option<(Words, Duration)> {
+        let speak = self.connection().is_some() && self.speak <= Instant::now();
+        let (words, read) = self.words.as_ref().filter(|_| speak)?;
+        Some((words.clone(), read.elapsed()))
+    }
+
     /// The run of its Redis, where that is told.
     pub(super) fn run_id(&self) -> Option<&str> {
         self.run_id.as_deref()
@@ -143,15 +158,15 @@ impl Store {
 
     /// Connects where that is due, and asks now and then, or at once, which database it is. Whether Redis lost what was
     /// written, or may have.
-    pub(super) async fn reach(&mut self, at_once: bool) -> bool {
-        let lost = timeout(LONGEST_WAIT, self.try_to_reach(at_once)).await;
+    pub(super) async fn reach(&mut self, whose: &str, at_once: bool) -> bool {
+        let lost = timeout(LONGEST_WAIT, self.try_to_reach(whose, at_once)).await;
         lost.unwrap_or_else(|_| {
             self.is_down(Failure::late());
             false
         })
     }
 
-    async fn try_to_reach(&mut self, at_once: bool) -> bool {
+    async fn try_to_reach(&mut self, whose: &str, at_once: bool) -> bool {
         let now = Instant::now();
         match &mut self.link {
             Link::Up { connection, checked } if at_once || now.duration_since(*checked) >= CHECK_EVERY => {
@@ -159,22 +174,23 @@ impl Store {
                     Ok(database) => {
                         connection.look_at_memory().await;
                         self.evicts = connection.evicts().map(str::to_owned);
+                        self.words = words(connection, whose).await;
                         *checked = now;
                         self.failures = 0;
                         let before = self.database.replace(database);
                         before != self.database && self.forget()
                     }
                     // A connection that died while it was idle says nothing about the store.
-                    Err(_) => self.connect().await,
+                    Err(_) => self.connect(whose).await,
                 }
             }
-            Link::Broken => self.connect().await,
-            Link::Down { retry, .. } if *retry <= now => self.connect().await,
+            Link::Broken => self.connect(whose).await,
+            Link::Down { retry, .. } if *retry <= now => self.connect(whose).await,
             Link::Up { .. } | Link::Down { .. } => false,
         }
     }
 
-    async fn connect(&mut self) -> bool {
+    async fn connect(&mut self, whose: &str) -> bool {
         let (connection, database) = match self.open().await {
             Ok(opened) => opened,
             Err(error) => {
@@ -188,6 +204,8 @@ impl Store {
         let is_first = self.database.is_none();
         (self.run_id, self.database) = (run_id, Some(database));
         self.evicts = connection.evicts().map(str::to_owned);
+        self.words = words(&connection, whose).await;
+        self.speak = Instant::now() + if is_first { Duration::ZERO } else { SPEAK_AGAIN };
         tracing::debug!(address = address(&self.access), "connected to Redis");
         self.link = Link::Up { connection, checked: Instant::now() };
         !is_first && !same && self.forget()
@@ -305,6 +323,13 @@ impl Store {
     }
 }
 
+/// A user of few rights may not ask.
+async fn words(connection: &Connection, whose: &str) -> Option<(Words, Instant)> {
+    let words = connection.words(whose).await;
+    let words = words.inspect_err(|error| tracing::debug!(%error, "what modules say of themselves cannot be read"));
+    words.ok().map(|words| (words, Instant::now()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -319,7 +344,7 @@ mod tests {
         let mut store =
             Store::new(access(silent.local_addr().unwrap().port(), Duration::from_secs(60)), StoreMeter::unread());
         let before = Instant::now();
-        store.reach(false).await;
+        store.reach("c/n", false).await;
         assert_eq!(store.answers(), Err("no answer in time".to_owned()));
         assert!(before.elapsed() <= LONGEST_WAIT, "{:?}", before.elapsed());
     }
@@ -342,7 +367,7 @@ mod tests {
         store.lost(broken());
         assert_eq!((store.answers(), store.again()), (Ok(()), Instant::now()), "another is tried at once");
         // Nobody listens on port 1.
-        store.reach(false).await;
+        store.reach("c/n", false).await;
         let said = store.answers().unwrap_err();
         assert!(said.contains("refused"), "{said}");
         assert!(store.again() > Instant::now());

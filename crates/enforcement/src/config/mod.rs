@@ -107,6 +107,7 @@ pub struct Policies<P> {
     names: Vec<Option<Arc<str>>>,
     default: Option<Target<P>>,
     stores: Vec<Arc<Store>>,
+    report: Option<wire::Report>,
 }
 
 /// What becomes of the requests that a rule or the default matches.
@@ -183,8 +184,8 @@ impl<P: Policy> Config<P> {
             return Err(ConfigError::Nothing(invalid));
         }
         let names = native::names(&keys);
-        let rules = Rules::new(&matchers);
-        Ok(Self::Policies(Box::new(Policies { rules, targets, names, default, stores: stores.into_list() })))
+        let (rules, report) = (Rules::new(&matchers), native.and_then(|native| native.report));
+        Ok(Self::Policies(Box::new(Policies { rules, targets, names, default, stores: stores.into_list(), report })))
     }
 }
 
@@ -230,6 +231,12 @@ impl<P> Policies<P> {
     #[must_use]
     pub fn stores(&self) -> &[Arc<Store>] {
         &self.stores
+    }
+
+    /// What the module is to say of itself in those stores; nothing where that was not asked for.
+    #[must_use]
+    pub const fn report(&self) -> Option<&wire::Report> {
+        self.report.as_ref()
     }
 
     /// Why some of what is configured cannot be enforced, for the log.

@@ -23,6 +23,7 @@ pub(super) enum Read<P: Policy> {
 /// Policies, read as far as they can be.
 pub(super) struct Native<P: Policy> {
     pub(super) shared: P::Shared,
+    pub(super) report: Option<wire::Report>,
     policies: BTreeMap<String, Result<Compiled<P>, Invalid>>,
 }
 
@@ -49,6 +50,7 @@ impl<P: Policy> Native<P> {
             declared.insert(name, store);
         }
         let policies = take(&mut native, "policies")?;
+        let report = report(&mut native)?;
         let shared = match P::common(native)? {
             Common::Guard => return Ok(Read::Guard),
             Common::Shared(shared) => shared,
@@ -61,7 +63,7 @@ impl<P: Policy> Native<P> {
                 .map_err(|invalid| invalid.under(&format!("aiquota.policies.{name}")));
             named.insert(name, policy);
         }
-        Ok(Read::Policies(Self { shared, policies: named }))
+        Ok(Read::Policies(Self { shared, report, policies: named }))
     }
 
     /// What a rule with these keys asks for.
@@ -87,6 +89,16 @@ fn take(native: &mut Value, field: &str) -> Result<Map<String, Value>, ConfigErr
         None => Ok(Map::new()),
         Some(Value::Object(fields)) => Ok(fields),
         Some(_) => Err(ConfigError::Native(format!("{field} is not an object"))),
+    }
+}
+
+/// Takes out what the module is to say of itself.
+fn report(native: &mut Value) -> Result<Option<wire::Report>, ConfigError> {
+    let Some(report) = native.as_object_mut().and_then(|native| native.remove("report")) else { return Ok(None) };
+    let text = |field| report.get(field).and_then(Value::as_str).map(str::to_owned);
+    match (text("of"), text("revision")) {
+        (Some(of), Some(revision)) => Ok(Some(wire::Report { of, revision })),
+        _ => Err(ConfigError::Native("report has not its texts".to_owned())),
     }
 }
 

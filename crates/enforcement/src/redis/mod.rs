@@ -14,6 +14,7 @@ pub mod index;
 mod keys;
 mod leave;
 pub mod limits;
+pub mod loaded;
 pub mod overrides;
 mod period;
 mod resp;

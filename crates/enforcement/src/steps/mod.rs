@@ -10,6 +10,7 @@ mod count;
 mod ends;
 mod meter;
 mod question;
+mod saying;
 
 use std::fmt::{Debug, Display};
 
@@ -19,6 +20,7 @@ pub use meter::{Charge, Ending, Meter, Unbooked};
 use question::Heard;
 pub(crate) use question::Words;
 pub use question::{Call, Failure, Question};
+pub use saying::{Answered, Saying};
 
 use crate::config::{Policy, Target};
 use crate::models::Weights;

@@ -5,14 +5,14 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Ends, LimitedModel, Reserve, Store};
+use super::{Ends, LimitedModel, Report, Reserve, Store};
 use crate::values::{DEFAULT_REJECTION_CODE, DEFAULT_REJECTION_MESSAGE};
 
-/// `defaultConfig.aiquota`. `P` is [`Policy`] for who writes it; the module reads each by itself, so that a broken one
+/// `defaultConfig.aiquota`. `P` is [`Policy`] and `R` is [`Report`] for who writes it; the module reads each by itself, so that a broken one
 /// refuses only what it matches.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Native<P = Policy> {
+pub struct Native<P = Policy, R = Report> {
     /// [`super::VERSION`].
     pub version: u32,
     /// How rules in Higress' own form are read that stand beside the policies. Policies are always enforced, and their
@@ -23,6 +23,9 @@ pub struct Native<P = Policy> {
     pub stores: BTreeMap<String, Store>,
     #[serde(default = "BTreeMap::new", skip_serializing_if = "BTreeMap::is_empty")]
     pub policies: BTreeMap<String, P>,
+    /// Absent: the module says nothing of itself.
+    #[serde(default = "Option::default", skip_serializing_if = "Option::is_none")]
+    pub report: Option<R>,
 }
 
 /// A generation of Higress' own module: how it spells keys and which of the items that match it enforces.
@@ -226,11 +229,12 @@ mod tests {
 
     #[test]
     fn the_form_is_pinned_and_read_back() {
-        let native = Native {
+        let native: Native = Native {
             version: super::super::VERSION,
             dialect: Dialect::V1,
             stores: [].into(),
             policies: [("ns/chat".to_owned(), policy())].into(),
+            report: None,
         };
         let limit = |matches: Value| json!({"match": matches, "tokens": 100, "windowSeconds": 60});
         let rule = |by: Value, matches: Value| json!({"by": by, "limits": [limit(matches)]});
@@ -274,7 +278,8 @@ mod tests {
         let written = json!({"by": {"consumer": {}}, "overridden": true});
         assert_eq!(serde_json::to_value(&rule).unwrap(), written);
         assert_eq!(serde_json::from_value::<Rule>(written).unwrap(), rule);
-        let native: Native = Native { version: 1, dialect: Dialect::V2, stores: [].into(), policies: [].into() };
+        let native: Native =
+            Native { version: 1, dialect: Dialect::V2, stores: [].into(), policies: [].into(), report: None };
         assert_eq!(serde_json::to_value(&native).unwrap(), json!({"version": 1}));
     }
 }

@@ -145,11 +145,11 @@ fn policies(plugin: &WasmPlugin) -> Option<&String> {
 }
 
 /// Structs of strings, numbers and maps with string keys: always a value.
-fn value(of: &impl serde::Serialize) -> Value {
+pub(crate) fn value(of: &impl serde::Serialize) -> Value {
     serde_json::to_value(of).unwrap_or_default()
 }
 
 /// The same, as text.
-fn text(of: &impl serde::Serialize) -> String {
+pub(crate) fn text(of: &impl serde::Serialize) -> String {
     serde_json::to_string(of).unwrap_or_default()
 }

@@ -16,6 +16,7 @@ use crate::{
     Refusal,
     gateway::{Gateway, Matcher, Part, Policy},
     kind::Kind,
+    loaded,
 };
 
 /// Around a rule's matchers: `{"ingress":[],"config":{"policy":"","open":true}},`
@@ -79,8 +80,10 @@ impl<K: Kind> Form<K> for Native {
             let rule_of_ours = Rule { policy: policy.name.clone(), open: open || !K::ASKS_IDENTITY };
             MatchRule { config: Some(value(&rule_of_ours)), ..rule }
         });
-        let match_rules = rules.collect();
-        Body { default_config: Some(K::envelope(stores, schedules, policies)), match_rules, policies: None }
+        let match_rules: Vec<MatchRule> = rules.collect();
+        let mut default_config = K::envelope(stores, schedules, policies);
+        loaded::stamp(&mut default_config, &match_rules, &gateway.whose);
+        Body { default_config: Some(default_config), match_rules, policies: None }
     }
 
     fn size(&self, policy: &Policy<K>, _: Stores<'_>) -> Size {

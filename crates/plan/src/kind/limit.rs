@@ -59,7 +59,7 @@ impl Kind for Limit {
     fn read(plugin: &WasmPlugin) -> Read<Self> {
         form::read_native(&plugin.spec, |config| {
             let native: Native<Value> = form::parsed(config)?;
-            let Native { version: _, dialect: _, stores, policies } = native;
+            let Native { version: _, dialect: _, stores, policies, report: _ } = native;
             Some((stores, BTreeMap::new(), policies))
         })
         .unwrap_or_else(|| form::read_upstream_limits(plugin))
@@ -70,7 +70,13 @@ impl Kind for Limit {
         _: BTreeMap<String, wire::Schedule>,
         policies: BTreeMap<String, Policy>,
     ) -> Value {
-        form::config(&Native { version: wire::VERSION, dialect: Dialect::V2, stores, policies })
+        form::config(&Native {
+            version: wire::VERSION,
+            dialect: Dialect::V2,
+            stores,
+            policies,
+            report: None::<wire::Report>,
+        })
     }
 
     fn of(object: &Object) -> Option<&Arc<AiTokenRateLimit>> {

@@ -50,7 +50,7 @@ pub(crate) trait Kind: Sized + 'static {
     /// Its configuration as found, in whichever form that is.
     fn read(plugin: &WasmPlugin) -> Read<Self>;
 
-    /// The `defaultConfig` of our own module.
+    /// The `defaultConfig` of our own module, without what that says of itself.
     fn envelope(
         stores: BTreeMap<String, wire::Store>,
         schedules: BTreeMap<String, wire::Schedule>,

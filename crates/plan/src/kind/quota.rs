@@ -58,7 +58,7 @@ impl Kind for Quota {
     fn read(plugin: &WasmPlugin) -> Read<Self> {
         form::read_native(&plugin.spec, |config| {
             let native: wire::Native<Value, Value> = form::parsed(config)?;
-            let wire::Native { version: _, guard: _, stores, schedules, policies } = native;
+            let wire::Native { version: _, guard: _, stores, schedules, policies, report: _ } = native;
             Some((stores, schedules, policies))
         })
         .unwrap_or_else(|| form::read_upstream(plugin))
@@ -69,7 +69,14 @@ impl Kind for Quota {
         schedules: BTreeMap<String, wire::Schedule>,
         policies: BTreeMap<String, wire::Policy>,
     ) -> Value {
-        form::config(&wire::Native { version: wire::VERSION, guard: false, stores, schedules, policies })
+        form::config(&wire::Native {
+            version: wire::VERSION,
+            guard: false,
+            stores,
+            schedules,
+            policies,
+            report: None::<wire::Report>,
+        })
     }
 
     fn of(object: &Object) -> Option<&Arc<AiQuota>> {

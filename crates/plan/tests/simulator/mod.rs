@@ -210,7 +210,7 @@ fn run(world: &mut World, index: &mut Index, (redis, left, databases): Said<'_>,
     let seeded: Vec<Seeded> = plan.seeds.iter().map(|seed| answer(redis, &seed.balance.to_string())).collect();
     let figures: Vec<_> = plan.seeds.iter().zip(&seeded).map(|(seed, seeded)| figures(left, seed, seeded)).collect();
     let overridden: Vec<Seeded> = plan.overrides.iter().map(|set| answer(redis, &set.key.to_string())).collect();
-    let answers = plan::Answers { seeded: &seeded, figures: &figures, overrides: &overridden, notes: &[] };
+    let answers = plan::Answers { seeded: &seeded, figures: &figures, overrides: &overridden, notes: &[], loaded: None };
     index.record(&plan, &seeded);
     let up = |store: &StorePlan| {
         let found = store.database.as_ref().is_some_and(|database| database.is_there);
@@ -260,7 +260,7 @@ fn run(world: &mut World, index: &mut Index, (redis, left, databases): Said<'_>,
             Some("unreachable") => Err("connection refused"),
             _ => Ok(()),
         };
-        let seen = plan::Seen { answers, evicts: redis.get("maxmemory-policy").map(String::as_str) };
+        let seen = plan::Seen { answers, evicts: redis.get("maxmemory-policy").map(String::as_str), gateways: None };
         let status = plan::store_status(store, Some(seen), now);
         let key = Key::of(&store.object.metadata);
         let found = world.stores.iter_mut().find(|store| Key::of(&store.metadata) == key).expect(at);

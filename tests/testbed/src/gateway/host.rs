@@ -14,6 +14,9 @@ use super::abi::{Headers, Way};
 use super::board::Board;
 use super::route::{Route, Routes};
 
+/// What Envoy calls itself under Higress.
+const NODE: &[u8] = b"router~127.0.0.1~higress-gateway-0.higress-system~higress-system.svc.cluster.local";
+
 /// What one VM of one plugin is given.
 pub(super) struct Host {
     pub(super) plugin: String,
@@ -162,6 +165,7 @@ impl Host {
         match segments.as_slice() {
             ["plugin_name"] => return Some(self.plugin.clone().into_bytes()),
             ["plugin_root_id" | "plugin_vm_id"] => return Some(Vec::new()),
+            ["node", "id"] => return Some(NODE.to_vec()),
             _ => {}
         }
         // Unlike its headers, what is known about a stream is still there in its last callbacks.

@@ -196,12 +196,13 @@ fn plugin(settings: &[Setting]) -> Result<Value> {
     let schedules = settings
         .iter()
         .filter_map(|setting| Some((setting.policy.refresh.as_ref()?.schedule.clone(), setting.schedule.clone()?)));
-    let native = wire::Native {
+    let native: wire::Native = wire::Native {
         version: wire::VERSION,
         guard: false,
         stores: [("default".to_owned(), store)].into(),
         schedules: schedules.collect(),
         policies: settings.iter().map(|setting| (setting.name.clone(), setting.policy.clone())).collect(),
+        report: None,
     };
     let rules = settings.iter().map(|setting| {
         let rule = wire::Rule { policy: setting.name.clone(), open: false };

@@ -140,6 +140,35 @@ async fn no_secret_can_be_read_outside_of_the_gateways_namespace() -> Result<()>
 }
 
 #[tokio::test]
+async fn the_released_image_is_named_by_its_digest_unless_another_is_named() -> Result<()> {
+    let charts = Charts::copied().await?;
+    let (recorded, other) = ("ab".repeat(32), "cd".repeat(32));
+    let image = async |values: &[&str]| -> Result<String> {
+        let objects = charts.render(values).await?;
+        let image = &find(&objects, "Deployment", "aiquota")?["spec"]["template"]["spec"]["containers"][0]["image"];
+        Ok(image.as_str().unwrap_or_default().to_owned())
+    };
+    let version = env!("CARGO_PKG_VERSION");
+    ensure!(image(&[]).await? == format!("ghcr.io/aiquota/aiquota:{version}"), "what is not released has no digest");
+    std::fs::write(charts.path("aiquota/digests.yaml"), format!("aiquota: {recorded}\n"))?;
+    for (values, expected) in [
+        (vec![], format!("ghcr.io/aiquota/aiquota:{version}@sha256:{recorded}")),
+        (
+            vec![r#"registry="mirror.example/a""#.to_owned()],
+            format!("mirror.example/a/aiquota:{version}@sha256:{recorded}"),
+        ),
+        (vec![r#"image.tag="7""#.to_owned()], "ghcr.io/aiquota/aiquota:7".to_owned()),
+        (vec![r#"image.repository="other.example/b""#.to_owned()], format!("other.example/b:{version}")),
+        (vec![format!(r#"image.digest="sha256:{other}""#)], format!("ghcr.io/aiquota/aiquota@sha256:{other}")),
+    ] {
+        let values: Vec<&str> = values.iter().map(String::as_str).collect();
+        let found = image(&values).await?;
+        ensure!(found == expected, "{values:?}: {found}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_value_that_cannot_be_meant_is_refused_by_its_name() -> Result<()> {
     const STORE: &str = r#"{"service":{"name":"local-redis.static"}}"#;
     let charts = Charts::copied().await?;
@@ -153,6 +182,7 @@ async fn a_value_that_cannot_be_meant_is_refused_by_its_name() -> Result<()> {
         (r#"flavor="sidestream""#.to_owned(), "/flavor"),
         (r#"registry="""#.to_owned(), "/registry"),
         (r#"image.digest="sha256:abc""#.to_owned(), "/image/digest"),
+        (r#"image.tag="latest""#.to_owned(), "/image/tag"),
         (r#"image.pullPolicy="Sometimes""#.to_owned(), "/image/pullPolicy"),
         (r#"modules.quota.url="registry.example/ai-quota:1.0.0""#.to_owned(), "/modules/quota/url"),
         (r#"modules.quota.url="oci://registry.example/${secret.a/b.c}:1.0.0""#.to_owned(), "/modules/quota/url"),

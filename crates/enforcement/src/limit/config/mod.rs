@@ -68,8 +68,8 @@ impl config::Policy for Policy {
     type Shared = Dialect;
 
     fn common(native: Value) -> Result<Common<Dialect>, ConfigError> {
-        let wire::limit::Native { version: _, dialect, stores: _, policies: _ } =
-            config::read::<wire::limit::Native<Value>>(native)
+        let wire::limit::Native { version: _, dialect, stores: _, policies: _, report: _ } =
+            config::read::<wire::limit::Native<Value, Value>>(native)
                 .map_err(|invalid| ConfigError::Native(invalid.to_string()))?;
         Ok(Common::Shared(dialect))
     }

@@ -14,8 +14,9 @@ use crate::values::{self, MODELS_MAX};
 use crate::wire;
 
 pub(super) fn common(native: Value) -> Result<Common<Tables>, ConfigError> {
-    let wire::Native { version: _, guard, stores: _, schedules, policies: _ } =
-        read::<wire::Native<Value, Value>>(native).map_err(|invalid| ConfigError::Native(invalid.to_string()))?;
+    let wire::Native { version: _, guard, stores: _, schedules, policies: _, report: _ } =
+        read::<wire::Native<Value, Value, Value>>(native)
+            .map_err(|invalid| ConfigError::Native(invalid.to_string()))?;
     if guard {
         return Ok(Common::Guard);
     }

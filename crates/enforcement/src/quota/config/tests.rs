@@ -271,6 +271,7 @@ fn what_the_controller_writes_is_what_the_module_reads() {
             },
         )]
         .into(),
+        report: Some(wire::Report { of: "c/n".into(), revision: "r".into() }),
     };
     let rule = serde_json::to_value(wire::Rule { policy: "p".into(), open: true }).unwrap();
     let mut rule = rule.as_object().unwrap().clone();
@@ -278,6 +279,7 @@ fn what_the_controller_writes_is_what_the_module_reads() {
     let quota = quota(&json!({"aiquota": serde_json::to_value(&written).unwrap(), "_rules_": [rule]}));
     let policy = policy(quota.target(&Subject { authority: b"any:80", ..Subject::default() }));
     assert!(policy.store.with_options.starts_with("outbound|6379||r.dns?db=2&"));
+    assert_eq!(quota.report(), written.report.as_ref());
 }
 
 #[test]
@@ -406,6 +408,7 @@ fn our_envelope_must_be_of_our_version_and_shape() {
     assert_eq!(error("/aiquota/version", json!(null)), ConfigError::Version("null".into()));
     assert!(matches!(error("/aiquota/surprise", json!(1)), ConfigError::Native(_)));
     assert!(matches!(error("/aiquota/stores", json!([])), ConfigError::Native(_)));
+    assert!(matches!(error("/aiquota/report", json!({"of": "c/n"})), ConfigError::Native(_)));
     assert!(matches!(error("/aiquota/policies", json!([])), ConfigError::Native(_)));
     assert!(matches!(error("/aiquota", json!("x")), ConfigError::Version(_)));
     assert!(matches!(

@@ -1,9 +1,10 @@
 //! A real Kubernetes API server with its own etcd, data and ports, or a cluster that is already there. No kubelet,
 //! scheduler or controller-manager: pods never run, namespaces are never emptied, nothing is garbage-collected.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use k8s_openapi::api::core::v1::Namespace;
@@ -15,9 +16,11 @@ use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as 
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::audit::{self, Asked};
 use crate::components::Component;
 use crate::crds;
 use crate::process::{self, Process};
+use crate::service_account::{self, ServiceAccount};
 use crate::wait::eventually;
 
 /// Who does what tests do, in managed fields.
@@ -28,6 +31,8 @@ const TOKEN: &str = "testbed-admin";
 pub struct ApiServer {
     client: Client,
     kubeconfig: PathBuf,
+    /// Who controllers are.
+    controller: OnceLock<ServiceAccount>,
     own: Option<Own>,
 }
 
@@ -54,10 +59,10 @@ impl ApiServer {
     /// # Errors
     /// When a component cannot be built or does not become ready.
     pub async fn start() -> Result<Self> {
-        Self::start_with(false).await
+        Self::start_with(audit::folder().is_some()).await
     }
 
-    /// [`Self::start`], and what service accounts ask is written down for [`Self::audit`].
+    /// [`Self::start`], and what the controller asks is written down for [`Self::asked`].
     ///
     /// # Errors
     /// As [`Self::start`]; and for a cluster that is there already, whose logs are not ours.
@@ -73,7 +78,7 @@ impl ApiServer {
             let kubeconfig = kubeconfig.context("AIQUOTA_USE_EXISTING_CLUSTER=1 needs KUBECONFIG, one file")?;
             let client = client(&kubeconfig).await?;
             ready(&client).await?;
-            return Ok(Self { client, kubeconfig, own: None });
+            return Ok(Self { client, kubeconfig, controller: OnceLock::new(), own: None });
         }
         let folder = tempfile::Builder::new().prefix("aiquota-api-").tempdir()?;
         let (port, etcd_port, etcd_peer_port) = (process::free_port()?, process::free_port()?, process::free_port()?);
@@ -83,7 +88,7 @@ impl ApiServer {
         let kubeconfig = own.write_kubeconfig()?;
         let client = client(&kubeconfig).await?;
         ready(&client).await.with_context(|| own.logs())?;
-        Ok(Self { client, kubeconfig, own: Some(own) })
+        Ok(Self { client, kubeconfig, controller: OnceLock::new(), own: Some(own) })
     }
 
     /// A client that may do everything.
@@ -96,16 +101,20 @@ impl ApiServer {
         &self.kubeconfig
     }
 
-    /// What service accounts asked and was answered until now: events of `audit.k8s.io`, with their metadata only.
+    /// The kubeconfig of controllers: of the service account that the chart makes, with the chart's rights, once our
+    /// definitions were installed by [`Self::install_crds`]; before, and in a cluster that is not ours, as
+    /// [`Self::kubeconfig`].
+    pub fn controllers_kubeconfig(&self) -> PathBuf {
+        self.controller.get().map_or_else(|| self.kubeconfig.clone(), ServiceAccount::kubeconfig)
+    }
+
+    /// What controllers asked and were answered until now.
     ///
     /// # Errors
     /// When it was not started to be audited.
-    pub fn audit(&self) -> Result<Vec<Value>> {
+    pub fn asked(&self) -> Result<BTreeSet<Asked>> {
         let own = self.own.as_ref().filter(|own| own.audited).context("this API server is not audited")?;
-        let log = fs::read_to_string(own.path("audit.log"))?;
-        // The last line may be half written.
-        let lines = log.split_inclusive('\n').filter(|line| line.ends_with('\n'));
-        Ok(lines.map(serde_json::from_str).collect::<Result<_, _>>()?)
+        audit::asked(&own.path("audit.log"))
     }
 
     /// Kills the API server and etcd; what was written stays. Clients see refused connections.
@@ -140,12 +149,17 @@ impl ApiServer {
         Ok(())
     }
 
-    /// Installs Higress' CRDs and those of ours in `crds/`, and waits until they are served.
+    /// Installs Higress' CRDs and those of ours in `crds/`, and waits until they are served; and makes the service account
+    /// that controllers are.
     ///
     /// # Errors
-    /// When the API server refuses one.
+    /// When the API server refuses something.
     pub async fn install_crds(&self) -> Result<()> {
-        crds::install(&self.client, &[crds::higress(), crds::ours()?].concat()).await
+        crds::install(&self.client, &[crds::higress(), crds::ours()?].concat()).await?;
+        if self.own.is_some() && self.controller.get().is_none() {
+            let _ = self.controller.set(service_account::grant(self).await?);
+        }
+        Ok(())
     }
 
     /// Installs Higress' CRDs and none of ours.
@@ -225,7 +239,7 @@ impl Own {
         fs::write(self.path("sa.pub"), pem::encode(&pem::Pem::new("PUBLIC KEY", public)))?;
         let policy = json!({
             "apiVersion": "audit.k8s.io/v1", "kind": "Policy", "omitStages": ["RequestReceived"],
-            "rules": [{"level": "Metadata", "userGroups": ["system:serviceaccounts"]}, {"level": "None"}],
+            "rules": [{"level": "Metadata", "users": [service_account::ACCOUNT]}, {"level": "None"}],
         });
         fs::write(self.path("audit.json"), serde_json::to_vec(&policy)?)?;
         Ok(())
@@ -299,6 +313,17 @@ impl Own {
 
     fn logs(&self) -> String {
         format!("the API server's log ends:\n{}", process::tail(&self.path("kube-apiserver.log"), 20))
+    }
+}
+
+impl Drop for Own {
+    fn drop(&mut self) {
+        let Some(folder) = audit::folder().filter(|_| self.audited) else { return };
+        // So that nothing more is asked.
+        drop(self.running.get_mut().unwrap_or_else(PoisonError::into_inner).take());
+        if let Err(error) = audit::leave(&folder, &self.path("audit.log"), self.port) {
+            eprintln!("what was asked of an API server is lost: {error:#}");
+        }
     }
 }
 

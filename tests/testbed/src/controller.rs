@@ -29,7 +29,7 @@ pub struct ControllerOptions {
     pub elected: bool,
     /// More arguments of `aiquota run`, such as `--guard=off`.
     pub args: Vec<String>,
-    /// Which kubeconfig it gets, such as that of an [`crate::ApiProxy`]; without it, the API server's own.
+    /// Which kubeconfig it gets, such as that of an [`crate::ApiProxy`]; without it, that of the chart's service account.
     pub kubeconfig: Option<PathBuf>,
 }
 
@@ -68,7 +68,7 @@ impl Controller {
             arguments.push("--leader-election=off".to_owned());
         }
         arguments.extend(options.args);
-        Self::run(arguments, options.kubeconfig.unwrap_or_else(|| api.kubeconfig().to_owned()))
+        Self::run(arguments, options.kubeconfig.unwrap_or_else(|| api.controllers_kubeconfig()))
     }
 
     /// Starts it with exactly these arguments, such as a Deployment has them, but for the address it listens on: there

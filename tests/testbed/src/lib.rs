@@ -5,6 +5,7 @@
 //! Ports are free ones on loopback, files lie in temporary folders; two tests never meet. Linux only.
 
 mod api_server;
+mod audit;
 mod blackhole;
 mod call;
 mod components;
@@ -21,6 +22,7 @@ mod service_account;
 mod wait;
 
 pub use api_server::ApiServer;
+pub use audit::{Asked, left};
 pub use blackhole::Blackhole;
 pub use call::{Call, OpenReply, Reply, get, post};
 pub use components::{Component, cache_dir};
@@ -32,5 +34,5 @@ pub use paths::{controller_binary, module, workspace};
 pub use process::free_port;
 pub use proxy::{ApiProxy, Held, Mode, Moment, Operation, Operations, Reached, RedisProxy, Replies};
 pub use redis::{Redis, RedisOptions};
-pub use service_account::ServiceAccount;
+pub use service_account::{GATEWAY, ServiceAccount};
 pub use wait::{eventually, eventually_within};

@@ -1,4 +1,4 @@
-//! A proxy in front of an API server: plain HTTP from the program, TLS and the testbed's token to the server. Requests
+//! A proxy in front of an API server: plain HTTP from the program, TLS and the controller's token to the server. Requests
 //! that change something are operations; watches can be made to lag. Bodies of answers pass as they come.
 
 use std::collections::BTreeMap;
@@ -55,7 +55,7 @@ impl ApiProxy {
     /// # Errors
     /// When no port can be had or the API server's kubeconfig cannot be read.
     pub async fn start(api: &ApiServer, operations: &Operations) -> Result<Self> {
-        let config = Kubeconfig::read_from(api.kubeconfig())?;
+        let config = Kubeconfig::read_from(api.controllers_kubeconfig())?;
         let mut config = Config::from_custom_kubeconfig(config, &KubeConfigOptions::default()).await?;
         // What the API server answers is for the program.
         config.default_retry = false;

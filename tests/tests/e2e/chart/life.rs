@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use testbed::{ApiServer, RedisOptions, built_module, kubectl};
 
 use super::pod::Pod;
-use super::{Charts, HOME, RELEASE, permissions};
+use super::{Charts, RELEASE, permissions};
 use crate::scenario_a::{completion, is};
 use crate::stage::{NAMESPACE, PASSWORD, Stage};
 
@@ -180,5 +180,5 @@ async fn what_the_chart_grants_is_enough_for_a_whole_life_and_no_more_than_it_ta
     stage.balance("aliyun-user1", 10_070).await?;
     let status = second.controller.terminate().await?;
     ensure!(status.success(), "{status}: {}", second.controller.log());
-    permissions::compare(&stage.api, HOME, RELEASE, NAMESPACE).await
+    permissions::compare(&stage.api, RELEASE).await
 }

@@ -22,6 +22,7 @@ mod limits;
 mod loaded;
 mod models;
 mod module;
+mod operations;
 mod overrides;
 mod ownership;
 mod proxies;

@@ -222,7 +222,7 @@ async fn a_hand_written_pair_is_replaced_under_load_and_every_token_is_accounted
 async fn a_plugin_that_somebody_changes_meanwhile_stays_and_a_second_run_finishes() -> Result<()> {
     let bed = Bed::new(&pair()?).await?;
     let operations = Operations::new();
-    let proxy = ApiProxy::start(&bed.stage.api, &operations).await?;
+    let proxy = ApiProxy::start_as(bed.stage.api.kubeconfig(), &operations).await?;
     // Three objects are tried and made, then ai-quota goes, then ai-token-ratelimit.
     let (plugins, runtime) = (bed.stage.plugins().await?, tokio::runtime::Handle::current());
     let changed = operations.at(8, Moment::Unsent, move || {
@@ -251,7 +251,7 @@ async fn without_a_controller_the_rules_are_put_back_and_a_second_run_finishes()
     let [quota, _] = pair()?;
     let bed = Bed::new(std::slice::from_ref(&quota)).await?;
     let operations = Operations::new();
-    let proxy = ApiProxy::start(&bed.stage.api, &operations).await?;
+    let proxy = ApiProxy::start_as(bed.stage.api.kubeconfig(), &operations).await?;
     // Two objects are tried and made, then the plugin goes.
     let stage = Arc::clone(&bed.stage);
     let killed = operations.at(5, Moment::Unsent, move || stage.controller().into_iter().for_each(Controller::kill));

@@ -1,5 +1,6 @@
-//! A proxy in front of an API server: plain HTTP from the program, TLS and the controller's token to the server. Requests
-//! that change something are operations; watches can be made to lag. Bodies of answers pass as they come.
+//! A proxy in front of an API server: plain HTTP from the program, TLS and the token of who the program is to
+//! the server. Requests that change something are operations; watches can be made to lag. Bodies of answers pass as they
+//! come.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -50,12 +51,20 @@ pub struct Held {
 }
 
 impl ApiProxy {
-    /// Starts it on a free port of loopback.
+    /// Starts it on a free port of loopback, for a controller.
     ///
     /// # Errors
     /// When no port can be had or the API server's kubeconfig cannot be read.
     pub async fn start(api: &ApiServer, operations: &Operations) -> Result<Self> {
-        let config = Kubeconfig::read_from(api.controllers_kubeconfig())?;
+        Self::start_as(&api.controllers_kubeconfig(), operations).await
+    }
+
+    /// [`Self::start`], for a program that is somebody else.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub async fn start_as(kubeconfig: &Path, operations: &Operations) -> Result<Self> {
+        let config = Kubeconfig::read_from(kubeconfig)?;
         let mut config = Config::from_custom_kubeconfig(config, &KubeConfigOptions::default()).await?;
         // What the API server answers is for the program.
         config.default_retry = false;

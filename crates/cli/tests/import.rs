@@ -269,6 +269,82 @@ fn what_has_no_equivalent_is_told_with_its_line_and_all_else_is_imported() {
     assert!(!json.to_string().contains("planted"));
 }
 
+/// A WasmPlugin with rules and other lines of its spec.
+fn plugin(spec: &str) -> String {
+    format!(
+        "apiVersion: extensions.higress.io/v1alpha1\nkind: WasmPlugin\nmetadata: {{name: ai-quota, namespace: \
+         higress-system}}\nspec:\n{spec}"
+    )
+}
+
+fn rule(over: &str, rest: &str) -> String {
+    format!("  - {over}\n    config: {{admin_consumer: x, redis: {{service_name: a.static{rest}}}}}\n")
+}
+
+#[test]
+fn objects_have_names_of_their_own_that_kubernetes_takes() {
+    let over = ["domain: [qwen]", "ingress: [qwen]", "ingress: [qwen-2]", "domain: [\"a..b\"]", "domain: [a.-b]"];
+    let rules: String = (1..).zip(over).map(|(at, over)| rule(over, "").replace("x,", &format!("x{at},"))).collect();
+    let (code, objects, said) = aiquota(&["import", "-f", "-"], &plugin(&format!("  matchRules:\n{rules}")));
+    let quotas = objects.split("---\n").filter(|object| object.contains("kind: AIQuota\n"));
+    let names: Vec<&str> =
+        quotas.filter_map(|object| object.lines().find_map(|line| line.strip_prefix("  name: "))).collect();
+    assert_eq!((code, names), (Some(0), vec!["qwen", "qwen-2", "qwen-2-2", "a.b", "a.b-2"]), "{said}");
+}
+
+#[test]
+fn a_target_that_cannot_be_is_told_at_its_rule_and_in_no_others_way() {
+    let rules = [rule("ingress: [good-one]", ""), rule("ingress: [bad_Name, good-two, good-two]", "")].concat();
+    let (code, objects, said) = aiquota(&["import", "-f", "-"], &plugin(&format!("  matchRules:\n{rules}")));
+    assert_eq!(code, Some(1), "{said}");
+    assert!(objects.contains("name: good-one") && objects.contains("name: good-two"), "{objects}");
+    let lost: Vec<&str> = said.lines().filter(|line| line.contains("not imported")).collect();
+    assert!(lost.len() == 1 && lost[0].contains("input:9") && lost[0].contains("bad_Name"), "{said}");
+}
+
+#[test]
+fn what_a_plugin_has_besides_its_rules_is_not_dropped_in_silence() {
+    let valid = format!("  matchRules:\n{}", rule("ingress: [a]", ""));
+    assert_eq!(aiquota(&["import", "-f", "-"], &plugin(&valid)).0, Some(0));
+    for (besides, code, says) in [
+        ("  defaultConfig: {_rules_: [{_match_route_: [b]}]}\n", 1, "spec.defaultConfig._rules_"),
+        ("  pluginConfig: {admin_consumer: x}\n", 1, "spec.pluginConfig"),
+        ("  phase: AUTHZ\n", 0, "--phase=AUTHZ"),
+        ("  priority: 300\n", 0, "--priority=300"),
+        ("  failStrategy: FAIL_OPEN\n", 0, "--fail-strategy=FAIL_OPEN"),
+        ("  selector: {matchLabels: {a: b}}\n", 0, "spec.selector"),
+    ] {
+        let (found, _, said) = aiquota(&["import", "-f", "-"], &plugin(&format!("{valid}{besides}")));
+        assert!(found == Some(code) && said.contains(says), "{besides}: {said}");
+    }
+    let elsewhere = plugin(&valid).replace("namespace: higress-system", "namespace: other");
+    let (_, _, said) = aiquota(&["import", "-f", "-"], &elsewhere);
+    assert!(said.contains("metadata.namespace: it is in other"), "{said}");
+}
+
+#[test]
+fn objects_that_cannot_be_together_are_told_as_not_imported() {
+    let one = format!("  matchRules:\n{}", rule("ingress: [a]", ""));
+    let twice = |other: &str| {
+        let other = plugin(other).replace("name: ai-quota", "name: ai-quota-1.0.0");
+        aiquota(&["import", "-f", "-"], &format!("{}---\n{other}", plugin(&one)))
+    };
+    let (code, _, said) = twice(&one.replace("[a]", "[b]"));
+    assert_eq!(code, Some(0), "{said}");
+    for (other, says) in [
+        (one.replace("x, redis", "y, redis"), "AIQuota higress-system/a"),
+        (
+            one.replace("[a]", "[b]").replace("a.static", "a.static, timeout: 5000"),
+            "AIQuotaStore higress-system/redis-2",
+        ),
+    ] {
+        let (code, _, said) = twice(&other);
+        assert_eq!(code, Some(1), "{said}");
+        let refused = said.lines().find(|line| line.contains("would be refused beside the others"));
+        assert!(refused.is_some_and(|line| line.contains("not imported") && line.contains(says)), "{said}");
+    }
+}
+
 #[test]
 fn a_password_is_no_argument_and_a_source_is_needed() {
     for (arguments, says) in [
@@ -280,6 +356,7 @@ fn a_password_is_no_argument_and_a_source_is_needed() {
         ),
         (&["import", "-f", "quota-least.yaml", "--consumers-from-redis=127.0.0.1:6379"], "redis://"),
         (&["import", "-f", "quota-rules.yaml", "--consumers-from-redis=redis://127.0.0.1"], "several stores"),
+        (&["import", "-f", "quota-least.yaml", "--consumers-from-redis=defualt=redis://127.0.0.1"], "no store defualt"),
         (
             &["import", "-f", "quota-rules.yaml", "--consumers-from-redis=redis://:hunter2@127.0.0.1"],
             "AIQUOTA_REDIS_PASSWORD",

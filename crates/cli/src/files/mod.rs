@@ -74,6 +74,13 @@ pub(crate) struct Contents {
 }
 
 impl Contents {
+    /// What a text has, as if it were in a file.
+    pub(crate) fn of(file: &str, text: &str) -> Self {
+        let mut found = Self::default();
+        Files { paths: Vec::new(), namespace: "default".to_owned() }.take(&mut found, file, text);
+        found
+    }
+
     fn unreadable(&mut self, file: &str, line: usize, problem: String) {
         self.files += 1;
         self.unreadable.push((Place { file: file.into(), line }, problem));

@@ -10,6 +10,7 @@ mod report;
 mod rules;
 mod store;
 mod take_over;
+mod together;
 
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
@@ -166,10 +167,17 @@ impl Import {
             imported.quotas.iter().map(|quota| (quota.store.clone(), quota.key_prefix.clone())).collect();
         let mut seen = HashSet::new();
         for (index, (store, prefix)) in prefixes.iter().enumerate() {
-            let Some(place) = places.get(store) else { continue };
             if !seen.insert((store, prefix)) {
                 continue;
             }
+            let Some(place) = places.get(store) else {
+                let message = format!(
+                    "no consumers under {prefix} are listed: where the Redis of store {store} is is not said; \
+                     --consumers-from-redis={store}=<url>"
+                );
+                imported.findings.push(Finding::general(Kind::ToDo, message));
+                continue;
+            };
             let mut redis = place.open().await?;
             let others: Vec<&str> =
                 prefixes.iter().filter(|(other, _)| other == store).map(|(_, other)| other.as_str()).collect();
@@ -251,6 +259,11 @@ impl Import {
             ensure_called(url.starts_with("redis://"), || {
                 "--consumers-from-redis: a URL begins with redis://".to_owned()
             })?;
+            ensure_called(names.is_empty() || names.contains(store.as_str()), || {
+                let mut names: Vec<&str> = names.iter().copied().collect();
+                names.sort_unstable();
+                format!("--consumers-from-redis: there is no store {store}; there is {}", names.join(", "))
+            })?;
             places.insert(store, Place { url, username: username.clone(), password: password.clone() });
         }
         Ok(places)
@@ -312,7 +325,13 @@ fn from_files(files: &Files, gateway_namespace: &str) -> Result<(Vec<Source>, Ha
             ("extensions.higress.io", "WasmPlugin") => {
                 let place = document.place("spec");
                 let mut plugin: WasmPlugin = plan::decode(document.value.clone()).map_err(|refusal| {
-                    anyhow::anyhow!("{}:{}: this WasmPlugin cannot be read: {refusal}", place.file, place.line)
+                    anyhow::anyhow!(
+                        "{}:{}: this WasmPlugin cannot be read: {}: {}",
+                        place.file,
+                        place.line,
+                        refusal.field,
+                        crate::problem::unreadable("WasmPlugin", &refusal)
+                    )
                 })?;
                 if is_imported(&plugin) {
                     // Only there the gateway looks at them.

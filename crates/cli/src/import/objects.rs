@@ -1,7 +1,7 @@
 //! Rules of hand-written WasmPlugins as our objects, and a report of what is otherwise or has no equivalent. Everything
 //! that comes out is valid by the controller's own checks. Pure.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 
 use api::{AiQuota, AiQuotaStore, AiTokenRateLimit, TARGETS_MAX};
 use enforcement::wire::VERSION;
@@ -14,8 +14,9 @@ use serde_json::{Value, json};
 use super::limit as limits;
 use super::quota as quotas;
 use super::report::{Finding, Kind};
-use super::rules::{Around, At, Rule, Source, Wanted, rules};
+use super::rules::{Around, At, Rule, Source, Wanted, rules, settings};
 use super::store::Stores;
+use super::together::against;
 
 /// What came of an import.
 #[derive(Default)]
@@ -69,25 +70,36 @@ pub(crate) fn import(sources: &[Source], options: &Options) -> Imported {
         let is = |known| plan::is_plugin(&source.plugin, known);
         if is(AI_QUOTA) {
             let rules = rules::<quota::config::Policy>(source, &options.around, None, &mut found.findings);
+            settings(source, "--priority", "modules.quota.priority", 750, &mut found.findings);
             let mut groups = Groups::default();
-            for rule in rules.iter().filter(|rule| !rule.targets.is_empty()) {
+            for mut rule in rules.into_iter().filter(|rule| !rule.targets.is_empty()) {
+                let spec = quotas::spec(&rule.config);
+                found.keep_valid::<AiQuota>("AIQuota", &spec, &mut rule, plan::validate);
+                if rule.targets.is_empty() {
+                    continue;
+                }
                 let Some(store) = stores.of(&rule.config, namespace, &rule.at, &mut found.findings) else { continue };
-                groups.add(&quotas::spec(&rule.config), store, rule);
+                groups.add(&spec, store, &rule);
             }
             found.quotas(groups, &stores, &mut names, options);
         } else if is(AI_TOKEN_RATELIMIT) {
             let dialect = json!({"version": VERSION, "dialect": options.dialect});
             let rules = rules::<limit::config::Policy>(source, &options.around, Some(&dialect), &mut found.findings);
+            settings(source, "--limit-priority", "modules.limits.priority", 600, &mut found.findings);
             let mut groups = Groups::default();
-            for rule in rules.iter().filter(|rule| !rule.targets.is_empty()) {
-                let Some(store) = stores.of(&rule.config, namespace, &rule.at, &mut found.findings) else { continue };
+            for mut rule in rules.into_iter().filter(|rule| !rule.targets.is_empty()) {
                 let Some(mut spec) = limits::spec(&rule.config, options.dialect, &rule.at, &mut found.findings) else {
                     continue;
                 };
                 if options.limits_may_ignore {
                     spec["onMissingUsage"] = json!("Ignore");
                 }
-                groups.add(&spec, store, rule);
+                found.keep_valid::<AiTokenRateLimit>("AITokenRateLimit", &spec, &mut rule, plan::validate_limit);
+                if rule.targets.is_empty() {
+                    continue;
+                }
+                let Some(store) = stores.of(&rule.config, namespace, &rule.at, &mut found.findings) else { continue };
+                groups.add(&spec, store, &rule);
             }
             found.limits(groups, &stores, &mut names, options);
         }
@@ -107,6 +119,10 @@ pub(crate) fn import(sources: &[Source], options: &Options) -> Imported {
         }
     }
     found.in_general(options);
+    let objects: Vec<&Value> =
+        found.stores.iter().chain(found.quotas.iter().map(|quota| &quota.object)).chain(&found.limits).collect();
+    let against = against(&objects, namespace);
+    found.findings.extend(against);
     found
 }
 
@@ -146,40 +162,50 @@ impl Groups {
 }
 
 impl Imported {
+    /// Takes out the targets with which the controller would not take the rule, so that they are in no other's way.
+    fn keep_valid<K: DeserializeOwned>(
+        &mut self,
+        kind: &'static str,
+        spec: &Value,
+        rule: &mut Rule,
+        validate: impl Fn(&K) -> Result<(), Vec<Refusal>>,
+    ) {
+        let mut told: Vec<String> = Vec::new();
+        rule.targets.retain(|(namespace, wanted)| {
+            let mut spec = spec.clone();
+            spec["targetRefs"] = json!([wanted.value()]);
+            let problems = problems(&object(kind, namespace, "imported", &spec), &validate);
+            for problem in &problems {
+                let of_target = problem.field.starts_with("spec.targetRefs") || problem.field.starts_with("metadata");
+                let whose = if of_target { format!("{}: ", wanted.shown(namespace)) } else { String::new() };
+                let message = format!("it would be an invalid {kind}: {whose}{problem}");
+                if !told.contains(&message) {
+                    self.findings.push(rule.at.finding(Kind::Lost, "", message.clone()));
+                    told.push(message);
+                }
+            }
+            problems.is_empty()
+        });
+    }
+
     fn quotas(&mut self, groups: Groups, stores: &Stores, names: &mut Names, options: &Options) {
         for group in groups.found {
             let key_prefix = group.spec["keyPrefix"].as_str().unwrap_or_default().to_owned();
             let store = stores.name(group.store);
-            if let Some(object) = self.object::<AiQuota>("AIQuota", group, &store, names, options, plan::validate) {
-                self.quotas.push(Quota { object, store, key_prefix });
-            }
+            let object = self.object("AIQuota", group, &store, names, options);
+            self.quotas.push(Quota { object, store, key_prefix });
         }
     }
 
     fn limits(&mut self, groups: Groups, stores: &Stores, names: &mut Names, options: &Options) {
         for group in groups.found {
             let store = stores.name(group.store);
-            let object = self.object::<AiTokenRateLimit>(
-                "AITokenRateLimit",
-                group,
-                &store,
-                names,
-                options,
-                plan::validate_limit,
-            );
-            self.limits.extend(object);
+            let object = self.object("AITokenRateLimit", group, &store, names, options);
+            self.limits.push(object);
         }
     }
 
-    fn object<K: DeserializeOwned>(
-        &mut self,
-        kind: &'static str,
-        group: Group,
-        store: &str,
-        names: &mut Names,
-        options: &Options,
-        validate: impl Fn(&K) -> Result<(), Vec<Refusal>>,
-    ) -> Option<Value> {
+    fn object(&mut self, kind: &'static str, group: Group, store: &str, names: &mut Names, options: &Options) -> Value {
         let Group { mut spec, store: _, namespace, targets, at } = group;
         let name = names.take(kind, &namespace, &targets);
         let wide = targets.iter().any(Wanted::is_wide);
@@ -204,15 +230,7 @@ impl Imported {
             );
             self.findings.push(at.finding(Kind::ToDo, "", message));
         }
-        let object = json!({
-            "apiVersion": "quota.higress.io/v1alpha1", "kind": kind,
-            "metadata": {"name": name, "namespace": namespace}, "spec": spec,
-        });
-        let problems = problems::<K>(&object, validate);
-        for problem in &problems {
-            self.findings.push(at.finding(Kind::Lost, "", format!("it would be an invalid {kind}: {problem}")));
-        }
-        problems.is_empty().then_some(object)
+        object(kind, &namespace, &name, &spec)
     }
 
     /// What is so for every import.
@@ -239,6 +257,13 @@ impl Imported {
     }
 }
 
+fn object(kind: &str, namespace: &str, name: &str, spec: &Value) -> Value {
+    json!({
+        "apiVersion": "quota.higress.io/v1alpha1", "kind": kind,
+        "metadata": {"name": name, "namespace": namespace}, "spec": spec,
+    })
+}
+
 /// Why the controller would not take it.
 fn problems<K: DeserializeOwned>(object: &Value, validate: impl Fn(&K) -> Result<(), Vec<Refusal>>) -> Vec<Refusal> {
     match plan::decode::<K>(object.clone()) {
@@ -247,9 +272,9 @@ fn problems<K: DeserializeOwned>(object: &Value, validate: impl Fn(&K) -> Result
     }
 }
 
-/// Each object is named after its first target.
+/// Each object is named after its first target; with a number where another has that name.
 #[derive(Default)]
-struct Names(BTreeMap<(&'static str, String, String), usize>);
+struct Names(HashSet<(&'static str, String, String)>);
 
 impl Names {
     fn take(&mut self, kind: &'static str, namespace: &str, targets: &[Wanted]) -> String {
@@ -257,10 +282,16 @@ impl Names {
         let first = first.strip_prefix("*.").unwrap_or(first).to_ascii_lowercase();
         let plain = |char: char| if char.is_ascii_alphanumeric() || char == '.' { char } else { '-' };
         let name: String = first.chars().map(plain).take(200).collect();
-        let name = name.trim_matches(['-', '.']);
-        let name = if name.is_empty() { "imported" } else { name };
-        let count = self.0.entry((kind, namespace.to_owned(), name.to_owned())).or_default();
-        *count += 1;
-        if *count == 1 { name.to_owned() } else { format!("{name}-{count}") }
+        // Each part between dots begins and ends with a letter or digit.
+        let parts: Vec<&str> =
+            name.split('.').map(|part| part.trim_matches('-')).filter(|part| !part.is_empty()).collect();
+        let name = if parts.is_empty() { "imported".to_owned() } else { parts.join(".") };
+        let mut chosen = name.clone();
+        let mut count = 1;
+        while !self.0.insert((kind, namespace.to_owned(), chosen.clone())) {
+            count += 1;
+            chosen = format!("{name}-{count}");
+        }
+        chosen
     }
 }

@@ -77,23 +77,66 @@ pub(crate) fn rules<P: Policy>(
             continue;
         }
         let config = rule.config.as_ref().and_then(Value::as_object).cloned().unwrap_or_default();
-        if !enforced::<P>(&config, native, &here, findings) {
+        let at = at(format!("spec.matchRules[{index}].config"));
+        if !enforced::<P>(&config, native, &at, findings) {
             continue;
         }
         let mut targets = targets(rule, around, &here, findings);
+        let mut seen = HashSet::new();
+        targets.retain(|target| seen.insert(target.clone()));
         first_wins(&mut targets, &found, &config, &here, findings);
-        let at = at(format!("spec.matchRules[{index}].config"));
         found.push(Rule { config, targets, at });
     }
-    let default = spec.default_config.as_ref().and_then(Value::as_object);
+    if spec.rest.contains_key("pluginConfig") {
+        let message = "only defaultConfig and matchRules are imported: write it as these";
+        findings.push(at("spec.pluginConfig".to_owned()).finding(Kind::Lost, "", message));
+    }
+    let mut default = spec.default_config.as_ref().and_then(Value::as_object).cloned();
+    if default.as_mut().is_some_and(|config| config.remove("_rules_").is_some()) {
+        let message = "rules of the module's own form: write them as spec.matchRules";
+        findings.push(at("spec.defaultConfig".to_owned()).finding(Kind::Lost, "_rules_", message));
+    }
     if let Some(config) = default.filter(|config| !config.is_empty() && spec.default_config_disable != Some(true)) {
         let here = at("spec.defaultConfig".to_owned());
-        if enforced::<P>(config, native, &here, findings) {
+        if enforced::<P>(&config, native, &here, findings) {
             let gateway = (around.gateway_namespace.clone(), Wanted { kind: "Gateway", name: None });
-            found.push(Rule { config: config.clone(), targets: vec![gateway], at: here });
+            found.push(Rule { config, targets: vec![gateway], at: here });
         }
     }
     found
+}
+
+/// What the gateway is told of the whole plugin, where aiquota's own is told something else. `flag` and `value` are
+/// those of its priority.
+pub(crate) fn settings(source: &Source, flag: &str, value: &str, usual: i64, findings: &mut Vec<Finding>) {
+    let spec = &source.plugin.spec;
+    let plugin = Key::of(&source.plugin.metadata).to_string();
+    let mut say = |field: &str, message: String| {
+        let at = At { plugin: plugin.clone(), document: source.document.clone(), field: field.to_owned() };
+        findings.push(at.finding(Kind::Differs, "", message));
+    };
+    // Of a file, whose plugins are taken for the gateway's.
+    let written = source.document.as_ref().map(|document| &document.key.namespace);
+    if let Some(namespace) = written.filter(|namespace| source.plugin.metadata.namespace.as_ref() != Some(namespace)) {
+        let message =
+            format!("it is in {namespace}, where this gateway does not look: imported as if it were where it does");
+        say("metadata.namespace", message);
+    }
+    let kept = |flag: &str, value: &str, given: &str, usual: &str| {
+        format!("{given}, and aiquota's own has {usual}: kept by {flag}={given} of `aiquota run`, {value} of the chart")
+    };
+    if let Some(phase) = spec.phase.as_deref().filter(|phase| !["", "UNSPECIFIED_PHASE"].contains(phase)) {
+        say("spec.phase", kept("--phase", "modules.phase", phase, "UNSPECIFIED_PHASE"));
+    }
+    if let Some(priority) = spec.priority.filter(|priority| *priority != usual) {
+        say("spec.priority", kept(flag, value, &priority.to_string(), &usual.to_string()));
+    }
+    if let Some(strategy) = spec.fail_strategy.as_deref().filter(|strategy| !["", "FAIL_CLOSE"].contains(strategy)) {
+        say("spec.failStrategy", kept("--fail-strategy", "modules.failStrategy", strategy, "FAIL_CLOSE"));
+    }
+    if spec.rest.contains_key("selector") {
+        say("spec.selector", "aiquota's own is for all of the gateway: without the selector".to_owned());
+    }
 }
 
 /// What the module itself would say of a configuration: one that it cannot enforce means nothing that could be kept.
@@ -118,7 +161,11 @@ fn enforced<P: Policy>(
         Err(ConfigError::Nothing(invalid)) => invalid.to_string(),
         Err(error) => error.to_string(),
     };
-    findings.push(at.finding(Kind::Lost, "", format!("the module itself cannot enforce it: {problem}")));
+    // The only rule there is here.
+    let (_, field) = problem.split_once("_rules_[0].").unwrap_or_default();
+    let field = field.split([' ', ':']).next().unwrap_or_default().trim_end_matches(['.', ',']);
+    let problem = problem.replace("_rules_[0].", "");
+    findings.push(at.finding(Kind::Lost, field, format!("the module itself cannot enforce it: {problem}")));
     false
 }
 
@@ -231,7 +278,7 @@ impl Wanted {
         }
     }
 
-    fn shown(&self, namespace: &str) -> String {
+    pub(crate) fn shown(&self, namespace: &str) -> String {
         match &self.name {
             Some(name) if self.rank() == 0 => format!("{} {namespace}/{name}", self.kind),
             Some(name) => format!("{} {name}", self.kind),

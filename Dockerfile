@@ -3,13 +3,15 @@
 # Alpine's toolchain builds for musl, so that nothing is linked at run time; TLS is rustls with ring, and the certificates
 # that it trusts come from the cluster and from Secrets.
 FROM docker.io/library/rust:1.95.0-alpine AS build
-RUN apk add --no-cache musl-dev
+RUN apk add --no-cache binutils musl-dev
 WORKDIR /source
 COPY . .
 # The toolchain of the image, not another one of the same version.
 ENV RUSTUP_TOOLCHAIN=1.95.0
+# Nothing is on `scratch` that could load a library or the program itself.
 RUN cargo build --locked --release --package aiquota --bin aiquota \
- && ! ldd target/release/aiquota 2>/dev/null | grep -v musl | grep '=>'
+ && headers=$(readelf --dynamic --program-headers target/release/aiquota) \
+ && ! echo "$headers" | grep -E 'NEEDED|INTERP'
 
 FROM scratch
 COPY --from=build /source/target/release/aiquota /aiquota

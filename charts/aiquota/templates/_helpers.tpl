@@ -1,13 +1,20 @@
+{{- define "aiquota.name" -}}
+{{- .Values.nameOverride | default .Chart.Name -}}
+{{- end }}
+
 {{- define "aiquota.fullname" -}}
-{{- if contains .Chart.Name .Release.Name -}}
+{{- $name := include "aiquota.name" . -}}
+{{- if .Values.fullnameOverride -}}
+{{- .Values.fullnameOverride -}}
+{{- else if contains $name .Release.Name -}}
 {{- .Release.Name | trunc 53 | trimSuffix "-" -}}
 {{- else -}}
-{{- printf "%s-%s" .Release.Name .Chart.Name | trunc 53 | trimSuffix "-" -}}
+{{- printf "%s-%s" .Release.Name $name | trunc 53 | trimSuffix "-" -}}
 {{- end -}}
 {{- end }}
 
 {{- define "aiquota.selector" -}}
-app.kubernetes.io/name: {{ .Chart.Name }}
+app.kubernetes.io/name: {{ include "aiquota.name" . }}
 app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end }}
 
@@ -19,6 +26,9 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end }}
 
 {{- define "aiquota.serviceAccount" -}}
+{{- if and (not .Values.serviceAccount.create) (not .Values.serviceAccount.name) -}}
+{{- fail "serviceAccount.name: which one? With serviceAccount.create=false none is made" -}}
+{{- end -}}
 {{- .Values.serviceAccount.name | default (include "aiquota.fullname" .) -}}
 {{- end }}
 
@@ -84,35 +94,35 @@ one tomorrow. (list . <path of the value> <url> <sha256>). A test compares the v
 {{- $sha256 := include "aiquota.moduleSha256" (list . "ai-quota" $modules.quota) -}}
 {{- include "aiquota.pinned" (list . "modules.quota.url" $url $sha256) -}}
 - run
-- --gateway-namespace={{ .Values.gateway.namespace }}
+- {{ printf "--gateway-namespace=%v" .Values.gateway.namespace | quote }}
 {{- range .Values.trustedNamespaces }}
-- --trusted-namespace={{ . }}
+- {{ printf "--trusted-namespace=%v" . | quote }}
 {{- end }}
-- --namespace-share={{ .Values.namespaceShare }}
-- --flavor={{ .Values.flavor }}
-- --module-url={{ $url }}
+- {{ printf "--namespace-share=%v" .Values.namespaceShare | quote }}
+- {{ printf "--flavor=%v" .Values.flavor | quote }}
+- {{ printf "--module-url=%v" $url | quote }}
 {{- with $sha256 }}
-- --module-sha256={{ . }}
+- {{ printf "--module-sha256=%v" . | quote }}
 {{- end }}
-- --priority={{ $modules.quota.priority }}
+- {{ printf "--priority=%v" $modules.quota.priority | quote }}
 {{- if $modules.limits.enabled }}
 {{- $url := include "aiquota.moduleUrl" (list . "ai-token-ratelimit" $modules.limits) }}
 {{- $sha256 := include "aiquota.moduleSha256" (list . "ai-token-ratelimit" $modules.limits) }}
 {{- include "aiquota.pinned" (list . "modules.limits.url" $url $sha256) }}
-- --limit-module-url={{ $url }}
+- {{ printf "--limit-module-url=%v" $url | quote }}
 {{- with $sha256 }}
-- --limit-module-sha256={{ . }}
+- {{ printf "--limit-module-sha256=%v" . | quote }}
 {{- end }}
-- --limit-priority={{ $modules.limits.priority }}
+- {{ printf "--limit-priority=%v" $modules.limits.priority | quote }}
 {{- end }}
-- --guard={{ ternary "on" "off" $modules.guard.enabled }}
+- {{ printf "--guard=%v" (ternary "on" "off" $modules.guard.enabled) | quote }}
 {{- if and $modules.guard.enabled (or $upstream $modules.guard.url) }}
 {{- $url := include "aiquota.moduleUrl" (list . "ai-quota" $modules.guard) }}
 {{- $sha256 := include "aiquota.moduleSha256" (list . "ai-quota" $modules.guard) }}
 {{- include "aiquota.pinned" (list . "modules.guard.url" $url $sha256) }}
-- --guard-module-url={{ $url }}
+- {{ printf "--guard-module-url=%v" $url | quote }}
 {{- with $sha256 }}
-- --guard-module-sha256={{ . }}
+- {{ printf "--guard-module-sha256=%v" . | quote }}
 {{- end }}
 {{- else if $modules.guard.sha256 }}
 {{- fail "modules.guard.sha256: of which module? The guard is that of modules.quota unless modules.guard.url names another" }}
@@ -120,20 +130,20 @@ one tomorrow. (list . <path of the value> <url> <sha256>). A test compares the v
 {{- if $modules.allowUnpinned }}
 - --allow-unpinned-modules
 {{- end }}
-- --image-pull-policy={{ $modules.imagePullPolicy }}
+- {{ printf "--image-pull-policy=%v" $modules.imagePullPolicy | quote }}
 {{- with $modules.imagePullSecret }}
-- --image-pull-secret={{ . }}
+- {{ printf "--image-pull-secret=%v" . | quote }}
 {{- end }}
-- --fail-strategy={{ $modules.failStrategy }}
-- --phase={{ $modules.phase }}
+- {{ printf "--fail-strategy=%v" $modules.failStrategy | quote }}
+- {{ printf "--phase=%v" $modules.phase | quote }}
 {{- range .Values.authPlugins }}
-- --auth-plugin={{ . }}
+- {{ printf "--auth-plugin=%v" . | quote }}
 {{- end }}
-- --leader-election={{ ternary "on" "off" .Values.leaderElection.enabled }}
-- --lease-duration={{ .Values.leaderElection.leaseDuration }}
-- --drain={{ .Values.drain }}
-- --listen=[::]:{{ .Values.port }}
-- --consumer-metrics={{ .Values.metrics.consumers }}
-- --log-format={{ .Values.log.format }}
-- --log={{ .Values.log.filter }}
+- {{ printf "--leader-election=%v" (ternary "on" "off" .Values.leaderElection.enabled) | quote }}
+- {{ printf "--lease-duration=%v" .Values.leaderElection.leaseDuration | quote }}
+- {{ printf "--drain=%v" .Values.drain | quote }}
+- {{ printf "--listen=[::]:%v" .Values.port | quote }}
+- {{ printf "--consumer-metrics=%v" .Values.metrics.consumers | quote }}
+- {{ printf "--log-format=%v" .Values.log.format | quote }}
+- {{ printf "--log=%v" .Values.log.filter | quote }}
 {{- end }}

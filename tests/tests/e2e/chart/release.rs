@@ -48,6 +48,7 @@ async fn an_upgrade_reaches_definitions_and_store_and_an_uninstall_leaves_them_a
 
     let notes = charts.release(&api, "install", &[]).await?;
     ensure!(notes.contains("kind: AIQuotaStore"), "it does not say what comes next: {notes}");
+    ensure!(notes.lines().any(|line| line == "STORE"), "a shell would wait for the end of it: {notes}");
     let stores = stores(&api).await?;
     charts.release(&api, "upgrade", &[&store("1s")]).await?;
     let made = stores.get("default").await?;

@@ -121,6 +121,42 @@ async fn kubernetes_asks_the_controller_how_it_is_where_it_listens() -> Result<(
 }
 
 #[tokio::test]
+async fn what_clusters_ask_of_pods_can_be_said() -> Result<()> {
+    let charts = Charts::copied().await?;
+    let values = [
+        r#"nameOverride="quota""#,
+        r#"fullnameOverride="budget""#,
+        r#"serviceAccount={"create":false,"name":"theirs"}"#,
+        r#"podSecurityContext={"runAsUser":null,"runAsGroup":null,"fsGroup":7}"#,
+        r#"securityContext={"seLinuxOptions":{"level":"s0"}}"#,
+        r#"extraEnv=[{"name":"HTTPS_PROXY","value":"http://proxy.example"}]"#,
+        "terminationGracePeriodSeconds=60",
+        r#"log.filter="controller=debug,info""#,
+        "leaderElection.enabled=false",
+        "replicas=1",
+    ];
+    let objects = charts.render(&values).await?;
+    let deployment = find(&objects, "Deployment", "budget")?;
+    let pod = &deployment["spec"]["template"]["spec"];
+    assert_eq!(deployment["spec"]["selector"]["matchLabels"]["app.kubernetes.io/name"], "quota");
+    assert_eq!(pod["serviceAccountName"], "theirs");
+    ensure!(!objects.iter().any(|object| object["kind"] == "ServiceAccount"), "it is theirs to make");
+    let context = json!({"runAsNonRoot": true, "fsGroup": 7, "seccompProfile": {"type": "RuntimeDefault"}});
+    assert_eq!(pod["securityContext"], context, "what is null is left to the cluster, the rest stays");
+    let container = &pod["containers"][0];
+    assert_eq!(container["securityContext"]["seLinuxOptions"]["level"], "s0");
+    assert_eq!(container["securityContext"]["readOnlyRootFilesystem"], true);
+    assert_eq!(container["env"], json!([{"name": "HTTPS_PROXY", "value": "http://proxy.example"}]));
+    assert_eq!(pod["terminationGracePeriodSeconds"], 60);
+    assert_eq!(given(&arguments(deployment)?)["log"], "controller=debug,info");
+    // Without an election the old one ends before the new one acts.
+    assert_eq!(deployment["spec"]["strategy"], json!({"type": "Recreate"}));
+    let elected = charts.render(&[]).await?;
+    assert_eq!(find(&elected, "Deployment", "aiquota")?["spec"]["strategy"]["type"], "RollingUpdate");
+    Ok(())
+}
+
+#[tokio::test]
 async fn no_secret_can_be_read_outside_of_the_gateways_namespace() -> Result<()> {
     let objects = Charts::copied().await?.render(&[r#"gateway.namespace="gateway""#]).await?;
     let rules = |kind: &str| -> Result<String> { Ok(find(&objects, kind, "aiquota")?["rules"].to_string()) };
@@ -209,6 +245,19 @@ async fn a_value_that_cannot_be_meant_is_refused_by_its_name() -> Result<()> {
             "metrics.serviceMonitor.enabled",
         ),
         (r#"log.format="xml""#.to_owned(), "/log/format"),
+        (r#"log.filter="info\n- --guard=off""#.to_owned(), "/log/filter"),
+        (r#"log.filter="=bad=filter""#.to_owned(), "/log/filter"),
+        (r#"drain="99999m""#.to_owned(), "/drain"),
+        (r#"registry="oci://registry.example""#.to_owned(), "/registry"),
+        (r#"podDisruptionBudget.maxUnavailable="lots""#.to_owned(), "/podDisruptionBudget/maxUnavailable"),
+        ("podDisruptionBudget.maxUnavailable=0".to_owned(), "/podDisruptionBudget/maxUnavailable"),
+        (r#"podLabels={"app.kubernetes.io/name":"evil"}"#.to_owned(), "app.kubernetes.io/name"),
+        (r#"extraEnv=[{"name":"AIQUOTA_GUARD","value":"off"}]"#.to_owned(), "/extraEnv/0/name"),
+        (r#"nameOverride="Up""#.to_owned(), "/nameOverride"),
+        ("serviceAccount.create=false".to_owned(), "serviceAccount.name"),
+        ("terminationGracePeriodSeconds=0".to_owned(), "/terminationGracePeriodSeconds"),
+        (with_store(r#""timeout":"99999s""#), "defaultStore.timeout"),
+        (with_store(r#""address":"redis://a:99999""#), "defaultStore.address"),
         ("replicas=0".to_owned(), "/replicas"),
         (r#"flavor="upstream""#.to_owned(), "modules.quota.url"),
         (r#"defaultStore={"database":1}"#.to_owned(), "/defaultStore"),

@@ -20,7 +20,7 @@ pub struct AiQuotaStatus {
     /// rules. `Seeded`: Redis has the balances. `Ready`: all of these. `Loaded`: each gateway that reports runs the
     /// declared module with the current configuration. Warnings are there while they last:
     /// `NoAuthentication`, `ConsumerUnknown`, `ConsumerNotAllowed`, `ForeignRule`, `IdentityUnguarded`,
-    /// `NobodyMaySpend`, `RefreshUnreadable`, `NotParked`, `NearlyExhausted`. `Deleting`: how far the deletion of an object with
+    /// `NobodyMaySpend`, `RefreshUnreadable`, `NotParked`, `StoreUnreachable`, `NearlyExhausted`. `Deleting`: how far the deletion of an object with
     /// `deletionPolicy: Delete` is.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
@@ -88,7 +88,7 @@ pub struct AiTokenRateLimitStatus {
     /// rules. `Seeded`, with `overridesFrom`: Redis has the limits of single values. `Ready`: all of these. `Loaded`: each
     /// gateway that reports runs the declared module with the current configuration. Warnings are
     /// there while they last: `NoAuthentication`, `ConsumerUnknown`, `ConsumerNotAllowed`, `ForeignRule`,
-    /// `IdentityUnguarded`, `OverridesInvalid`, `NearlyExhausted`.
+    /// `IdentityUnguarded`, `StoreUnreachable`, `OverridesInvalid`, `NearlyExhausted`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,

@@ -217,6 +217,11 @@ mod tests {
                 "--limit-module-url",
                 "--limit-module-sha256",
             ),
+            (
+                &[MODULE, "--limit-module-url=oci://registry.example/limits:latest"],
+                "--limit-module-url",
+                "name a version",
+            ),
             (&[MODULE, "--limit-priority=1001"], "--limit-priority", "1..=1000"),
             (&[MODULE, "--guard=maybe"], "--guard", "off"),
             (&[MODULE, "--drain=5"], "--drain", "300s or 10m"),

@@ -13,7 +13,7 @@ fn main() {
     let plan = plan::build(&world);
     let seeded = vec![Seeded::Applied; plan.seeds.len()];
     let figures = vec![Some(Figures { balance: Some(1), used: 0 }); plan.seeds.len()];
-    let answers = Answers { seeded: &seeded, figures: &figures, overrides: &[], notes: &[], loaded: None };
+    let answers = Answers { seeded: &seeded, figures: &figures, ..Answers::default() };
     let program = plan::program(&plan, &seeded);
     let writes: Writes = program.plugins.iter().map(|plugin| (plugin.name, Write::Done)).collect();
     let now = k8s_openapi::jiff::Timestamp::UNIX_EPOCH;

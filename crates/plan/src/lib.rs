@@ -10,7 +10,7 @@
 //! let deletions = ...                                    // I/O: each of plan.departures()
 //! let loaded = ...                                       // I/O: what the modules say, compared by plan::Rollouts
 //! let notes = ...                                        // I/O: what the gateway noted of each verdict's `watched`
-//! let answers = plan::Answers { seeded: &seeded, figures: &figures, overrides: &overridden, notes: &notes, loaded };
+//! let answers = plan::Answers { .. };                   // what all those answered
 //! let status = plan::status(&plan, n, answers, &program, &writes, &deletions, now);
 //! ```
 

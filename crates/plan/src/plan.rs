@@ -4,8 +4,8 @@
 use std::{collections::HashSet, fmt, ops::Range, sync::Arc, time::Duration};
 
 use api::{
-    AiQuota, AiQuotaStatus, AiQuotaStore, AiTokenRateLimit, Condition, Consumer, Model, NearLimit, Rule, TargetRef,
-    TargetStatus,
+    AiQuota, AiQuotaStatus, AiQuotaStore, AiTokenRateLimit, Condition, Consumer, Model, NearLimit, OnStoreFailure,
+    Rule, TargetRef, TargetStatus,
 };
 use enforcement::redis::{
     Apply, Balance, Fence, Grant, Query,
@@ -23,7 +23,7 @@ use crate::{
     models::{self, Listed},
     near_limits::Watched,
     overrides::OverridesProblem,
-    stores::Databases,
+    stores::{self, Databases},
     tables::{Refreshing, Turn},
 };
 
@@ -413,6 +413,17 @@ impl Object {
         .unwrap_or_default()
     }
 
+    /// Its store and what it says of requests about which that does not answer; nothing where it could not be read.
+    pub(crate) fn store(&self) -> Option<(&str, OnStoreFailure)> {
+        let (store, ends, usual) = match self {
+            Self::Read(quota) => (&quota.spec.store_ref, quota.spec.ends(), OnStoreFailure::Refuse),
+            Self::Limit(limit) => (&limit.spec.store_ref, limit.spec.ends(), OnStoreFailure::Admit),
+            Self::Undecodable(_) => return None,
+        };
+        let store = store.as_ref().map_or(stores::DEFAULT, |store| &store.name);
+        Some((store, ends.on_store_failure.unwrap_or(usual)))
+    }
+
     /// The rules it has, if it is an AITokenRateLimit.
     pub(crate) fn rules(&self) -> &[Rule] {
         match self {
@@ -472,6 +483,8 @@ pub enum Warning {
     NearlyExhausted { percent: u8, of: &'static str, named: String },
     #[error("{0}; what was last read stays in force")]
     OverridesInvalid(OverridesProblem),
+    #[error("the controller cannot reach store {store}, {problem}; where the gateway cannot either, requests {then}")]
+    StoreUnreachable { store: String, problem: String, then: &'static str },
 }
 
 impl Warning {
@@ -489,6 +502,7 @@ impl Warning {
             Self::NotParked { .. } => "NotParked",
             Self::NearlyExhausted { .. } => "NearlyExhausted",
             Self::OverridesInvalid(_) => "OverridesInvalid",
+            Self::StoreUnreachable { .. } => "StoreUnreachable",
         }
     }
 }

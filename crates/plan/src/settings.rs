@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
+use crate::ObjectKind;
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// WasmPlugins, McpBridges, stores and secrets are here.
@@ -93,6 +95,19 @@ impl Settings {
     #[must_use]
     pub fn trusts(&self, namespace: &str) -> bool {
         namespace == self.gateway_namespace || self.trusted_namespaces.contains(namespace)
+    }
+
+    /// The module that enforces objects of this kind, as the gateways are told to load it.
+    pub(crate) fn image(&self, kind: ObjectKind) -> String {
+        let image = |url: &str, sha256: &Option<String>| match sha256 {
+            Some(sha256) => format!("module {url}, sha256 {sha256}"),
+            None => format!("module {url}"),
+        };
+        match (kind, &self.limit_module) {
+            (ObjectKind::AiQuota, _) => image(&self.module.url, &self.module.sha256),
+            (ObjectKind::AiTokenRateLimit, Some(module)) => image(&module.url, &module.sha256),
+            (ObjectKind::AiTokenRateLimit, None) => String::new(),
+        }
     }
 }
 

@@ -4,13 +4,13 @@
 use std::collections::BTreeMap;
 
 use api::{
-    ABANDON_BALANCES, AiQuotaStatus, AiQuotaStoreStatus, AiTokenRateLimitStatus, GatewayStatus, Summary, TargetRef,
-    TargetStatus,
+    ABANDON_BALANCES, AiQuotaStatus, AiQuotaStoreStatus, AiTokenRateLimitStatus, GatewayStatus, OnStoreFailure,
+    Summary, TargetRef, TargetStatus,
 };
 use k8s_openapi::jiff::Timestamp;
 
 use crate::{
-    AI_QUOTA, AI_TOKEN_RATELIMIT, Deletion, Deletions, Figures, Flavor, GUARD, Leaving, Life, Loaded, Object,
+    AI_QUOTA, AI_TOKEN_RATELIMIT, Access, Deletion, Deletions, Figures, Flavor, GUARD, Leaving, Life, Loaded, Object,
     ObjectKind, Plan, Program, Reason, Seeded, StorePlan, StoreWarning, Verdict, Warning,
     abandoned::abandoned,
     conditions::{Conditions, State, cut},
@@ -46,6 +46,8 @@ pub struct Answers<'a> {
     pub notes: &'a [Option<Notes>],
     /// What the gateways say of themselves.
     pub loaded: Option<&'a Loaded>,
+    /// As [`Plan::stores`]: whether each answers.
+    pub stores: &'a [Option<Result<(), String>>],
 }
 
 /// The condition that says how far a deletion is: false while rules of the object are in force, true since then.
@@ -113,8 +115,15 @@ pub fn status(
         Some(Ok(State::Not(reason, _) | State::Unknown(reason, _))) => Some(*reason),
         _ => None,
     };
+    // Who is seeded says that himself.
+    let told = matches!(&balances, State::Not("StoreUnreachable", _));
+    let in_force = matches!(programmed, State::Is) && !told;
+    let store_unreachable = in_force.then(|| store_unreachable(plan, &verdict.object, answers.stores)).flatten();
     conditions.state("Accepted", accepted);
-    conditions.state("Programmed", programmed);
+    match &programmed {
+        State::Is => conditions.push("Programmed", "True", "Programmed", cut(plan.gateway.settings.image(kind))),
+        programmed => conditions.state("Programmed", programmed.clone()),
+    }
     if kind == ObjectKind::AiQuota || !verdict.overrides.is_empty() {
         conditions.state("Seeded", balances);
     }
@@ -129,7 +138,7 @@ pub fn status(
         ObjectKind::AiQuota => nearly_exhausted(&warned, percent),
         ObjectKind::AiTokenRateLimit => near_limits::nearly_exhausted(&near_limits::near(verdict, notes), percent),
     };
-    let warnings = || verdict.warnings.iter().chain(&not_parked).chain(&nearly_exhausted);
+    let warnings = || verdict.warnings.iter().chain(&not_parked).chain(&nearly_exhausted).chain(&store_unreachable);
     match loaded {
         Some(Ok(state)) => conditions.state(LOADED, state),
         Some(Err(())) => conditions.keep(LOADED),
@@ -258,11 +267,7 @@ pub fn store_status(store: &StorePlan, seen: Option<Seen<'_>>, now: Timestamp) -
         (Err(reason), _) => State::not(reason),
         (Ok(_), Some(Ok(()))) => State::Is,
         (Ok(_), None) => State::Unknown("Connecting", "no answer yet".to_owned()),
-        (Ok(access), Some(Err(error))) => {
-            let spec = &store.object.spec;
-            let at = format!("{}:{} at {}:{}", spec.service.name, spec.port(), access.host, access.port);
-            State::Not("StoreUnreachable", cut(format!("{at}: {error}")))
-        }
+        (Ok(access), Some(Err(error))) => State::Not("StoreUnreachable", cut(unreachable(store, access, error))),
     };
     conditions.state("Connected", state.clone());
     let evicts = seen.filter(|_| store.access.is_ok()).and_then(|seen| seen.evicts).map(str::to_owned);
@@ -275,6 +280,35 @@ pub fn store_status(store: &StorePlan, seen: Option<Seen<'_>>, now: Timestamp) -
     let before = || store.object.status.as_ref().map(|status| status.gateways.clone());
     let gateways = known.or_else(before).unwrap_or_default();
     AiQuotaStoreStatus { observed_generation: metadata.generation, conditions: conditions.made, gateways }
+}
+
+/// Where a store is, as the gateway knows it and as the controller does, and what came of asking it.
+fn unreachable(store: &StorePlan, Access { host, port, .. }: &Access, error: &str) -> String {
+    let spec = &store.object.spec;
+    format!("{}:{} at {host}:{port}: {error}", spec.service.name, spec.port())
+}
+
+/// Rules are in force that ask a store of which nothing is heard. The gateway may have another way to it.
+fn store_unreachable(plan: &Plan, object: &Object, answers: &[Option<Result<(), String>>]) -> Option<Warning> {
+    let (name, on_store_failure) = object.store()?;
+    let is_its = |store: &StorePlan| store.object.metadata.name.as_deref() == Some(name);
+    let mut usable = plan.stores.iter().zip(answers).filter(|(store, _)| is_its(store));
+    let (store, access, error) = usable.find_map(|(store, answer)| {
+        let error = answer.as_ref()?.as_ref().err()?;
+        Some((store, store.access.as_ref().ok()?, error))
+    })?;
+    let then = match (plan.gateway.settings.flavor, object.kind(), on_store_failure) {
+        (Flavor::Native, _, OnStoreFailure::Refuse) => "are answered with 503 (onStoreFailure: Refuse)",
+        (Flavor::Native, ObjectKind::AiQuota, OnStoreFailure::Admit) => {
+            "pass unchecked (onStoreFailure: Admit), and what they use is not booked"
+        }
+        (Flavor::Native, ObjectKind::AiTokenRateLimit, OnStoreFailure::Admit) => {
+            "pass without limit (onStoreFailure: Admit)"
+        }
+        (Flavor::Upstream, ObjectKind::AiQuota, _) => "are refused with 403",
+        (Flavor::Upstream, ObjectKind::AiTokenRateLimit, _) => "pass without limit",
+    };
+    Some(Warning::StoreUnreachable { store: name.to_owned(), problem: unreachable(store, access, error), then })
 }
 
 /// `abandoned`: see [`abandoned()`].

@@ -28,7 +28,7 @@ fn ten_thousand_objects_on_a_thousand_routes_make_a_thousand_policies() {
         let status = plan::status(
             &plan,
             verdict,
-            plan::Answers { seeded: &seeded, figures: &[], overrides: &[], notes: &[], loaded: None },
+            plan::Answers { seeded: &seeded, ..plan::Answers::default() },
             &program,
             &writes,
             &Deletions::new(),
@@ -53,7 +53,7 @@ fn programmed(plan: &plan::Plan, ai_quota: &Write, guard: &Write) -> Vec<String>
         plan::status(
             plan,
             verdict,
-            plan::Answers { seeded: &seeded, figures: &[], overrides: &[], notes: &[], loaded: None },
+            plan::Answers { seeded: &seeded, ..plan::Answers::default() },
             &program,
             &writes,
             &Deletions::new(),
@@ -262,7 +262,7 @@ fn many_paths(world: &mut plan::World, quota: usize) {
 fn conditions(plan: &plan::Plan, verdict: usize) -> Vec<(String, String)> {
     let seeded = vec![Seeded::Applied; plan.seeds.len()];
     let program = plan::program(plan, &seeded);
-    let answers = plan::Answers { seeded: &seeded, figures: &[], overrides: &[], notes: &[], loaded: None };
+    let answers = plan::Answers { seeded: &seeded, ..plan::Answers::default() };
     let now = k8s_openapi::jiff::Timestamp::UNIX_EPOCH;
     let status = plan::status(plan, verdict, answers, &program, &Writes::new(), &Deletions::new(), now);
     status.conditions.into_iter().map(|condition| (condition.type_, condition.reason)).collect()

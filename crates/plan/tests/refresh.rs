@@ -65,7 +65,7 @@ fn status(plan: &Plan, seeded: &Seeded, write: &Write) -> AiQuotaStatus {
     let seeded = vec![seeded.clone(); plan.seeds.len()];
     let program = plan::program(plan, &seeded);
     let writes: Writes = [(AI_QUOTA, write.clone()), (plan::GUARD, Write::Done)].into();
-    let answers = plan::Answers { seeded: &seeded, figures: &[], overrides: &[], notes: &[], loaded: None };
+    let answers = plan::Answers { seeded: &seeded, ..plan::Answers::default() };
     plan::status(plan, 0, answers, &program, &writes, &plan::Deletions::new(), Timestamp::UNIX_EPOCH)
 }
 

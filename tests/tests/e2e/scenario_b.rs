@@ -46,6 +46,8 @@ async fn a_quota_without_an_auth_plugin_ahead_of_it_says_so() -> Result<()> {
     stage.says(&quotas, "chat", "NoAuthentication", ("True", "NoAuthentication"), &words).await.map(drop)
 }
 
+const LIMIT_MODULE: &str = "oci://registry.example/ai-token-ratelimit:1.0.0";
+
 /// What is wrong with the store, and what its condition must say.
 struct Mistake {
     what: &'static str,
@@ -58,7 +60,7 @@ struct Mistake {
 #[tokio::test]
 async fn a_wrong_name_port_address_or_secret_of_redis_is_named_and_nothing_is_half_applied() -> Result<()> {
     let stage = Stage::set().await?;
-    stage.start_controller()?;
+    stage.start_controller_with(&[&format!("--limit-module-url={LIMIT_MODULE}")])?;
     stage.apply_example("gateway.yaml").await?;
     let secret = |name: &str, data: Value| json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name, "namespace": NAMESPACE}, "stringData": data});
     stage.api.apply(&secret("wrong", json!({"password": "not-it"}))).await?;
@@ -125,8 +127,7 @@ async fn a_wrong_name_port_address_or_secret_of_redis_is_named_and_nothing_is_ha
             said: &["pasted"],
         },
     ];
-    let stores = stage.stores().await?;
-    let quotas = stage.quotas().await?;
+    let (stores, quotas, limits) = (stage.stores().await?, stage.quotas().await?, stage.limits().await?);
     for Mistake { what, spec, reason, said } in mistakes {
         let mut wrong = right.clone();
         for (field, value) in spec.as_object().into_iter().flatten() {
@@ -141,24 +142,41 @@ async fn a_wrong_name_port_address_or_secret_of_redis_is_named_and_nothing_is_ha
         };
         stage.api.apply(&store(&wrong)).await?;
         stage.api.apply(&quota("chat", &json!({}))).await?;
+        stage.apply_example("limit.yaml").await?;
         let connected = stage.says(&stores, "default", "Connected", ("False", reason), said).await;
         let message = connected.context(what)?;
         stage.says(&quotas, "chat", "Seeded", ("False", reason), &[]).await.context(what)?;
         stage.condition(&quotas, "chat", "Ready", "False").await?;
+        // A limit needs nothing in Redis before its rule; so it has one, but never without a word.
+        let warned = if reason == "StoreUnreachable" {
+            stage.condition(&limits, "chat", "Ready", "True").await.context(what)?;
+            stage.says(&limits, "chat", reason, ("True", reason), said).await
+        } else {
+            stage.says(&limits, "chat", "Programmed", ("False", reason), &[]).await
+        };
+        let warned = warned.context(what)?;
         for secret in [PASSWORD, "not-it"] {
-            assert!(!message.contains(secret), "{what}: {message}");
+            assert!(!message.contains(secret) && !warned.contains(secret), "{what}: {message}; {warned}");
         }
         assert_eq!(stage.rules().await?, 0, "{what}: a rule without balances");
         assert_eq!(stage.redis.get("chat_quota:aliyun-user1").await?, None, "{what}: a balance without a rule");
 
         quotas.delete("chat", &DeleteParams::default()).await?;
+        limits.delete("chat", &DeleteParams::default()).await?;
         stores.delete("default", &DeleteParams::default()).await?;
     }
 
     stage.apply_example("quota.yaml").await?;
+    stage.apply_example("limit.yaml").await?;
     stage.ready("chat").await?;
     stage.condition(&stores, "default", "Connected", "True").await?;
     assert_ne!(stage.rules().await?, 0);
+    // Which image the gateway was told to run is in the status: an old one under the same tag cannot hide in it.
+    for (objects, module) in [(&quotas, "ai-quota.wasm"), (&limits, LIMIT_MODULE)] {
+        stage.says(objects, "chat", "Programmed", ("True", "Programmed"), &[module]).await?;
+    }
+    stage.condition(&limits, "chat", "Ready", "True").await?;
+    ensure!(condition(&limits.get("chat").await?, "StoreUnreachable").is_none());
     Ok(())
 }
 
@@ -175,6 +193,11 @@ async fn bad_objects_are_refused_by_name_and_disturb_no_other() -> Result<()> {
     let refused = stage.api.apply(&quota("typo", &json!({"consumers": [{"name": "a b", "quota": 1}]}))).await;
     let refused = format!("{:#}", refused.expect_err("a blank is in no consumer's name"));
     assert!(refused.contains("spec.consumers[0].name"), "{refused}");
+
+    let bad_key = |text: &str| text.replace("{any: true}", "{pattern: (a}");
+    let refused = stage.apply_example_with("limit.yaml", bad_key).await.expect_err("that is no pattern");
+    let refused = format!("{refused:#}");
+    assert!(refused.contains("spec.rules[0].limits[0].match.pattern"), "{refused}");
 
     stage
         .api

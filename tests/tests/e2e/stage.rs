@@ -108,6 +108,10 @@ impl Stage {
         self.api.objects(OURS, "AIQuota", NAMESPACE).await
     }
 
+    pub(crate) async fn limits(&self) -> Result<Api<DynamicObject>> {
+        self.api.objects(OURS, "AITokenRateLimit", NAMESPACE).await
+    }
+
     pub(crate) async fn stores(&self) -> Result<Api<DynamicObject>> {
         self.api.objects(OURS, "AIQuotaStore", NAMESPACE).await
     }

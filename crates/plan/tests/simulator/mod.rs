@@ -210,7 +210,11 @@ fn run(world: &mut World, index: &mut Index, (redis, left, databases): Said<'_>,
     let seeded: Vec<Seeded> = plan.seeds.iter().map(|seed| answer(redis, &seed.balance.to_string())).collect();
     let figures: Vec<_> = plan.seeds.iter().zip(&seeded).map(|(seed, seeded)| figures(left, seed, seeded)).collect();
     let overridden: Vec<Seeded> = plan.overrides.iter().map(|set| answer(redis, &set.key.to_string())).collect();
-    let answers = plan::Answers { seeded: &seeded, figures: &figures, overrides: &overridden, notes: &[], loaded: None };
+    let unreachable = redis.get("all").is_some_and(|said| said == "unreachable");
+    let reached = || if unreachable { Err("connection refused".to_owned()) } else { Ok(()) };
+    let stores: Vec<_> = plan.stores.iter().map(|_| Some(reached())).collect();
+    let found = plan::Answers { seeded: &seeded, figures: &figures, ..plan::Answers::default() };
+    let answers = plan::Answers { overrides: &overridden, stores: &stores, ..found };
     index.record(&plan, &seeded);
     let up = |store: &StorePlan| {
         let found = store.database.as_ref().is_some_and(|database| database.is_there);
@@ -256,10 +260,7 @@ fn run(world: &mut World, index: &mut Index, (redis, left, databases): Said<'_>,
         }
     }
     for store in &plan.stores {
-        let answers = match redis.get("all").map(String::as_str) {
-            Some("unreachable") => Err("connection refused"),
-            _ => Ok(()),
-        };
+        let answers = if unreachable { Err("connection refused") } else { Ok(()) };
         let seen = plan::Seen { answers, evicts: redis.get("maxmemory-policy").map(String::as_str), gateways: None };
         let status = plan::store_status(store, Some(seen), now);
         let key = Key::of(&store.object.metadata);

@@ -256,7 +256,8 @@ async fn play(system: &System, story: &mut Story) -> Result<()> {
     balance(story, USER2.0, 49_970).await;
     system.counted(USER2.1, "30").await?;
     let second = with_key(system.completion(false), USER2);
-    story.exchange("user2 is too fast", USER2.0, second, 429, "Too many requests").await?;
+    let limited = story.exchange("user2 is too fast", USER2.0, second, 429, "Too many requests").await?;
+    story.seconds(&limited, "X-TokenRateLimit-Reset", 60);
     balance(story, USER2.0, 49_970).await;
 
     story.chapter("6. Who may not, cannot");

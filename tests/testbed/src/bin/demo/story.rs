@@ -7,7 +7,7 @@ use anyhow::Result;
 use comfy_table::Table;
 use comfy_table::presets::UTF8_BORDERS_ONLY;
 use owo_colors::{OwoColorize as _, Stream};
-use testbed::Call;
+use testbed::{Call, Reply};
 
 /// What has been told so far.
 #[derive(Default)]
@@ -60,7 +60,7 @@ impl Story {
         call: Call,
         status: u16,
         contains: &str,
-    ) -> Result<()> {
+    ) -> Result<Reply> {
         println!("  {} {}", format!("{who}:").if_supports_color(Stream::Stdout, |text| text.cyan()), call.shown());
         let reply = call.send().await?;
         let text = reply.text();
@@ -68,7 +68,15 @@ impl Story {
         println!("    {} {}", mark(right, &reply.status.to_string()), shortened(&text));
         let found = if right { format!("{status}") } else { format!("{} {}", reply.status, shortened(&text)) };
         self.check(what, &format!("{status} {}", contains), &found, right);
-        Ok(())
+        Ok(reply)
+    }
+
+    /// Shows a header of an answer that says how many seconds to wait, and compares: at most so many.
+    pub(crate) fn seconds(&mut self, reply: &Reply, header: &str, most: u64) {
+        let found = reply.header(header).unwrap_or("none");
+        let right = found.parse().is_ok_and(|seconds: u64| (1..=most).contains(&seconds));
+        println!("    {header}: {}", mark(right, found));
+        self.check(header, &format!("1 to {most}"), found, right);
     }
 
     /// Shows a balance and compares it.

@@ -100,7 +100,7 @@ impl Reporter {
         let quotas = plan.verdicts.iter().enumerate().filter_map(|(index, verdict)| {
             let status = plan::status(plan, index, found, program, writes, &seeding.deletions, now);
             let metadata = verdict.object.metadata();
-            tally.borrow_mut().add(verdict.object.kind(), &status.conditions);
+            tally.borrow_mut().add(&verdict.object.kind(), &status.conditions);
             let resource = match verdict.object.kind() {
                 ObjectKind::AiQuota => quotas,
                 ObjectKind::AiTokenRateLimit => limits,
@@ -122,7 +122,7 @@ impl Reporter {
                 gateways: loaded.gateways(index),
             });
             let status = plan::store_status(store, seen, now);
-            tally.borrow_mut().add("AIQuotaStore", &status.conditions);
+            tally.borrow_mut().add(&"AIQuotaStore", &status.conditions);
             Report::new(stores, &store.object.metadata, store.object.status.as_ref(), &status, written)
         });
         let client = &*client;

@@ -36,7 +36,7 @@ pub(crate) struct Found<'a> {
 pub(crate) struct Tally(BTreeMap<[String; 4], i64>);
 
 impl Tally {
-    pub(crate) fn add(&mut self, kind: impl ToString, conditions: &[Condition]) {
+    pub(crate) fn add(&mut self, kind: &impl ToString, conditions: &[Condition]) {
         for Condition { type_, status, reason, .. } in conditions {
             *self.0.entry([kind.to_string(), type_.clone(), status.clone(), reason.clone()]).or_default() += 1;
         }

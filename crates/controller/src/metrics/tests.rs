@@ -63,7 +63,7 @@ fn find(metrics: &Metrics, left: [Option<i64>; 4]) {
     let mut tally = Tally::default();
     let ready = serde_json::json!({"type": "Ready", "status": "False", "reason": "Seeding", "message": "",
         "lastTransitionTime": "2026-11-22T00:00:00Z"});
-    tally.add("AIQuota", &[serde_json::from_value(ready).unwrap()]);
+    tally.add(&"AIQuota", &[serde_json::from_value(ready).unwrap()]);
     let stores = [Some(Err("no answer in time".to_owned()))];
     let (seeds, figures, stores) = (&seeds[..], &figures[..], &stores[..]);
     let gateway = "higress-system";

@@ -39,8 +39,8 @@ fn flags() -> Result<BTreeMap<String, Option<String>>> {
     let mut flags = BTreeMap::new();
     for line in help.lines().map(str::trim).filter(|line| line.starts_with("--")) {
         let flag = line.trim_start_matches('-').split(' ').next().unwrap_or_default();
-        let default = line.split_once("[default: ").and_then(|(_, rest)| rest.split_once(']'));
-        flags.insert(flag.to_owned(), default.map(|(default, _)| default.to_owned()));
+        let default = line.split_once("[default: ").and_then(|(_, rest)| rest.split("] [").next()?.strip_suffix(']'));
+        flags.insert(flag.to_owned(), default.map(str::to_owned));
     }
     ensure!(flags.len() > 20, "{help}");
     Ok(flags)

@@ -87,6 +87,9 @@ one tomorrow. (list . <path of the value> <url> <sha256>). A test compares the v
 {{- if and $upstream $modules.limits.enabled (not $modules.limits.url) -}}
 {{- fail "modules.limits.url: with flavor upstream say where Higress' own ai-token-ratelimit is, or set modules.limits.enabled=false" -}}
 {{- end -}}
+{{- if and (not $upstream) (eq $modules.limits.dialect "v1") -}}
+{{- fail "modules.limits.dialect: v1 is a generation of Higress' own module: leave it out, or set flavor=upstream" -}}
+{{- end -}}
 {{- if and (not .Values.leaderElection.enabled) (gt (int .Values.replicas) 1) -}}
 {{- fail "leaderElection.enabled: without an election there is one replica: set replicas=1" -}}
 {{- end -}}
@@ -115,6 +118,7 @@ one tomorrow. (list . <path of the value> <url> <sha256>). A test compares the v
 {{- end }}
 - {{ printf "--limit-priority=%v" $modules.limits.priority | quote }}
 {{- end }}
+- {{ printf "--limit-dialect=%v" $modules.limits.dialect | quote }}
 - {{ printf "--guard=%v" (ternary "on" "off" $modules.guard.enabled) | quote }}
 {{- if and $modules.guard.enabled (or $upstream $modules.guard.url) }}
 {{- $url := include "aiquota.moduleUrl" (list . "ai-quota" $modules.guard) }}

@@ -84,6 +84,7 @@ pub(crate) fn duration(text: &str) -> Result<Duration, &'static str> {
 #[cfg(test)]
 mod tests {
     use clap::Parser;
+    use enforcement::wire::limit::Dialect;
     use plan::{FailStrategy, Flavor, Guard, GuardModule, LimitModule, Module, Phase, PullPolicy};
 
     use super::*;
@@ -106,6 +107,7 @@ mod tests {
         let settings = settings(&[MODULE]).unwrap();
         assert_eq!(settings.gateway_namespace, "higress-system");
         assert_eq!((settings.flavor, settings.guard), (Flavor::Native, Guard::On));
+        assert_eq!(settings.limit_dialect, Dialect::V2);
         assert_eq!(settings.guard_module.url, settings.module.url);
         assert_eq!(settings.drain, Duration::from_secs(300));
         assert_eq!(settings.module.url, "oci://registry.example/ai-quota:1.0.0");
@@ -138,6 +140,7 @@ mod tests {
             "--limit-module-url=oci://registry.example/limits:2.0.0",
             &format!("--limit-module-sha256={sha256}"),
             "--limit-priority=8",
+            "--limit-dialect=v1",
         ])
         .unwrap();
         assert_eq!(
@@ -161,6 +164,7 @@ mod tests {
                     phase: Phase::Authz,
                     priority: 8,
                 }),
+                limit_dialect: Dialect::V1,
                 guard: Guard::Off,
                 guard_module: GuardModule {
                     url: "oci://registry.example/guard:2.0.0".into(),
@@ -232,6 +236,8 @@ mod tests {
             (&[MODULE, "--lease-duration=6m"], "--lease-duration", "1m to 5m"),
             (&[MODULE, "--lease-duration=15"], "--lease-duration", "3s to 300s"),
             (&[MODULE, "--flavor=sidestream"], "--flavor", "upstream"),
+            (&[MODULE, "--limit-dialect=v3"], "--limit-dialect", "v1, v2"),
+            (&[MODULE, "--limit-dialect=v1"], "--limit-dialect=v1", "--flavor=upstream"),
             (&[MODULE, "--flavor=upstream"], "--guard-module-url", "--guard=off"),
             (
                 &[MODULE, "--guard-module-url=oci://registry.example/guard"],

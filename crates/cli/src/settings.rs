@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Result, bail, ensure};
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
+use enforcement::wire::limit::Dialect;
 use plan::{FailStrategy, Flavor, Guard, GuardModule, LimitModule, Module, Phase, PullPolicy, Settings};
 
 use crate::module_url::{ModuleUrl, Names, is_sha256};
@@ -52,6 +53,13 @@ pub(crate) struct Flags {
     #[arg(long, env = "AIQUOTA_LIMIT_MODULE_SHA256", value_name = "HEX", value_parser = sha256)]
     #[arg(requires = "limit_module_url")]
     limit_module_sha256: Option<String>,
+
+    /// Which generation of Higress' module for token rate limits the gateway runs, with --flavor=upstream: v1 is what its
+    /// guides call 1.0.0 and every build until July 2026, v2 every build since; each reads what is written for the other
+    /// as something else
+    #[arg(long, env = "AIQUOTA_LIMIT_DIALECT", value_name = "DIALECT", default_value = "v2")]
+    #[arg(value_parser = one_of(&[("v1", Dialect::V1), ("v2", Dialect::V2)]))]
+    limit_dialect: Dialect,
 
     /// Let urls of modules name no version and no digest, or `latest`: the gateway may run another module tomorrow
     #[arg(long, env = "AIQUOTA_ALLOW_UNPINNED_MODULES")]
@@ -172,6 +180,11 @@ impl Flags {
             }
             None => None,
         };
+        ensure!(
+            self.limit_dialect == Dialect::V2 || self.flavor == Flavor::Upstream,
+            "--limit-dialect=v1: with --flavor=native this project's module enforces token rate limits, and it has one \
+             generation only: leave it out, or choose --flavor=upstream"
+        );
         Ok(Settings {
             gateway_namespace: self.gateway_namespace,
             trusted_namespaces: self.trusted_namespaces.into_iter().collect(),
@@ -186,6 +199,7 @@ impl Flags {
                 priority: self.priority,
             },
             limit_module,
+            limit_dialect: self.limit_dialect,
             guard: self.guard,
             guard_module,
             auth_plugins: self.auth_plugins,

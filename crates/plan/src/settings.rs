@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
+use enforcement::wire::limit::Dialect;
+
 use crate::ObjectKind;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,6 +17,8 @@ pub struct Settings {
     pub module: Module,
     /// Where token rate limits are enforced; nothing where they are not: what is programmed stays as it is.
     pub limit_module: Option<LimitModule>,
+    /// Of which generation upstream's module for token rate limits is. Ours has the second's rules, whatever is said.
+    pub limit_dialect: Dialect,
     pub guard: Guard,
     /// Where the guard is loaded from: always a module of ours.
     pub guard_module: GuardModule,

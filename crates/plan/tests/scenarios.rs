@@ -96,6 +96,14 @@ fn models_are_written_seeded_merged_and_reported() {
 }
 
 #[test]
+fn limits_for_upstreams_first_generation_are_those_that_it_enforces_as_they_are_meant() {
+    let scenarios: Vec<Scenario> = serde_yaml::from_str(include_str!("scenarios/limits_v1.yaml")).unwrap();
+    for scenario in &scenarios {
+        play(scenario, Flavor::Upstream);
+    }
+}
+
+#[test]
 fn upstreams_limits_are_spelled_as_it_reads_them_and_what_they_cannot_say_is_refused() {
     let scenarios: Vec<Scenario> = serde_yaml::from_str(include_str!("scenarios/limits_upstream.yaml")).unwrap();
     for scenario in &scenarios {

@@ -318,6 +318,7 @@ pub(super) mod tests {
                     priority: 750,
                 },
                 limit_module: None,
+                limit_dialect: enforcement::wire::limit::Dialect::V2,
                 guard: Guard::On,
                 guard_module: GuardModule { url, sha256: None },
                 auth_plugins: Vec::new(),

@@ -1,5 +1,5 @@
-//! Upstream's own configuration of ai-token-ratelimit (of its second generation) as the controller writes it: the keys
-//! of one rule that upstream's module reads, and no others. Pure.
+//! Upstream's own configuration of ai-token-ratelimit, of both generations, as the controller writes it: the keys of one
+//! rule that upstream's module reads, and no others. Pure.
 
 use serde::{Deserialize, Serialize};
 

@@ -1,5 +1,10 @@
-//! The form that upstream's ai-token-ratelimit reads: each rule has all of its limits itself, spelled as items of which
-//! the first key that matches counts. What they mean stands in an annotation, once for each policy. Pure.
+//! The form that upstream's ai-token-ratelimit reads, of the generation that the gateway runs: each rule has all of its
+//! limits itself, spelled as items of which the first key that matches counts. What they mean stands in an annotation,
+//! once for each policy. Pure.
+
+mod items;
+#[cfg(test)]
+mod tests;
 
 use std::{borrow::Cow, collections::HashMap};
 
@@ -8,10 +13,11 @@ use enforcement::{
     values::RULES_MAX,
     wire::{
         self,
-        limit::{By, Consumer, Ip, Limit as WireLimit, Match, Policy as Settings, Rule as WireRule},
-        upstream_limit::{Item, Key, Limiter, Rate, Rule},
+        limit::{Dialect, Match, Policy as Settings, Rule as WireRule},
+        upstream_limit::{Rate, Rule},
     },
 };
+use items::{Unsayable, items, unsayable};
 use serde::{Deserialize, Serialize};
 
 use super::{Body, Form, Read, Ruled, Size, Stores, policies, text, upstream::anything, value};
@@ -19,7 +25,7 @@ use crate::{
     Refusal, Refused, ends,
     form::beyond_upstream,
     gateway::{Gateway, Matcher, Part, Policy},
-    kind::Limit,
+    kind::{self, Limit},
     validate::{admission, seconds},
 };
 
@@ -28,7 +34,8 @@ const AROUND: usize = 25;
 /// Around a name in the annotation: `{"policy":""},`.
 const NOTE: usize = 14;
 
-pub(crate) struct UpstreamLimits;
+/// Of this generation. What another one reads is read back as well, but not kept as it is.
+pub(crate) struct UpstreamLimits(pub(crate) Dialect);
 
 /// What a rule cannot say about itself.
 #[derive(Serialize, Deserialize)]
@@ -58,29 +65,19 @@ impl Form<Limit> for UpstreamLimits {
         for (at, rate) in spec.global.iter().enumerate().filter(|(_, rate)| !is_known(&rate.window)) {
             refuse(format!("spec.global[{at}].window"), format!("{WINDOWS}, not {}", rate.window));
         }
-        let mut count = 0;
         for (at, rule) in spec.rules.iter().enumerate() {
-            let field = format!("spec.rules[{at}].limits");
             if let Some(unknown) = rule.limits.iter().position(|limit| !is_known(&limit.window)) {
-                refuse(format!("{field}[{unknown}].window"), WINDOWS.to_owned());
+                refuse(format!("spec.rules[{at}].limits[{unknown}].window"), WINDOWS.to_owned());
             }
             if !rule.overrides_from.is_empty() {
                 let message = "the module looks up no limits of single values: list them in limits";
                 refuse(format!("spec.rules[{at}].overridesFrom"), message.to_owned());
             }
-            let groups = groups(&rule.limits, |limit| &limit.matches);
-            if is_widened(&groups, |limit| limit.matches.exact.is_some()) {
-                let message = "a match has more limits than one before it that may match the same value: in the module \
-                               that value would be under the rest of them";
-                refuse(field, message.to_owned());
-            }
-            count += longest(&groups);
         }
-        if count > RULES_MAX {
-            let message = format!(
-                "would make {count} items, one for each limit that the same value has, and the module takes at most {RULES_MAX}"
-            );
-            refuse("spec.rules".to_owned(), message);
+        let rules = kind::rules(&spec.rules);
+        for what in unsayable(self.0, !spec.global.is_empty(), &matches(&rules)) {
+            let (field, message) = told(what);
+            refuse(field, message);
         }
         let store = (OnStoreFailure::Admit, "the module lets requests pass while the store does not answer");
         refusals.extend(admission::beyond_upstream(spec.admission));
@@ -113,20 +110,17 @@ impl Form<Limit> for UpstreamLimits {
     /// cannot read would keep it from starting at all, and of limits of models only those for all together would be left.
     fn can_say(&self, settings: &Settings) -> bool {
         let is_known = |seconds: u32| Rate::new(1, seconds).is_some();
-        let mut count = 0;
         let can_say = |rule: &WireRule| {
-            let groups = groups(&rule.limits, |limit| &limit.matches);
-            count += longest(&groups);
-            let is_exact = |limit: &WireLimit| matches!(limit.matches, Match::Exact(_));
-            let is_known = rule.limits.iter().all(|limit| is_known(limit.window_seconds));
-            is_known && !rule.overridden && !is_widened(&groups, is_exact)
+            rule.limits.iter().all(|limit| is_known(limit.window_seconds))
+                && !rule.limits.is_empty()
+                && !rule.overridden
         };
         settings.models.is_empty()
             && settings.rules.iter().all(can_say)
-            && count <= RULES_MAX
             && settings.global.len() <= 1
-            && count + settings.global.len() > 0
+            && settings.rules.len() + settings.global.len() > 0
             && settings.global.iter().all(|rate| is_known(rate.window_seconds))
+            && unsayable(self.0, !settings.global.is_empty(), &matches(&settings.rules)).is_empty()
             && !settings.ends.observes()
     }
 
@@ -143,7 +137,7 @@ impl Form<Limit> for UpstreamLimits {
             let policy = &part.policies[by];
             let first = !written.contains_key(&by);
             let settings = self.said(&policy.written()).into_owned();
-            let config = written.entry(by).or_insert_with(|| value(&configuration(&settings, stores)));
+            let config = written.entry(by).or_insert_with(|| value(&configuration(self.0, &settings, stores)));
             notes.push(Note { policy: policy.name.clone(), settings: first.then_some(settings) });
             MatchRule { config: Some(config.clone()), ..rule }
         });
@@ -155,94 +149,63 @@ impl Form<Limit> for UpstreamLimits {
         let settings = policy.written();
         Size {
             once: 0,
-            rule: text(&configuration(&settings, stores)).len() + AROUND,
+            rule: text(&configuration(self.0, &settings, stores)).len() + AROUND,
             // As if each rule had them: not all know which is the first.
             note: text(&settings).len() + policy.name.len() + NOTE,
         }
     }
 }
 
-/// The limits of each match, in the order in which matches are tried.
-fn groups<T, M: PartialEq>(limits: &[T], of: impl Fn(&T) -> &M) -> Vec<Vec<&T>> {
-    let mut groups: Vec<Vec<&T>> = Vec::new();
-    for limit in limits {
-        match groups.iter_mut().find(|group| of(group[0]) == of(limit)) {
-            Some(group) => group.push(limit),
-            None => groups.push(vec![limit]),
+fn matches(rules: &[WireRule]) -> Vec<Vec<&Match>> {
+    rules.iter().map(|rule| rule.limits.iter().map(|limit| &limit.matches).collect()).collect()
+}
+
+/// The field and what is wrong with it.
+fn told(what: Unsayable) -> (String, String) {
+    const V1: &str = "the module's first generation (--limit-dialect=v1)";
+    let spec = |field: &str, message: String| (format!("spec.{field}"), message);
+    match what {
+        Unsayable::Widened { rule } => spec(
+            &format!("rules[{rule}].limits"),
+            "a match has more limits than one before it that may match the same value: in the module that value would be \
+             under the rest of them"
+                .to_owned(),
+        ),
+        Unsayable::Items(count) => spec(
+            "rules",
+            format!(
+                "would make {count} items, one for each limit that the same value has, and the module takes at most \
+                 {RULES_MAX}"
+            ),
+        ),
+        Unsayable::Beside => spec("global", format!("{V1} has no limits for all requests beside rules: keep one of both")),
+        Unsayable::Rules => {
+            spec("rules", format!("{V1} enforces only the first rule that has a limit for the request: keep one"))
         }
+        Unsayable::Second { rule, limit } => spec(
+            &format!("rules[{rule}].limits[{limit}].match"),
+            format!("{V1} has one limit for each match, and this one has one already"),
+        ),
+        Unsayable::Behind { rule, limit } => spec(
+            &format!("rules[{rule}].limits[{limit}].match.exact"),
+            format!("{V1} looks values up before patterns, and one before it matches this value: put it first, or leave it out"),
+        ),
     }
-    groups
-}
-
-/// How many items they make: one for each limit that the same value has.
-fn longest<T>(groups: &[Vec<&T>]) -> usize {
-    groups.iter().map(Vec::len).max().unwrap_or(0)
-}
-
-/// Whether a match has more limits than one before it that may match the same value: in later items that value would
-/// fall to the later match.
-fn is_widened<T>(groups: &[Vec<&T>], is_exact: impl Fn(&T) -> bool) -> bool {
-    let is_exact = |group: &[&T]| group.first().is_some_and(|first| is_exact(first));
-    groups.iter().enumerate().any(|(later, group)| {
-        let mut before = groups[..later].iter().filter(|earlier| !(is_exact(earlier) && is_exact(group)));
-        before.any(|earlier| earlier.len() < group.len())
-    })
 }
 
 /// Where the store cannot be used there is none to ask: the module lets requests pass then.
-fn configuration(settings: &Settings, stores: Stores<'_>) -> Rule {
+fn configuration(dialect: Dialect, settings: &Settings, stores: Stores<'_>) -> Rule {
     let Settings { store, rule_name, paths: _, global, rules, models: _, rejection, reserve: _, ends: _, unavailable } =
         settings;
     let store = store.as_ref().filter(|_| unavailable.is_none()).and_then(|store| stores.usable.get(store));
     Rule {
         rule_name: rule_name.clone(),
         global_threshold: global.first().and_then(|rate| Rate::new(rate.tokens, rate.window_seconds)),
-        rule_items: rules.iter().flat_map(items).collect(),
+        rule_items: rules.iter().flat_map(|rule| items(dialect, rule)).collect(),
         rejected_code: rejection.code,
         rejected_msg: rejection.message.clone(),
         redis: store.map_or_else(|| anything(stores), |store| store.clone().into()),
     }
-}
-
-/// The first limits of each match make one item, the second ones another.
-fn items(rule: &WireRule) -> Vec<Item> {
-    let groups = groups(&rule.limits, |limit| &limit.matches);
-    let values = rule.limits.iter().all(|limit| matches!(limit.matches, Match::Exact(_)));
-    let limiter = limiter(&rule.by, values);
-    let item = |nth: usize| {
-        let keys = groups.iter().filter_map(|group| key(group.get(nth)?, values));
-        Item { limiter: limiter.clone(), limit_keys: keys.collect() }
-    };
-    (0..longest(&groups)).map(item).filter(|item| !item.limit_keys.is_empty()).collect()
-}
-
-fn limiter(by: &By, values: bool) -> Limiter {
-    match (by, values) {
-        (By::Header(name), true) => Limiter::Header(name.clone()),
-        (By::Header(name), false) => Limiter::PerHeader(name.clone()),
-        (By::Param(name), true) => Limiter::Param(name.clone()),
-        (By::Param(name), false) => Limiter::PerParam(name.clone()),
-        (By::Cookie(name), true) => Limiter::Cookie(name.clone()),
-        (By::Cookie(name), false) => Limiter::PerCookie(name.clone()),
-        (By::Consumer(Consumer {}), true) => Limiter::Consumer(String::new()),
-        (By::Consumer(Consumer {}), false) => Limiter::PerConsumer(String::new()),
-        (By::Ip(Ip { from_header: None }), _) => Limiter::PerIp("from-remote-addr".to_owned()),
-        (By::Ip(Ip { from_header: Some(name) }), _) => Limiter::PerIp(format!("from-header-{name}")),
-    }
-}
-
-/// Nothing for a window that upstream has not. `values`: whether keys are values; otherwise they are patterns.
-fn key(limit: &WireLimit, values: bool) -> Option<Key> {
-    let rate = Rate::new(limit.tokens, limit.window_seconds)?;
-    let key = match &limit.matches {
-        Match::Exact(value) if values => value.clone(),
-        // What ends a quotation is said outside of it.
-        Match::Exact(value) => format!(r"regexp:^\Q{}\E$", value.replace(r"\E", r"\E\\E\Q")),
-        Match::Pattern(pattern) => format!("regexp:{pattern}"),
-        Match::Any => "*".to_owned(),
-        Match::Cidr(network) => network.clone(),
-    };
-    Some(Key { key, rate })
 }
 
 /// Nothing is known of rules that the annotation does not fit.
@@ -264,8 +227,11 @@ pub(crate) fn read(plugin: &WasmPlugin) -> Read<Limit> {
         }
         let Some(settings) = read.policies.get(&policy) else { continue };
         let stores = Stores { usable: &read.stores, known: &read.stores };
-        let meant = Rule { redis: config.redis.clone(), ..configuration(settings, stores) };
-        *found = (meant == config).then_some(policy);
+        // Whichever was planned for before.
+        let is_meant = [Dialect::V2, Dialect::V1]
+            .into_iter()
+            .any(|dialect| config == Rule { redis: config.redis.clone(), ..configuration(dialect, settings, stores) });
+        *found = is_meant.then_some(policy);
     }
     read
 }

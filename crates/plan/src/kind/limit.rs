@@ -52,7 +52,10 @@ impl Kind for Limit {
     fn form(world: &World) -> &'static dyn Form<Self> {
         match world.settings.flavor {
             Flavor::Native => &form::Native,
-            Flavor::Upstream => &form::UpstreamLimits,
+            Flavor::Upstream => match world.settings.limit_dialect {
+                Dialect::V1 => &form::UpstreamLimits(Dialect::V1),
+                Dialect::V2 => &form::UpstreamLimits(Dialect::V2),
+            },
         }
     }
 
@@ -256,7 +259,8 @@ fn rates(declared: &[api::Rate]) -> Vec<Rate> {
     declared.iter().filter_map(|said| rate(said.tokens, &said.window)).collect()
 }
 
-fn rules(declared: &[api::Rule]) -> Vec<Rule> {
+/// As they are enforced; what is refused is not among them.
+pub(crate) fn rules(declared: &[api::Rule]) -> Vec<Rule> {
     let limit = |limit: &api::Limit| {
         let rate = rate(limit.tokens, &limit.window)?;
         let matches = matches(&limit.matches)?;

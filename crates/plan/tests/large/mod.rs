@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
+use enforcement::wire::limit::Dialect;
 use plan::{FailStrategy, Flavor, Guard, GuardModule, Module, Phase, PullPolicy, Settings, World};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -49,6 +50,7 @@ fn of(quotas: impl Iterator<Item = Value>, routes: usize) -> World {
                 priority: 750,
             },
             limit_module: None,
+            limit_dialect: Dialect::V2,
             guard: Guard::On,
             guard_module: GuardModule { url: "oci://example/ai-quota:1.0.0".to_owned(), sha256: None },
             auth_plugins: Vec::new(),

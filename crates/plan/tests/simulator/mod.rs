@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use api::{AiQuota, AiQuotaStore, AiTokenRateLimit, Condition, McpBridge, WasmPlugin};
 use enforcement::redis::{Grant, overrides::Overrides};
+use enforcement::wire::limit::Dialect;
 use k8s_openapi::api::{
     core::v1::{ConfigMap, Secret},
     networking::v1::Ingress,
@@ -53,6 +54,8 @@ pub(crate) struct Scenario {
 struct Step {
     /// Started again with this flavor, `native` or `upstream`.
     flavor: Option<String>,
+    /// Started again for this generation of upstream's module for limits, `v1` or `v2`.
+    limit_dialect: Option<Dialect>,
     /// Started again with these namespaces trusted.
     trusted: Option<BTreeSet<String>>,
     /// Started again: what was written is not remembered.
@@ -122,6 +125,9 @@ pub(crate) fn play(scenario: &Scenario, flavor: Flavor) {
         let at = format!("{} ({flavor:?}), step {}", scenario.name, number + 1);
         if let Some(flavor) = &step.flavor {
             world.settings.flavor = if flavor == "upstream" { Flavor::Upstream } else { Flavor::Native };
+        }
+        if let Some(dialect) = step.limit_dialect {
+            world.settings.limit_dialect = dialect;
         }
         if let Some(trusted) = &step.trusted {
             world.settings.trusted_namespaces.clone_from(trusted);
@@ -475,6 +481,7 @@ fn world(scenario: &Scenario, flavor: Flavor) -> World {
                 phase: Phase::Unspecified,
                 priority: 600,
             }),
+            limit_dialect: Dialect::V2,
             guard: if scenario.guard_off { Guard::Off } else { Guard::On },
             guard_module: GuardModule {
                 url: scenario.module_url.clone().unwrap_or_else(|| "oci://example/guard:1.0.0".to_owned()),

@@ -14,7 +14,7 @@ const EVERYTHING: [&str; 11] = [
     r#"trustedNamespaces=["a","b"]"#,
     r#"flavor="upstream""#,
     r#"modules.quota={"url":"oci://registry.example/ai-quota:2.0.1","sha256":"aa11aa11aa11aa11aa11aa11aa11aa11aa11aa11aa11aa11aa11aa11aa11aa11"}"#,
-    r#"modules.limits={"url":"https://registry.example/limits-2.0.1.wasm","sha256":"bb11aa11aa11aa11aa11aa11aa11aa11aa11aa11aa11aa11aa11aa11aa11aa11"}"#,
+    r#"modules.limits={"dialect":"v1","url":"https://registry.example/limits-2.0.1.wasm","sha256":"bb11aa11aa11aa11aa11aa11aa11aa11aa11aa11aa11aa11aa11aa11aa11aa11"}"#,
     r#"modules.guard={"url":"oci://registry.example/guard:latest","sha256":"cc11aa11aa11aa11aa11aa11aa11aa11aa11aa11aa11aa11aa11aa11aa11aa11"}"#,
     "modules.allowUnpinned=true",
     r#"modules.imagePullSecret="pull.secret""#,
@@ -226,6 +226,8 @@ async fn a_value_that_cannot_be_meant_is_refused_by_its_name() -> Result<()> {
         ("modules.quota.priority=0".to_owned(), "/modules/quota/priority"),
         ("modules.limits.priority=1001".to_owned(), "/modules/limits/priority"),
         (r#"modules.imagePullPolicy="Never""#.to_owned(), "/modules/imagePullPolicy"),
+        (r#"modules.limits.dialect="v3""#.to_owned(), "/modules/limits/dialect"),
+        (r#"modules.limits.dialect="v1""#.to_owned(), "modules.limits.dialect"),
         (r#"modules.failStrategy="CLOSE""#.to_owned(), "/modules/failStrategy"),
         (r#"modules.phase="AUTH""#.to_owned(), "/modules/phase"),
         (

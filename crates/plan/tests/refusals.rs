@@ -53,6 +53,19 @@ fn more_limits_of_one_match_than_a_request_should_ask_for_are_refused() {
     assert_eq!(found, (1, "spec.rules[0].limits", Refused::TooMany));
 }
 
+/// The API server takes them, as RE2 does; the module has no tables of letters beyond ASCII, and a pattern that it read as
+/// something else would limit others.
+#[test]
+fn patterns_that_re2_knows_and_the_module_does_not_are_refused_by_their_field() {
+    for pattern in [r"\pL", r"^\p{Greek}+$", r"[\PN]", "(?i)\u{c9}", "(?i:x\u{c9})"] {
+        let mut limit = table::valid(Kind::Limit);
+        limit["spec"]["rules"][0]["limits"][1]["match"] = json!({"pattern": pattern});
+        let refusals = check(Kind::Limit, limit).expect_err(pattern);
+        let found: Vec<_> = refusals.iter().map(|refusal| (refusal.field.as_str(), refusal.reason)).collect();
+        assert_eq!(found, [("spec.rules[0].limits[1].match.pattern", Refused::Characters)], "{pattern}");
+    }
+}
+
 /// The API server cannot measure them.
 #[test]
 fn patterns_that_take_too_much_together_are_refused_with_what_they_take() {

@@ -1,6 +1,8 @@
 //! A controller with `--flavor=upstream`: upstream's configuration in the WasmPlugin, seeds and refreshes by the
 //! controller. Upstream's own module is in no registry, so ours, which reads the same configuration, is loaded.
 
+mod limits;
+
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};

@@ -64,7 +64,11 @@ fn global(dialect: Dialect) -> Limit {
 }
 
 fn item(rate: Rate) -> Limit {
-    let counter = Counter::item(name(Dialect::V2), "limit_by_per_header", rate, "x-api-key", b"a{b}:c");
+    item_of(Dialect::V2, rate)
+}
+
+fn item_of(dialect: Dialect, rate: Rate) -> Limit {
+    let counter = Counter::item(name(dialect), "limit_by_per_header", rate, "x-api-key", b"a{b}:c");
     Limit { counter, asks: Asks::Rate(rate) }
 }
 
@@ -88,6 +92,49 @@ async fn a_missing_counter_is_zero_with_its_whole_window_and_asking_makes_none()
     assert_eq!(bed.check(&[global(Dialect::V1)]).await?, "*1\r\n*3\r\n:100\r\n:0\r\n:60\r\n");
     let keys: i64 = redis::cmd("DBSIZE").query_async(&mut bed.look).await?;
     assert_eq!(keys, 0);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_counter_is_the_same_in_both_generations_but_for_its_key() -> Result<()> {
+    const GLOBAL_V1: &str = "higress-token-ratelimit:default_rule:global_threshold:60";
+    const ITEM_V1: &str = "higress-token-ratelimit:default_rule:limit_by_per_header:3600:x-api-key:a{b}:c";
+    for (limit, key, rate) in [
+        (global(Dialect::V1), GLOBAL_V1, MINUTE),
+        (item_of(Dialect::V1, HOUR), ITEM_V1, HOUR),
+        (global(Dialect::V2), GLOBAL, MINUTE),
+        (item_of(Dialect::V2, HOUR), ITEM, HOUR),
+    ] {
+        let mut bed = Bed::new().await?;
+        let (limit, window) = ([limit], i64::from(rate.window_seconds));
+        let state = |counted: i64, left: i64| format!("*1\r\n*3\r\n:{}\r\n:{counted}\r\n:{left}\r\n", rate.tokens);
+        assert_eq!(bed.check(&limit).await?, state(0, window));
+        assert_eq!(bed.charge(&limit, 7).await?, state(7, window));
+        let keys: Vec<String> = bed.look.keys("*").await?;
+        assert_eq!(keys, [key]);
+        assert_eq!(bed.value(key).await?.as_deref(), Some("7"));
+        ensure!((window - 30..=window).contains(&bed.ttl(key).await?), "{key}: {}", bed.ttl(key).await?);
+
+        // The window that is open stays open until its end, which the reply tells.
+        let _: () = bed.look.expire(key, 20).await?;
+        let told: Vec<String> = (0..=20).map(|left| state(7, left)).collect();
+        let reply = bed.check(&limit).await?;
+        ensure!(told.contains(&reply), "{key}: {reply:?}");
+        bed.charge(&limit, 5).await?;
+        assert_eq!(bed.value(key).await?.as_deref(), Some("12"));
+        ensure!((0..=20).contains(&bed.ttl(key).await?), "{key}: {}", bed.ttl(key).await?);
+
+        // One that somebody took away is told as whole, and begins with the next charge.
+        let _: () = bed.look.persist(key).await?;
+        assert_eq!(bed.check(&limit).await?, state(12, window));
+        assert_eq!(bed.ttl(key).await?, -1);
+        assert_eq!(bed.charge(&limit, rate.tokens).await?, state(12 + rate.tokens, window));
+        ensure!((window - 30..=window).contains(&bed.ttl(key).await?), "{key}: {}", bed.ttl(key).await?);
+
+        // Above the limit nothing is added.
+        bed.charge(&limit, 1).await?;
+        assert_eq!(bed.value(key).await?, Some((12 + rate.tokens).to_string()));
+    }
     Ok(())
 }
 

@@ -80,8 +80,11 @@ impl Bed {
         .await
     }
 
-    async fn ttl(&self, key: &str) -> Result<i64> {
-        Ok(self.look.clone().ttl(key).await?)
+    /// That the window of a counter has just begun.
+    async fn ensure_ends_in(&self, key: &str, window: i64) -> Result<()> {
+        let left: i64 = self.look.clone().ttl(key).await?;
+        ensure!((window - 30..=window).contains(&left), "{key}: {left}");
+        Ok(())
     }
 
     /// How many scripts were run.
@@ -127,8 +130,7 @@ async fn the_second_generation_counts_every_item_and_the_threshold() -> Result<(
     ensure!(bed.call(5, TENANT).send().await?.status == 200);
     bed.stores(&[(global, "5"), (tenant, "5"), (alice, "5")]).await?;
     for (key, window) in [(global, 86_400), (tenant, 3_600), (alice, 60)] {
-        let ttl = bed.ttl(key).await?;
-        ensure!((window - 30..=window).contains(&ttl), "{key}: {ttl}");
+        bed.ensure_ends_in(key, window).await?;
     }
     ensure!(bed.call(3, TENANT).send().await?.status == 200, "exactly at the threshold");
     bed.stores(&[(global, "8"), (tenant, "8"), (alice, "8")]).await?;
@@ -164,9 +166,11 @@ async fn the_first_generation_counts_the_first_item_that_matches() -> Result<()>
     );
     ensure!(bed.call(6, TENANT).send().await?.status == 200);
     bed.stores(&[(tenant, "6")]).await?;
+    bed.ensure_ends_in(tenant, 3_600).await?;
     ensure_rejected(&bed.call(6, TENANT).send().await?, 429, "Too many requests", 3_600)?;
     ensure!(bed.call(6, "?tenant=b").send().await?.status == 200);
     bed.stores(&[(tenant, "6"), (alice, "6")]).await?;
+    bed.ensure_ends_in(alice, 60).await?;
     bed.ensure_sound()
 }
 
@@ -187,6 +191,8 @@ async fn our_form_limits_metered_paths_and_passes_when_redis_is_gone() -> Result
     };
     ensure!(from(6).send().await?.status == 200);
     bed.stores(&[(&key(7_200), "6"), (&key(90_000), "6")]).await?;
+    bed.ensure_ends_in(&key(7_200), 7_200).await?;
+    bed.ensure_ends_in(&key(90_000), 90_000).await?;
     ensure_rejected(&from(6).send().await?, 429, "Too many requests", 7_200)?;
     ensure!(bed.call(6, "").header("x-real-ip", "10.0.0.1").send().await?.status == 200, "in no network");
     let models = testbed::get(format!("{}/v1/models", bed.gateway.url())).header("x-api-key", "a");

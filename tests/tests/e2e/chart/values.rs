@@ -39,8 +39,9 @@ fn flags() -> Result<BTreeMap<String, Option<String>>> {
     let mut flags = BTreeMap::new();
     for line in help.lines().map(str::trim).filter(|line| line.starts_with("--")) {
         let flag = line.trim_start_matches('-').split(' ').next().unwrap_or_default();
-        let default = line.split_once("[default: ").and_then(|(_, rest)| rest.split("] [").next()?.strip_suffix(']'));
-        flags.insert(flag.to_owned(), default.map(str::to_owned));
+        // What is said of it after that is in brackets, too, and so is an address.
+        let default = line.split_once("[default: ").and_then(|(_, rest)| rest.split("] [").next());
+        flags.insert(flag.to_owned(), default.map(|default| default.strip_suffix(']').unwrap_or(default).to_owned()));
     }
     ensure!(flags.len() > 20, "{help}");
     Ok(flags)

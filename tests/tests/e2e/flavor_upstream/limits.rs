@@ -75,8 +75,7 @@ async fn gateway(stage: &Stage, dialect: &str) -> Result<Gateway> {
             all.push(object);
         }
     }
-    let gateway =
-        Gateway::start(GatewayOptions { source: Source::Objects(all), ..GatewayOptions::default() }).await?;
+    let gateway = Gateway::start(GatewayOptions { source: Source::Objects(all), ..GatewayOptions::default() }).await?;
     ensure!(gateway.loaded().runs(PLUGIN) && gateway.loaded().problems.is_empty(), "{:#?}", gateway.loaded());
     Ok(gateway)
 }

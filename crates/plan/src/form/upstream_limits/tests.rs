@@ -144,7 +144,7 @@ fn stores() -> BTreeMap<String, wire::Store> {
     [("s".to_owned(), serde_json::from_value(store).unwrap())].into()
 }
 
-fn read_by_the_module(mut config: Value, aiquota: Value) -> Policies<Policy> {
+fn read_by_the_module(mut config: Value, aiquota: &Value) -> Policies<Policy> {
     config["_match_domain_"] = json!(["*"]);
     let config = json!({"aiquota": aiquota, "_rules_": [config]});
     match Config::parse(config.to_string().as_bytes()) {
@@ -155,13 +155,13 @@ fn read_by_the_module(mut config: Value, aiquota: Value) -> Policies<Policy> {
 
 fn natively(settings: &Settings) -> Policies<Policy> {
     let aiquota = json!({"version": wire::VERSION, "stores": stores(), "policies": {"p": settings}});
-    read_by_the_module(json!({"policy": "p"}), aiquota)
+    read_by_the_module(json!({"policy": "p"}), &aiquota)
 }
 
 fn upstream(dialect: Dialect, settings: &Settings) -> Policies<Policy> {
     let stores = stores();
     let rule = configuration(dialect, settings, Stores { usable: &stores, known: &stores });
-    read_by_the_module(value(&rule), json!({"version": wire::VERSION, "dialect": dialect}))
+    read_by_the_module(value(&rule), &json!({"version": wire::VERSION, "dialect": dialect}))
 }
 
 /// The tokens of each limit that a request is under, and its window, whose value it counts and the value; sorted.

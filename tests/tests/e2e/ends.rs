@@ -124,6 +124,49 @@ async fn a_request_without_the_stores_answer_is_refused_or_charged_at_its_end_as
     Ok(())
 }
 
+/// An answer of 10 tokens ends while the store is stopped that admitted its request: nobody knows then whether they were
+/// charged, and that is counted once. The store goes on in the end, also after a failure.
+async fn one_charge_is_unknown(stage: &Stage, gateway: &Gateway, prefix: &str) -> Result<()> {
+    let thinking = stage.model.gate("unknown");
+    let asked = async { Ok(ask(gateway, 10).header("x-test-gate", "unknown").send().await?.status) };
+    let ends = async {
+        let counted = async {
+            eventually("it is admitted", async || {
+                ensure!(thinking.waiting() == 1, "{:?}", counted(gateway, prefix));
+                Ok(())
+            })
+            .await?;
+            ensure!(counted(gateway, prefix).get("unknown_charges") == Some(&0));
+            stage.redis.pause()?;
+            thinking.open();
+            counts(gateway, prefix, "unknown_charges", 1).await
+        };
+        let counted = counted.await;
+        thinking.open();
+        stage.redis.resume()?;
+        counted
+    };
+    let (status, ended): (Result<u16>, Result<()>) = futures::join!(asked, ends);
+    ended?;
+    assert_eq!(status?, 200);
+    // Another is charged behind it on each worker: what the store answered late changes nothing.
+    let tokens = counted(gateway, prefix)["tokens"];
+    for _ in 0..2 {
+        is(ask(gateway, 10), 200, "").await?;
+    }
+    counts(gateway, prefix, "tokens", tokens + 20).await?;
+    assert_eq!(counted(gateway, prefix)["unknown_charges"], 1);
+    assert_eq!(gateway.traps(), 0);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_charge_that_the_store_does_not_answer_is_counted_once_as_unknown() -> Result<()> {
+    let bed = Bed::new().await?;
+    one_charge_is_unknown(&bed.stage, &bed.gateway, METRICS).await?;
+    bed.stage.balance("aliyun-user1", 70).await
+}
+
 #[tokio::test]
 async fn what_is_observed_is_counted_refuses_nothing_and_is_forgotten_when_enforcing_begins() -> Result<()> {
     let bed = Bed::new().await?;

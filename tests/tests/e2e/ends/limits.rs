@@ -8,7 +8,7 @@ use redis::AsyncCommands as _;
 use serde_json::{Value, json};
 use testbed::{Call, Gateway, Reply, eventually, eventually_within, get};
 
-use super::{ask, counted, counts, usage_is_asked_for_and_hidden};
+use super::{ask, counted, counts, one_charge_is_unknown, usage_is_asked_for_and_hidden};
 use crate::scenario_a::{completion, is};
 use crate::stage::{NAMESPACE, Stage, condition};
 
@@ -127,6 +127,13 @@ async fn a_store_that_cannot_count_refuses_where_that_is_declared() -> Result<()
     assert_eq!((bed.counted()["refused"], bed.counted()["store_failures"]), (3, 3));
     assert_eq!(bed.gateway.traps(), 0);
     Ok(())
+}
+
+#[tokio::test]
+async fn a_charge_that_the_store_does_not_answer_is_counted_once_as_unknown() -> Result<()> {
+    let bed = Bed::new().await?;
+    one_charge_is_unknown(&bed.stage, &bed.gateway, METRICS).await?;
+    bed.stores(COUNTER, Some("30")).await
 }
 
 #[tokio::test]

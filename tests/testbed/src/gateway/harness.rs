@@ -117,7 +117,14 @@ impl Vm {
     /// # Errors
     /// When the VM traps, as in all that follows.
     pub fn open(&mut self, request: Headers, route: &str) -> Result<u32, Trapped> {
-        let peer = std::net::SocketAddr::from(([127, 0, 0, 1], 40000));
+        self.open_from(std::net::SocketAddr::from(([127, 0, 0, 1], 40000)), request, route)
+    }
+
+    /// [`Self::open`] by a client with this address.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn open_from(&mut self, peer: std::net::SocketAddr, request: Headers, route: &str) -> Result<u32, Trapped> {
         let mut stream = StreamState::new(request, Arc::clone(&self.routes), peer);
         stream.properties.insert(b"route_name".to_vec(), route.into());
         let stream = Rc::new(RefCell::new(stream));

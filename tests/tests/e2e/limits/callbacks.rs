@@ -211,3 +211,26 @@ fn a_hundred_thousand_exact_keys_are_read_in_one_callback_and_the_last_is_found(
     assert_eq!(stage.call()?.0[3], "higress-token-ratelimit:{r}:limit_by_header:60:k:99999");
     Ok(())
 }
+
+#[test]
+fn the_address_of_a_client_counts_without_its_port_also_where_it_is_ipv6() -> Result<()> {
+    let mut stage = stage(&json!({
+        "rule_name": "r", "redis": {"service_name": "redis.static", "timeout": 100},
+        "rule_items": [{"limit_by_per_ip": "from-remote-addr",
+            "limit_keys": [{"key": "fd00::/8", "token_per_minute": 3}, {"key": "10.0.0.0/8", "token_per_minute": 3}]}]
+    }))?;
+    for (peer, address) in [("[fd00::7]:4711", "fd00::7"), ("10.1.2.3:4711", "10.1.2.3")] {
+        let mut headers = Headers::default();
+        headers.add(":path", "/v1/chat/completions");
+        headers.add(":authority", "host");
+        let stream = stage.vm.open_from(peer.parse()?, headers, "chat").map_err(trap)?;
+        stage.vm.request_headers(stream, false).map_err(trap)?;
+        let (words, _) = stage.call()?;
+        let counter = format!("higress-token-ratelimit:{{r}}:limit_by_per_ip:60:from-remote-addr:{address}");
+        ensure!(words.contains(&counter), "{words:?}");
+    }
+    let stream = stage.open(&[])?;
+    ensure!(stage.vm.request_headers(stream, false).map_err(trap)? == HeaderAction::Continue, "in no network");
+    ensure!(stage.vm.take_redis_calls().is_empty());
+    Ok(())
+}

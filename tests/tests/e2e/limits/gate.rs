@@ -203,6 +203,25 @@ async fn our_form_limits_metered_paths_and_passes_when_redis_is_gone() -> Result
 }
 
 #[tokio::test]
+async fn clients_are_limited_by_the_address_that_they_connect_from() -> Result<()> {
+    let native = json!({"version": 1,
+    "stores": {"s": {"service": "redis.static", "port": 80, "timeoutMs": 5000}},
+    "policies": {"p": {"store": "s", "ruleName": "ns.chat", "paths": ["/v1/chat/completions"],
+        "rules": [{"by": {"ip": {}}, "limits": [{"match": {"cidr": "127.0.0.0/8"}, "tokens": 5, "windowSeconds": 7200}]}]}}});
+    let rules = json!([{"ingress": ["chat"], "config": {"policy": "p"}}]);
+    let bed = Bed::new(vec![limits(&json!({"aiquota": native}), &rules)?]).await?;
+    let key = "higress-token-ratelimit:{ns.chat}:limit_by_per_ip:7200:from-remote-addr:127.0.0.1";
+    // What a client says of itself is not looked at.
+    let from = |tokens| bed.call(tokens, "").header("x-real-ip", "10.0.0.1").header("x-forwarded-for", "10.0.0.1");
+    ensure!(from(6).send().await?.status == 200);
+    bed.stores(&[(key, "6")]).await?;
+    bed.ensure_ends_in(key, 7_200).await?;
+    ensure_rejected(&from(6).send().await?, 429, "Too many requests", 7_200)?;
+    bed.stores(&[(key, "6")]).await?;
+    bed.ensure_sound()
+}
+
+#[tokio::test]
 async fn both_kinds_charge_once_and_who_is_refused_by_one_is_charged_by_neither() -> Result<()> {
     let default = json!({"rule_name": "r", "redis": redis_block(), "global_threshold": {"token_per_hour": 10}});
     let bed = Bed::new(vec![limits(&default, &json!([]))?, quota()?]).await?;

@@ -7,6 +7,8 @@ use testbed::gateway::{BodyAction, Effect, HeaderAction, Headers, RedisCall, Way
 
 use crate::module::{Stage, stage_of, trap};
 
+mod both;
+
 const METERED: &str = "/v1/chat/completions";
 const ADMITTED: &[u8] = b"*4\r\n$8\r\nadmitted\r\n:500\r\n$-1\r\n:1000\r\n";
 const LEFT: &[u8] = b"*1\r\n*3\r\n:100\r\n:0\r\n:60\r\n";

@@ -1,10 +1,12 @@
 //! Limits that single values have instead of their rule's: what `overrides.lua` writes, and what `limits.lua` makes of it.
 
+use std::collections::BTreeMap;
+
 use anyhow::{Result, ensure};
 use e2e::raw::Raw;
 use enforcement::redis::limits::{self, Asks, Counter, Limit, Name};
 use enforcement::redis::overrides::{self, DropOverrides, Overrides, SetOverrides};
-use enforcement::redis::{Fence, Invocation};
+use enforcement::redis::{Fence, Hold, Invocation};
 use enforcement::wire::limit::{By, Dialect, Rate};
 use redis::AsyncCommands as _;
 use redis::aio::MultiplexedConnection;
@@ -44,6 +46,36 @@ impl Bed {
         self.answer(&set.invocation()).await
     }
 
+    /// What is held of each counter, which agrees with the holds themselves.
+    async fn held(&mut self) -> Result<Vec<(String, i64)>> {
+        let mut all = Vec::new();
+        let mut keys: Vec<String> = self.look.keys("aiquota:amounts:*").await?;
+        keys.sort();
+        let holds: Vec<String> = self.look.keys("aiquota:holds:*").await?;
+        ensure!(holds.len() == keys.len(), "{holds:?}, {keys:?}");
+        for key in keys {
+            let counter = key.trim_start_matches("aiquota:amounts:");
+            let amounts: BTreeMap<String, i64> = self.look.hgetall(&key).await?;
+            let holds: usize = self.look.zcard(format!("aiquota:holds:{counter}")).await?;
+            let sum = amounts.get("").copied().unwrap_or_default();
+            ensure!(amounts.values().sum::<i64>() == 2 * sum && amounts.len() == holds + 1, "{key}: {amounts:?}");
+            all.push((counter.to_owned(), sum));
+        }
+        Ok(all)
+    }
+
+    /// What is counted, by counter.
+    async fn counted(&mut self) -> Result<Vec<(String, i64)>> {
+        let mut keys: Vec<String> = self.look.keys("higress-*").await?;
+        keys.sort();
+        let mut all = Vec::new();
+        for key in keys {
+            let counted = self.look.get(&key).await?;
+            all.push((key, counted));
+        }
+        Ok(all)
+    }
+
     async fn fields(&mut self) -> Result<Vec<String>> {
         let mut fields: Vec<String> = self.look.hkeys(key().as_bytes()).await?;
         fields.sort();
@@ -78,6 +110,11 @@ fn counter(value: &str) -> String {
     format!("higress-token-ratelimit:{{{RULE}}}:override:header:x-api-key:{value}")
 }
 
+/// The counter of a value that has no limit of its own.
+fn own(value: &str) -> String {
+    format!("higress-token-ratelimit:{{{RULE}}}:limit_by_per_header:60:x-api-key:{value}")
+}
+
 #[tokio::test]
 async fn a_value_that_has_a_limit_of_its_own_is_held_to_that_and_others_to_the_rules() -> Result<()> {
     let mut bed = Bed::new().await?;
@@ -90,10 +127,57 @@ async fn a_value_that_has_a_limit_of_its_own_is_held_to_that_and_others_to_the_r
     assert_eq!(bed.answer(&limits::charge(&of("sk-1"), 9, None)).await?, with(9), "read again by the charge");
     assert_eq!(bed.answer(&limits::check(&of("sk-1"))).await?, with(9));
     assert_eq!(bed.answer(&limits::charge(&of("sk-2"), 9, None)).await?, without.replace(":0\r\n:60", ":9\r\n:60"));
-    let mut keys: Vec<String> = bed.look.keys("higress-*").await?;
-    keys.sort();
-    let own = format!("higress-token-ratelimit:{{{RULE}}}:limit_by_per_header:60:x-api-key:sk-2");
-    assert_eq!(keys, [own, counter("sk-1")], "each counts where it is held");
+    let counted = [(own("sk-2"), 9), (counter("sk-1"), 9)];
+    assert_eq!(bed.counted().await?, counted, "each counts where it is held");
+    Ok(())
+}
+
+fn reserve(value: &str, need: i64, id: &str) -> Invocation {
+    limits::reserve(&of(value), need, Hold { id: id.as_bytes(), expires_in: 60 })
+}
+
+#[tokio::test]
+async fn who_has_a_limit_of_its_own_can_hold_what_that_leaves_and_nobody_more() -> Result<()> {
+    let mut bed = Bed::new().await?;
+    bed.set(fence(1, 1), &[entry("sk-1", "7/3600")]).await?;
+    let with = |counted: i64| format!("*3\r\n{NONE}*3\r\n:7\r\n:{counted}\r\n:3600\r\n{NONE}");
+    let without = |counted: i64| format!("*3\r\n{NONE}{NONE}*3\r\n:100\r\n:{counted}\r\n:60\r\n");
+    assert_eq!(bed.answer(&reserve("sk-1", 8, "1")).await?, with(0));
+    assert_eq!(bed.held().await?, [], "8 of 7 are not left, though the rule has 100");
+    assert_eq!(bed.answer(&reserve("sk-1", 4, "2")).await?, with(0));
+    assert_eq!(bed.answer(&reserve("sk-1", 4, "3")).await?, with(4));
+    assert_eq!(bed.answer(&reserve("sk-1", 3, "4")).await?, with(4));
+    assert_eq!(bed.answer(&reserve("sk-2", 100, "5")).await?, without(0));
+    assert_eq!(bed.answer(&reserve("sk-2", 1, "6")).await?, without(100));
+    let held = [(own("sk-2"), 100), (counter("sk-1"), 7)];
+    assert_eq!(bed.held().await?, held, "each holds where it is counted, and who was refused nothing");
+    bed.answer(&limits::settle(&of("sk-1"), 5, b"2", None)).await?;
+    bed.answer(&limits::settle(&of("sk-2"), 5, b"5", None)).await?;
+    assert_eq!(bed.held().await?, [(counter("sk-1"), 3)]);
+    assert_eq!(bed.counted().await?, [(own("sk-2"), 5), (counter("sk-1"), 5)]);
+    assert_eq!(bed.answer(&reserve("sk-1", 1, "7")).await?, with(8), "5 are counted and 3 held");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_limit_of_its_own_that_comes_changes_or_goes_meanwhile_leaves_no_hold_and_one_charge() -> Result<()> {
+    let (seven, nine) = (entry("sk-1", "7/3600"), entry("sk-1", "9/60"));
+    let changes = [
+        ("edited", vec![seven.clone()], vec![nine], counter("sk-1")),
+        ("removed", vec![seven.clone()], vec![], own("sk-1")),
+        ("added", vec![], vec![seven], counter("sk-1")),
+    ];
+    for (change, before, after, charged) in changes {
+        let mut bed = Bed::new().await?;
+        bed.set(fence(1, 1), &before).await?;
+        bed.answer(&reserve("sk-1", 6, "1")).await?;
+        let held = if before.is_empty() { own("sk-1") } else { counter("sk-1") };
+        assert_eq!(bed.held().await?, [(held, 6)], "{change}");
+        bed.set(fence(1, 2), &after).await?;
+        bed.answer(&limits::settle(&of("sk-1"), 5, b"1", None)).await?;
+        assert_eq!(bed.held().await?, [], "{change}");
+        assert_eq!(bed.counted().await?, [(charged, 5)], "{change}: where the next request is held to it");
+    }
     Ok(())
 }
 

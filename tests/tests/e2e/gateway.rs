@@ -395,15 +395,8 @@ async fn objects_of_a_cluster_are_watched_and_a_missing_secret_leaves_templates_
         "stringData": {"password": "p@ss"}});
     let mut plugin = plugin("quota", &url, spec);
     plugin["apiVersion"] = json!("extensions.higress.io/v1alpha1");
-    let namespace = |name: &str| json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
-    for object in [
-        namespace("higress-system"),
-        bridge(&[("llm", &model.addr().to_string())]),
-        route("all", json!({})),
-        secret.clone(),
-        plugin,
-    ] {
-        apply(&api, &object).await?;
+    for object in [bridge(&[("llm", &model.addr().to_string())]), route("all", json!({})), secret.clone(), plugin] {
+        api.apply(&object).await?;
     }
     let source = Source::Cluster(api.client(), "higress-system".to_owned());
     let gateway = Gateway::start(GatewayOptions { source, ..GatewayOptions::default() }).await?;
@@ -419,20 +412,6 @@ async fn objects_of_a_cluster_are_watched_and_a_missing_secret_leaves_templates_
     secrets.delete("redis", &kube::api::DeleteParams::default()).await?;
     gateway.settled(|loaded| password(loaded).is_some_and(|p| p.starts_with("${"))).await?;
     assert_eq!(gateway.loaded().problems.len(), 1, "{:?}", gateway.loaded().problems);
-    Ok(())
-}
-
-async fn apply(api: &ApiServer, object: &Value) -> Result<()> {
-    let object: kube::api::DynamicObject = serde_json::from_value(object.clone())?;
-    let types = object.types.clone().context("a kind")?;
-    let gvk = kube::api::GroupVersionKind::try_from(&types)?;
-    let resource = kube::api::ApiResource::from_gvk(&gvk);
-    let client = api.client();
-    let objects: kube::Api<kube::api::DynamicObject> = match &object.metadata.namespace {
-        Some(namespace) => kube::Api::namespaced_with(client, namespace, &resource),
-        None => kube::Api::all_with(client, &resource),
-    };
-    objects.create(&kube::api::PostParams::default(), &object).await?;
     Ok(())
 }
 

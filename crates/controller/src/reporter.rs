@@ -96,7 +96,7 @@ impl Reporter {
         let (quotas, limits, known) = (&*quotas, &*limits, &*told);
         let Seeding { seeds, figures, overrides, notes, .. } = seeding;
         let tally = RefCell::new(Tally::default());
-        let found = Answers { seeded: seeds, figures, overrides, notes, loaded: Some(loaded), stores: &seeding.stores };
+        let found = Answers { seeded: seeds, figures, overrides, notes, loaded: Some(loaded), away: &seeding.away };
         let quotas = plan.verdicts.iter().enumerate().filter_map(|(index, verdict)| {
             let status = plan::status(plan, index, found, program, writes, &seeding.deletions, now);
             let metadata = verdict.object.metadata();

@@ -23,8 +23,8 @@ use crate::metrics::{self, Metrics};
 
 /// Connections at once: probes and a few scrapers, and no flood of them costs more than this.
 const CONNECTIONS: usize = 64;
-/// How long a request may take to arrive, and a connection may be idle.
-const ARRIVES_WITHIN: Duration = Duration::from_secs(60);
+/// How long a connection may last, whatever its other end does: one request has one answer, and the next probe finds a place.
+const LASTS: Duration = Duration::from_secs(3);
 /// How long an orderly end waits for answers that are on their way.
 const ENDS_WITHIN: Duration = Duration::from_secs(1);
 
@@ -86,9 +86,10 @@ async fn accept(listener: TcpListener, pages: Arc<Pages>, mut stop: watch::Recei
         };
         match accepted {
             Ok((stream, _)) => {
-                let connection = talk(stream, pages.clone(), stop.clone());
+                let connection = timeout(LASTS, talk(stream, pages.clone(), stop.clone()));
                 open.spawn(async move {
-                    connection.await;
+                    // Whoever is late is left.
+                    let _ = connection.await;
                     drop(place);
                 });
             }
@@ -108,10 +109,7 @@ async fn talk(stream: TcpStream, pages: Arc<Pages>, mut stop: watch::Receiver<()
         std::future::ready(Ok::<_, Infallible>(pages.answer(request.method(), request.uri().path())))
     });
     let mut talking = std::pin::pin!(
-        http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(ARRIVES_WITHIN)
-            .serve_connection(TokioIo::new(stream), answer)
+        http1::Builder::new().timer(TokioTimer::new()).keep_alive(false).serve_connection(TokioIo::new(stream), answer)
     );
     let ended = tokio::select! {
         ended = talking.as_mut() => ended,

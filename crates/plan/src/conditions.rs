@@ -49,8 +49,7 @@ impl<'a> Conditions<'a> {
     }
 
     /// All is well; but who looks at nothing else shall see that there are warnings.
-    pub(crate) fn ready(&mut self, state: State, warnings: impl Iterator<Item = &'static str>) {
-        let warnings: Vec<&str> = warnings.collect();
+    pub(crate) fn ready(&mut self, state: State, warnings: &[&str]) {
         match state {
             State::Is if !warnings.is_empty() => {
                 self.push("Ready", "True", "Ready", cut(format!("with warnings: {}", warnings.join(", "))));

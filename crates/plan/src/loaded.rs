@@ -70,6 +70,9 @@ struct Rollout {
     past: VecDeque<(String, Duration)>,
     /// Since when nobody has said anything, though it was looked for.
     nobody: Option<Duration>,
+    /// What is said of it, for as long as that is the reason: each object has it in its status, and gateways come and go
+    /// in it while they are rolled out.
+    told: Option<(&'static str, String)>,
 }
 
 /// What there is to say of modules and gateways.
@@ -120,8 +123,8 @@ impl Rollouts {
             match self.0.get_mut(name) {
                 Some(rollout) => rollout.take(image, revision, at),
                 None => {
-                    let (past, nobody) = (VecDeque::new(), None);
-                    self.0.insert(name, Rollout { image, pulled: at, revision, since: at, past, nobody });
+                    let (past, nobody, told) = (VecDeque::new(), None, None);
+                    self.0.insert(name, Rollout { image, pulled: at, revision, since: at, past, nobody, told });
                 }
             }
         }
@@ -144,7 +147,8 @@ impl Rollouts {
                 }
             }
             let is_read = heard.iter().any(Option::is_some);
-            loaded.runs.insert(name, rollout.judge(name, workers.into_values(), is_read, at));
+            let runs = rollout.judge(name, workers.into_values(), is_read, at);
+            loaded.runs.insert(name, rollout.tell(runs));
         }
         loaded.gateways = heard.iter().map(|words| Some(self.gateways(words.as_ref()?, at))).collect();
         loaded
@@ -171,9 +175,25 @@ impl Rollouts {
 }
 
 impl Rollout {
+    /// The same words as long as the reason is the same.
+    fn tell(&mut self, runs: Runs) -> Runs {
+        match (runs, &self.told) {
+            (Runs::Not(reason, _), Some((before, told))) if reason == *before => Runs::Not(reason, told.clone()),
+            (Runs::Not(reason, message), _) => {
+                self.told = Some((reason, message.clone()));
+                Runs::Not(reason, message)
+            }
+            (Runs::Open, _) => Runs::Open,
+            (runs, _) => {
+                self.told = None;
+                runs
+            }
+        }
+    }
+
     fn take(&mut self, image: (Option<String>, Option<String>), revision: String, at: Duration) {
         if image != self.image {
-            (self.image, self.pulled) = (image, at);
+            (self.image, self.pulled, self.told) = (image, at, None);
         }
         if revision != self.revision {
             let before = std::mem::replace(&mut self.revision, revision);

@@ -483,8 +483,10 @@ pub enum Warning {
     NearlyExhausted { percent: u8, of: &'static str, named: String },
     #[error("{0}; what was last read stays in force")]
     OverridesInvalid(OverridesProblem),
-    #[error("the controller cannot reach store {store}, {problem}; where the gateway cannot either, requests {then}")]
-    StoreUnreachable { store: String, problem: String, then: &'static str },
+    #[error(
+        "the controller cannot reach store {store}, {at}: the AIQuotaStore says why; where the gateway cannot either, requests {then}"
+    )]
+    StoreUnreachable { store: String, at: String, then: &'static str },
 }
 
 impl Warning {

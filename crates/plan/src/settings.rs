@@ -101,11 +101,11 @@ impl Settings {
         namespace == self.gateway_namespace || self.trusted_namespaces.contains(namespace)
     }
 
-    /// The module that enforces objects of this kind, as the gateways are told to load it.
+    /// The module that enforces objects of this kind, as the gateways are told to load it: for everybody's eyes.
     pub(crate) fn image(&self, kind: ObjectKind) -> String {
         let image = |url: &str, sha256: &Option<String>| match sha256 {
-            Some(sha256) => format!("module {url}, sha256 {sha256}"),
-            None => format!("module {url}"),
+            Some(sha256) => format!("module {}, sha256 {sha256}", public(url)),
+            None => format!("module {}", public(url)),
         };
         match (kind, &self.limit_module) {
             (ObjectKind::AiQuota, _) => image(&self.module.url, &self.module.sha256),
@@ -113,6 +113,15 @@ impl Settings {
             (ObjectKind::AiTokenRateLimit, None) => String::new(),
         }
     }
+}
+
+/// A url without what may let somebody in: user, password, query.
+fn public(url: &str) -> String {
+    let url = url.split(['?', '#']).next().unwrap_or(url);
+    let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
+    let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    let host = authority.rsplit('@').next().unwrap_or(authority);
+    format!("{scheme}://{host}{path}")
 }
 
 impl PullPolicy {
@@ -153,6 +162,24 @@ impl Phase {
             Some("AUTHZ") => Self::Authz,
             Some("STATS") => Self::Stats,
             _ => Self::Unspecified,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_everybody_may_read_of_a_url_lets_nobody_in() {
+        for (url, shown) in [
+            ("oci://registry.example/ai-quota:1.0.0", "oci://registry.example/ai-quota:1.0.0"),
+            ("oci://registry.example/ai-quota@sha256:ab", "oci://registry.example/ai-quota@sha256:ab"),
+            ("https://user:token@files.example/1.0.0.wasm?signature=s", "https://files.example/1.0.0.wasm"),
+            ("http://us@er:p@files.example", "http://files.example"),
+            ("file:///opt/ai-quota.wasm#p", "file:///opt/ai-quota.wasm"),
+        ] {
+            assert_eq!(public(url), shown);
         }
     }
 }

@@ -46,8 +46,8 @@ pub struct Answers<'a> {
     pub notes: &'a [Option<Notes>],
     /// What the gateways say of themselves.
     pub loaded: Option<&'a Loaded>,
-    /// As [`Plan::stores`]: whether each answers.
-    pub stores: &'a [Option<Result<(), String>>],
+    /// As [`Plan::stores`]: which have not answered for a while.
+    pub away: &'a [bool],
 }
 
 /// The condition that says how far a deletion is: false while rules of the object are in force, true since then.
@@ -111,14 +111,19 @@ pub fn status(
         State::Not(reason, _) if *reason == Reason::WaitsForWrite.reason() => Some(Err(())),
         State::Not(..) | State::Unknown(..) => None,
     };
-    let not_loaded = match &loaded {
+    let not_loaded: Option<&str> = match &loaded {
         Some(Ok(State::Not(reason, _) | State::Unknown(reason, _))) => Some(*reason),
-        _ => None,
+        Some(Ok(State::Is)) | None => None,
+        // What is kept is a warning still.
+        Some(Err(())) => {
+            let kept = verdict.object.conditions().iter().find(|before| before.type_ == LOADED);
+            kept.filter(|kept| kept.status != "True").map(|kept| kept.reason.as_str())
+        }
     };
     // Who is seeded says that himself.
     let told = matches!(&balances, State::Not("StoreUnreachable", _));
     let in_force = matches!(programmed, State::Is) && !told;
-    let store_unreachable = in_force.then(|| store_unreachable(plan, &verdict.object, answers.stores)).flatten();
+    let store_unreachable = in_force.then(|| store_unreachable(plan, &verdict.object, answers.away)).flatten();
     conditions.state("Accepted", accepted);
     match &programmed {
         State::Is => conditions.push("Programmed", "True", "Programmed", cut(plan.gateway.settings.image(kind))),
@@ -144,7 +149,9 @@ pub fn status(
         Some(Err(())) => conditions.keep(LOADED),
         None => {}
     }
-    conditions.ready(ready, warnings().map(Warning::condition).chain(not_loaded));
+    let mut names: Vec<&str> = warnings().map(Warning::condition).collect();
+    names.extend(not_loaded);
+    conditions.ready(ready, &names);
     if let Life::Leaves(Leaving { since: None, .. }) = verdict.life {
         // Whoever wrote this, it counts from now.
         conditions.begin(DELETING);
@@ -267,13 +274,15 @@ pub fn store_status(store: &StorePlan, seen: Option<Seen<'_>>, now: Timestamp) -
         (Err(reason), _) => State::not(reason),
         (Ok(_), Some(Ok(()))) => State::Is,
         (Ok(_), None) => State::Unknown("Connecting", "no answer yet".to_owned()),
-        (Ok(access), Some(Err(error))) => State::Not("StoreUnreachable", cut(unreachable(store, access, error))),
+        (Ok(access), Some(Err(error))) => {
+            State::Not("StoreUnreachable", cut(format!("{}: {error}", whereabouts(store, access))))
+        }
     };
     conditions.state("Connected", state.clone());
     let evicts = seen.filter(|_| store.access.is_ok()).and_then(|seen| seen.evicts).map(str::to_owned);
     let evicts = evicts.map(|policy| StoreWarning::MayEvict { policy });
     let warnings = || store.warnings.iter().chain(&evicts);
-    conditions.ready(state, warnings().map(StoreWarning::condition));
+    conditions.ready(state, &warnings().map(StoreWarning::condition).collect::<Vec<_>>());
     for warning in warnings() {
         conditions.warn(warning.condition(), warning);
     }
@@ -282,21 +291,19 @@ pub fn store_status(store: &StorePlan, seen: Option<Seen<'_>>, now: Timestamp) -
     AiQuotaStoreStatus { observed_generation: metadata.generation, conditions: conditions.made, gateways }
 }
 
-/// Where a store is, as the gateway knows it and as the controller does, and what came of asking it.
-fn unreachable(store: &StorePlan, Access { host, port, .. }: &Access, error: &str) -> String {
+/// Where a store is, as the gateway knows it and as the controller does.
+fn whereabouts(store: &StorePlan, Access { host, port, .. }: &Access) -> String {
     let spec = &store.object.spec;
-    format!("{}:{} at {host}:{port}: {error}", spec.service.name, spec.port())
+    format!("{}:{} at {host}:{port}", spec.service.name, spec.port())
 }
 
-/// Rules are in force that ask a store of which nothing is heard. The gateway may have another way to it.
-fn store_unreachable(plan: &Plan, object: &Object, answers: &[Option<Result<(), String>>]) -> Option<Warning> {
+/// Rules are in force that ask a store of which nothing is heard for a while. The gateway may have another way to it.
+/// Nothing in the words changes while that lasts: every object of the store has them in its status.
+fn store_unreachable(plan: &Plan, object: &Object, away: &[bool]) -> Option<Warning> {
     let (name, on_store_failure) = object.store()?;
     let is_its = |store: &StorePlan| store.object.metadata.name.as_deref() == Some(name);
-    let mut usable = plan.stores.iter().zip(answers).filter(|(store, _)| is_its(store));
-    let (store, access, error) = usable.find_map(|(store, answer)| {
-        let error = answer.as_ref()?.as_ref().err()?;
-        Some((store, store.access.as_ref().ok()?, error))
-    })?;
+    let mut gone = plan.stores.iter().zip(away).filter(|(store, away)| **away && is_its(store));
+    let at = gone.find_map(|(store, _)| Some(whereabouts(store, store.access.as_ref().ok()?)))?;
     let then = match (plan.gateway.settings.flavor, object.kind(), on_store_failure) {
         (Flavor::Native, _, OnStoreFailure::Refuse) => "are answered with 503 (onStoreFailure: Refuse)",
         (Flavor::Native, ObjectKind::AiQuota, OnStoreFailure::Admit) => {
@@ -308,7 +315,7 @@ fn store_unreachable(plan: &Plan, object: &Object, answers: &[Option<Result<(), 
         (Flavor::Upstream, ObjectKind::AiQuota, _) => "are refused with 403",
         (Flavor::Upstream, ObjectKind::AiTokenRateLimit, _) => "pass without limit",
     };
-    Some(Warning::StoreUnreachable { store: name.to_owned(), problem: unreachable(store, access, error), then })
+    Some(Warning::StoreUnreachable { store: name.to_owned(), at, then })
 }
 
 /// `abandoned`: see [`abandoned()`].

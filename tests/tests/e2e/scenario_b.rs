@@ -150,7 +150,7 @@ async fn a_wrong_name_port_address_or_secret_of_redis_is_named_and_nothing_is_ha
         // A limit needs nothing in Redis before its rule; so it has one, but never without a word.
         let warned = if reason == "StoreUnreachable" {
             stage.condition(&limits, "chat", "Ready", "True").await.context(what)?;
-            stage.says(&limits, "chat", reason, ("True", reason), said).await
+            stage.says(&limits, "chat", reason, ("True", reason), &["store default, local-redis.static:80 at "]).await
         } else {
             stage.says(&limits, "chat", "Programmed", ("False", reason), &[]).await
         };

@@ -34,6 +34,8 @@ use store::Store;
 pub(crate) struct Seeding {
     /// As [`Plan::stores`]: whether each store answers; nothing for a store that cannot be used anyway.
     pub(crate) stores: Vec<Option<Result<(), String>>>,
+    /// As [`Plan::stores`]: which have not answered for a while.
+    pub(crate) away: Vec<bool>,
     /// As [`Plan::stores`]: the maxmemory-policy of those that may let keys go.
     pub(crate) evicts: Vec<Option<String>>,
     /// As [`Plan::stores`]: what modules said there of themselves, and how long ago that was read.
@@ -240,6 +242,7 @@ impl Seeder {
         deletions.extend(self.unsettled(plan));
         Seeding {
             stores: stores.clone().map(|index| of(index).map(Store::answers)).collect(),
+            away: stores.clone().map(|index| of(index).is_some_and(Store::is_away)).collect(),
             evicts: stores.clone().map(|index| of(index).and_then(|store| store.evicts.clone())).collect(),
             words: stores.map(|index| of(index).and_then(Store::words)).collect(),
             seeds,

@@ -13,6 +13,8 @@ use super::made::Made;
 use crate::connection::{Connection, Failure, LONGEST_WAIT, address};
 use crate::metrics::StoreMeter;
 
+/// A Redis that is only started again is back sooner.
+const AWAY: Duration = Duration::from_secs(10);
 /// How often a store is asked whether it still answers, and still has what was recorded in it.
 const CHECK_EVERY: Duration = Duration::from_secs(10);
 /// How often a balance is tried again that could not be made as declared, though its store answers.
@@ -28,6 +30,8 @@ pub(super) struct Store {
     link: Link,
     /// Failures since the store last did what it was asked.
     failures: u32,
+    /// Since when it cannot be used.
+    down: Option<Instant>,
     run_id: Option<String>,
     /// Its maxmemory-policy as last seen, where that lets keys go.
     pub(super) evicts: Option<String>,
@@ -62,6 +66,7 @@ impl Store {
             access,
             link: Link::Down { error: None, retry: Instant::now() },
             failures: 0,
+            down: None,
             run_id: None,
             evicts: None,
             words: None,
@@ -154,6 +159,7 @@ impl Store {
     /// It cannot be used as it is declared now.
     pub(super) fn rest(&mut self) {
         self.link = Link::Down { error: None, retry: Instant::now() };
+        self.down = None;
     }
 
     /// Connects where that is due, and asks now and then, or at once, which database it is. Whether Redis lost what was
@@ -208,6 +214,7 @@ impl Store {
         self.speak = Instant::now() + if is_first { Duration::ZERO } else { SPEAK_AGAIN };
         tracing::debug!(address = address(&self.access), "connected to Redis");
         self.link = Link::Up { connection, checked: Instant::now() };
+        self.down = None;
         !is_first && !same && self.forget()
     }
 
@@ -240,6 +247,7 @@ impl Store {
     fn is_down(&mut self, error: Failure) {
         let wait = LONGEST_BACKOFF.min(SHORTEST_BACKOFF * 2u32.saturating_pow(self.failures.min(10)));
         self.failures = self.failures.saturating_add(1);
+        self.down.get_or_insert_with(Instant::now);
         self.meter.failed();
         tracing::warn!(address = address(&self.access), %error, "Redis cannot be used, next attempt in {wait:?}");
         self.link = Link::Down { error: Some(error), retry: Instant::now() + wait };
@@ -308,6 +316,11 @@ impl Store {
                 Err(error.as_ref().map_or_else(|| "not asked yet".to_owned(), ToString::to_string))
             }
         }
+    }
+
+    /// Whether it has not been usable for so long that all who rely on it are told.
+    pub(super) fn is_away(&self) -> bool {
+        self.down.is_some_and(|since| since.elapsed() >= AWAY)
     }
 
     pub(super) fn again(&self) -> Instant {

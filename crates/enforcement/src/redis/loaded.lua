@@ -3,6 +3,7 @@ local key, now, member, before, kept, most = KEYS[1], redis.call('TIME')[1], ARG
 if before ~= member then redis.call('ZREM', key, before) end
 redis.call('ZADD', key, now, member)
 redis.call('ZREMRANGEBYSCORE', key, '-inf', string.format('%.0f', now - kept))
+redis.call('ZREMRANGEBYSCORE', key, '(' .. now, '+inf')
 redis.call('ZREMRANGEBYRANK', key, 0, -1 - most)
 redis.call('EXPIRE', key, kept)
 return 1

@@ -32,6 +32,9 @@ const WORKERS_MAX: i64 = 2_000;
 /// The longest name of a gateway that is said, in bytes.
 const GATEWAY_MAX: usize = 256;
 
+/// Longer words are no module's.
+const WORDS_MAX: usize = 512;
+
 /// What one worker says.
 #[derive(Clone, Copy, Debug)]
 pub struct Say<'a> {
@@ -83,7 +86,8 @@ pub fn time() -> Command {
 /// Asks for all that workers say of one kind of module; read with [`said`].
 #[must_use]
 pub fn list(of: &str, kind: &str) -> Command {
-    let all = [b"0".to_vec(), b"-1".to_vec(), b"WITHSCORES".to_vec()];
+    let last = (WORKERS_MAX - 1).to_string().into_bytes();
+    let all = [b"0".to_vec(), last, b"WITHSCORES".to_vec()];
     Command::new([b"ZRANGE".to_vec(), key(of, kind)].into_iter().chain(all).collect())
 }
 
@@ -103,7 +107,9 @@ pub fn said(reply: &Reply<'_>, now: i64) -> Result<Vec<Said>, ReplyError> {
     for pair in all.chunks(2) {
         let [Reply::Bulk(words), at] = pair else { return Err(ReplyError::Unexpected) };
         let at = at.integer().ok_or(ReplyError::Unexpected)?;
-        let words = String::from_utf8_lossy(words);
+        // Others may write there too: what is shown to people is bounded and printable, and of now.
+        let is_said = words.len() <= WORDS_MAX && words.iter().all(|byte| matches!(byte, b' '..=b'~')) && at <= now + 1;
+        let Some(words) = std::str::from_utf8(words).ok().filter(|_| is_said) else { continue };
         let mut words = words.splitn(4, ' ').map(str::to_owned);
         let (Some(worker), Some(version), Some(revision), Some(gateway)) =
             (words.next(), words.next(), words.next(), words.next())
@@ -147,7 +153,7 @@ mod tests {
         assert_eq!(call, [&["EVALSHA", LOADED.sha1, "1", key][..], &said].concat());
         let long = [b'x'; 1000];
         assert_eq!(Say { gateway: &long, ..say }.words().len(), "00ff 0.1.0 abc ".len() + GATEWAY_MAX);
-        assert_eq!(words(&list("c-uid/higress-system", "quota")), ["ZRANGE", key, "0", "-1", "WITHSCORES"]);
+        assert_eq!(words(&list("c-uid/higress-system", "quota")), ["ZRANGE", key, "0", "1999", "WITHSCORES"]);
         assert_eq!(words(&time()), ["TIME"]);
     }
 

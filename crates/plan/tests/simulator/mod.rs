@@ -217,10 +217,9 @@ fn run(world: &mut World, index: &mut Index, (redis, left, databases): Said<'_>,
     let figures: Vec<_> = plan.seeds.iter().zip(&seeded).map(|(seed, seeded)| figures(left, seed, seeded)).collect();
     let overridden: Vec<Seeded> = plan.overrides.iter().map(|set| answer(redis, &set.key.to_string())).collect();
     let unreachable = redis.get("all").is_some_and(|said| said == "unreachable");
-    let reached = || if unreachable { Err("connection refused".to_owned()) } else { Ok(()) };
-    let stores: Vec<_> = plan.stores.iter().map(|_| Some(reached())).collect();
+    let away = vec![unreachable; plan.stores.len()];
     let found = plan::Answers { seeded: &seeded, figures: &figures, ..plan::Answers::default() };
-    let answers = plan::Answers { overrides: &overridden, stores: &stores, ..found };
+    let answers = plan::Answers { overrides: &overridden, away: &away, ..found };
     index.record(&plan, &seeded);
     let up = |store: &StorePlan| {
         let found = store.database.as_ref().is_some_and(|database| database.is_there);

@@ -157,20 +157,22 @@ impl Cluster {
     /// Waits until the Lease is renewed: who holds it is there. Without an election there is none, and nothing to see.
     pub(super) async fn is_led(&self) -> Result<()> {
         let leases: Api<Lease> = Api::namespaced(self.client.clone(), &self.gateway);
-        let until = Instant::now() + PATIENCE;
+        let begun = Instant::now();
         let mut first = None;
         loop {
             let Some(lease) = leases.get_opt("aiquota").await.context("the Lease aiquota cannot be read")? else {
                 return Ok(());
             };
             let spec = lease.spec.unwrap_or_default();
+            // Who holds a long one renews it seldom.
+            let lasts = Duration::from_secs(spec.lease_duration_seconds.unwrap_or_default().unsigned_abs().into());
             let renewed = (spec.holder_identity.filter(|holder| !holder.is_empty()), spec.renew_time);
             match &first {
                 Some(before) if *before != renewed && renewed.0.is_some() => return Ok(()),
                 None => first = Some(renewed),
                 Some(_) => {}
             }
-            if Instant::now() >= until {
+            if begun.elapsed() >= PATIENCE.max(lasts) {
                 bail!(
                     "nobody renews the Lease {}/aiquota: no controller runs. If it runs without --leader-election, delete \
                      the Lease",

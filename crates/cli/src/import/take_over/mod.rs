@@ -17,7 +17,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 use futures::future::try_join_all;
 use k8s_openapi::jiff::Timestamp;
-use kube::{Client, ResourceExt};
+use kube::{Client, Config, ResourceExt};
 use serde::Serialize;
 
 use super::report::{Finding, Kind};
@@ -26,7 +26,7 @@ use super::{Import, Listed, Options, Output, balances};
 use crate::problem::Named;
 use crate::tell::{self, Style, count};
 use cluster::{Cluster, Ours, Wanted};
-use swap::{Swapped, as_new, swap};
+use swap::{NotDone, Swapped, as_new, swap};
 use taking::{Known, Refused, Taken, Taking, take};
 
 #[derive(Args, Debug)]
@@ -150,6 +150,9 @@ impl Teller {
     }
 }
 
+/// How long the API server may say nothing.
+const SILENCE: Duration = Duration::from_secs(5);
+
 /// The steps, in order. `list` reads the consumers of Redis into what is imported.
 pub(super) async fn run(import: &Import, sources: Vec<Source>, options: &Options) -> Result<ExitCode> {
     let flags = &import.take_over;
@@ -168,7 +171,10 @@ pub(super) async fn run(import: &Import, sources: Vec<Source>, options: &Options
             return teller.end(State::Refused);
         }
     };
-    let client = Client::try_default().await.context("no cluster: set KUBECONFIG")?;
+    let mut config = Config::infer().await.context("no cluster: set KUBECONFIG")?;
+    // An API server that says nothing must not keep the others from being put back.
+    config.read_timeout = Some(SILENCE);
+    let client = Client::try_from(config).context("the cluster of KUBECONFIG cannot be used")?;
     let cluster = Cluster { client, gateway: import.gateway_namespace.clone() };
     let listed = import.list(&mut imported).await?;
     let mut problems = stores::fit(&mut imported, &cluster.stores().await?).err().unwrap_or_default();
@@ -178,6 +184,9 @@ pub(super) async fn run(import: &Import, sources: Vec<Source>, options: &Options
     problems.extend(more);
     for ours in ours.iter().filter(|ours| ours.named.kind == "AIQuotaStore") {
         problems.extend(cluster.lacks_secret(ours).await);
+    }
+    if let Some(backup) = flags.backup.as_ref().filter(|backup| backup.exists()) {
+        problems.push(format!("--backup={}: there is such a file already; name another", backup.display()));
     }
     teller.findings();
     teller.outcome.balances = listed.iter().flat_map(before).collect();
@@ -195,7 +204,9 @@ pub(super) async fn run(import: &Import, sources: Vec<Source>, options: &Options
         Err(error) => {
             teller.outcome.problems.push(format!("{error:#}"));
             let made: Vec<&Ours> = ours.iter().filter(|ours| !ours.there).collect();
-            if !made.is_empty() && teller.outcome.taken.is_empty() {
+            // Behind that, ours may be all that is left.
+            let as_before = error.downcast_ref().is_none_or(|done| matches!(done, NotDone::AsBefore(_)));
+            if !made.is_empty() && teller.outcome.taken.is_empty() && as_before {
                 let named = made.iter().map(|ours| shown(&ours.named)).collect::<Vec<_>>().join(", ");
                 teller.outcome.problems.push(format!(
                     "{named}: made by this, and no harm; deleting them brings back what was, running it again goes on"
@@ -204,7 +215,10 @@ pub(super) async fn run(import: &Import, sources: Vec<Source>, options: &Options
             return teller.end(State::Unfinished);
         }
     }
-    compare(&mut teller, listed).await?;
+    if let Err(error) = compare(&mut teller, listed).await {
+        // All else is done, and has to be told.
+        teller.outcome.problems.push(format!("the balances were not compared: {error:#}"));
+    }
     teller.end(State::TakenOver)
 }
 

@@ -20,6 +20,8 @@ use super::taking::{Known, Matched, Taken, covers};
 /// How long the controller may take to write our rules, before the others are put back.
 const PATIENCE: Duration = Duration::from_secs(15);
 /// How often is looked whether they are written: what is printed as the gap is longer than the gap by at most this and
+/// How long the others are tried to be put back where the API server is away.
+const LONGEST: Duration = Duration::from_secs(75);
 /// what two requests to the API server take.
 const AGAIN: Duration = Duration::from_millis(5);
 
@@ -59,8 +61,14 @@ pub(super) enum NotDone {
     #[error("{0}. The rules are as they were; run it again")]
     AsBefore(String),
     /// Some of the others are gone.
-    #[error("{0}. The rules of {gone} are gone, and ours come where no other is left; run it again", gone = .1.join(", "))]
+    #[error(
+        "{0}. The rules of {gone} are gone, and ours come where no other is left: until then requests may NOT be metered. \
+         Run it again at once, or bring them back with `kubectl apply -f` of the backup", gone = .1.join(", ")
+    )]
     Partly(String, Vec<String>),
+    /// Ours came late, and the others were put back beside them.
+    #[error("{0}. Both are in force, and requests are metered twice, until the others are removed: run it again")]
+    Twice(String),
     #[error(
         "{ours} was not written within {patience} s. The rules of {others} are back, as they were; look at the controller's \
          log, and run it again", patience = PATIENCE.as_secs(), others = .others.join(", ")
@@ -108,6 +116,8 @@ pub(super) async fn swap(plugins: &Api<WasmPlugin>, known: Known, taken: &[&Take
         let name = taken.found.name_any();
         match removal {
             Ok(()) => removed.push(name),
+            // The answer may be what was lost, or somebody else was faster.
+            Err(_) if is_gone(plugins, taken).await => removed.push(name),
             Err(error) if is_overtaken(&error) => {
                 refused.push(format!("WasmPlugin {name} was changed by somebody else meanwhile"));
             }
@@ -134,10 +144,20 @@ pub(super) async fn swap(plugins: &Api<WasmPlugin>, known: Known, taken: &[&Take
             sleep(AGAIN).await;
             continue;
         }
+        let mut others = Vec::new();
+        let mut why = String::new();
         for taken in taken {
             if let Err(error) = put_back(plugins, taken).await {
-                return Err(NotDone::Open { ours, others: removed, why: format!("{error:#}") });
+                others.push(taken.found.name_any());
+                why = format!("{error:#}");
             }
+        }
+        if !others.is_empty() {
+            if sent.elapsed() < LONGEST && !is_written().await.unwrap_or(false) {
+                sleep(AGAIN * 50).await;
+                continue;
+            }
+            return Err(NotDone::Open { ours, others, why });
         }
         // Ours may have come in the very moment.
         if !is_written().await.unwrap_or(false) {
@@ -150,7 +170,7 @@ pub(super) async fn swap(plugins: &Api<WasmPlugin>, known: Known, taken: &[&Take
             };
             if let Err(error) = again.await {
                 let why = format!("our rules were written late and the others put back beside them: {error}");
-                return Err(NotDone::Partly(why, Vec::new()));
+                return Err(NotDone::Twice(why));
             }
         }
     }
@@ -190,6 +210,15 @@ pub(super) fn as_new(found: &WasmPlugin) -> WasmPlugin {
     let ObjectMeta { name, namespace, labels, annotations, finalizers, .. } = found.metadata.clone();
     let metadata = ObjectMeta { name, namespace, labels, annotations, finalizers, ..ObjectMeta::default() };
     WasmPlugin { metadata, spec: found.spec.clone() }
+}
+
+/// Whether nothing is left of what was to be removed; also where nobody can say so now: whoever waits for ours then puts
+/// back what is missing.
+async fn is_gone(plugins: &Api<WasmPlugin>, taken: &Taken) -> bool {
+    match plugins.get_opt(&taken.found.name_any()).await {
+        Ok(Some(there)) => taken.left.as_ref().is_some_and(|left| left.spec == there.spec),
+        Ok(None) | Err(_) => true,
+    }
 }
 
 fn is_overtaken(error: &kube::Error) -> bool {

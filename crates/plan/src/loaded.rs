@@ -66,6 +66,8 @@ struct Rollout {
     pulled: Duration,
     revision: String,
     since: Duration,
+    /// The stores in which its workers say what they run.
+    stores: BTreeSet<String>,
     /// What was written before, and when something else was.
     past: VecDeque<(String, Duration)>,
     /// Since when nobody has said anything, though it was looked for.
@@ -120,22 +122,27 @@ impl Rollouts {
                 continue;
             }
             let image = (wanted.spec.url.clone(), wanted.spec.sha256.clone());
+            let stores = wanted.spec.default_config.as_ref().map(stores).unwrap_or_default();
             match self.0.get_mut(name) {
-                Some(rollout) => rollout.take(image, revision, at),
+                Some(rollout) => {
+                    rollout.take(image, revision, at);
+                    rollout.stores = stores;
+                }
                 None => {
                     let (past, nobody, told) = (VecDeque::new(), None, None);
-                    self.0.insert(name, Rollout { image, pulled: at, revision, since: at, past, nobody, told });
+                    let (pulled, since) = (at, at);
+                    self.0.insert(name, Rollout { image, pulled, revision, since, stores, past, nobody, told });
                 }
             }
         }
     }
 
-    /// Compares. `words`: by the index of the store, what was said there and how long ago that was read; nothing where
-    /// it could not be.
-    pub fn judge(&mut self, words: &[Option<(Words, Duration)>], at: Duration) -> Loaded {
+    /// Compares. `words`: by the index of the store, its name, what was said there and how long ago that was read; nothing
+    /// where it could not be.
+    pub fn judge(&mut self, words: &[(String, Option<(Words, Duration)>)], at: Duration) -> Loaded {
         let mut loaded = Loaded { runs: BTreeMap::new(), gateways: Vec::new() };
         let heard: Vec<Option<Heard<'_>>> =
-            words.iter().map(|words| words.as_ref().map(|(words, read)| heard(words, *read))).collect();
+            words.iter().map(|(_, words)| words.as_ref().map(|(words, read)| heard(words, *read))).collect();
         for (module, (name, _)) in MODULES.into_iter().enumerate() {
             let Some(rollout) = self.0.get_mut(name) else { continue };
             // Who uses several stores says the same in each, and what it said last counts.
@@ -146,16 +153,21 @@ impl Rollouts {
                     *last = (said, *age);
                 }
             }
-            let is_read = heard.iter().any(Option::is_some);
+            // Silence says something only where all that it could be broken in can be read.
+            let read = |store: &String| words.iter().any(|(name, words)| name == store && words.is_some());
+            let is_read = rollout.stores.iter().all(read);
             let runs = rollout.judge(name, workers.into_values(), is_read, at);
             loaded.runs.insert(name, rollout.tell(runs));
         }
-        loaded.gateways = heard.iter().map(|words| Some(self.gateways(words.as_ref()?, at))).collect();
+        loaded.gateways = heard.iter().map(|words| self.gateways(words.as_ref()?, at)).collect();
         loaded
     }
 
-    /// Who said something in one store.
-    fn gateways(&self, heard: &Heard<'_>, at: Duration) -> Vec<GatewayStatus> {
+    /// Who said something in one store; nothing while it is not known what they should say.
+    fn gateways(&self, heard: &Heard<'_>, at: Duration) -> Option<Vec<GatewayStatus>> {
+        if self.0.is_empty() {
+            return None;
+        }
         let mut gateways = BTreeSet::new();
         for (said, (plugin, _)) in heard.iter().zip(MODULES) {
             let Some(rollout) = self.0.get(plugin) else { continue };
@@ -170,7 +182,7 @@ impl Rollouts {
             version: version.to_owned(),
             configuration: if stale { GatewayConfiguration::Stale } else { GatewayConfiguration::Current },
         };
-        gateways.into_iter().take(GATEWAYS_SHOWN).map(status).collect()
+        Some(gateways.into_iter().take(GATEWAYS_SHOWN).map(status).collect())
     }
 }
 
@@ -312,6 +324,12 @@ fn revision(default_config: &Value) -> Option<String> {
     // Without a store nothing can be said.
     native.get("stores")?;
     native.get("report")?.get("revision")?.as_str().map(str::to_owned)
+}
+
+/// The names of the stores in a configuration.
+fn stores(default_config: &Value) -> BTreeSet<String> {
+    let stores = default_config.get(wire::KEY).and_then(|native| native.get("stores")?.as_object());
+    stores.into_iter().flatten().map(|(name, _)| name.clone()).collect()
 }
 
 /// The version that a url names: the tag of an image, or what stands in a path, such as `1.2.3` or `1.2.3-rc.1`. Nothing

@@ -38,8 +38,8 @@ pub(crate) struct Seeding {
     pub(crate) away: Vec<bool>,
     /// As [`Plan::stores`]: the maxmemory-policy of those that may let keys go.
     pub(crate) evicts: Vec<Option<String>>,
-    /// As [`Plan::stores`]: what modules said there of themselves, and how long ago that was read.
-    pub(crate) words: Vec<Option<(Words, Duration)>>,
+    /// As [`Plan::stores`]: its name, what modules said there of themselves, and how long ago that was read.
+    pub(crate) words: Vec<(String, Option<(Words, Duration)>)>,
     /// As [`Plan::seeds`].
     pub(crate) seeds: Vec<Seeded>,
     /// As [`Plan::seeds`]: what each was when it was last looked at.
@@ -244,7 +244,7 @@ impl Seeder {
             stores: stores.clone().map(|index| of(index).map(Store::answers)).collect(),
             away: stores.clone().map(|index| of(index).is_some_and(Store::is_away)).collect(),
             evicts: stores.clone().map(|index| of(index).and_then(|store| store.evicts.clone())).collect(),
-            words: stores.map(|index| of(index).and_then(Store::words)).collect(),
+            words: stores.map(|index| (name(plan, index).name, of(index).and_then(Store::words))).collect(),
             seeds,
             figures,
             overrides,

@@ -172,6 +172,12 @@ mod tests {
         };
         assert_eq!(found, [one("1", "0.1.0", "def", "g", 7), one("2", "0.0.9", "abc", "of a b", 8)]);
         assert_eq!(said(&Reply::Array(vec![]), 20), Ok(vec![]));
+        // What no module of ours says: of tomorrow, too long, not to be shown.
+        let long = [b"3 0.1.0 abc ".as_slice(), &[b'g'; WORDS_MAX]].concat();
+        for (words, at) in [(&b"3 0.1.0 abc g"[..], "22"), (&long, "10"), (b"3 0.1.0 abc \x1b[31m", "10")] {
+            let one = Reply::Array(vec![Reply::Bulk(words), Reply::Bulk(at.as_bytes())]);
+            assert_eq!(said(&one, 20), Ok(vec![]), "{}", String::from_utf8_lossy(words));
+        }
         assert_eq!(now(&Reply::Array(vec![bulk("1700000000"), bulk("5")])), Ok(1_700_000_000));
     }
 

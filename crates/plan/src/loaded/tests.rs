@@ -32,7 +32,7 @@ fn said(worker: &str, version: &str, revision: &str, age: u64) -> Said {
 
 /// As one word, and what is said of it.
 fn judged(rollouts: &mut Rollouts, said: &[Said], at: u64) -> (&'static str, String) {
-    let words = vec![Some(([said.to_vec(), vec![]], Duration::ZERO))];
+    let words = vec![("s".to_owned(), Some(([said.to_vec(), vec![]], Duration::ZERO)))];
     told(&rollouts.judge(&words, seconds(at)))
 }
 
@@ -103,7 +103,7 @@ fn silence_is_told_after_three_minutes_of_it_and_a_store_that_cannot_be_read_is_
     written(&mut rollouts, "a", 0);
     assert_eq!(judged(&mut rollouts, &[], 10).0, "as before");
     assert_eq!(judged(&mut rollouts, &[], 190).0, "as before");
-    assert_eq!(told(&rollouts.judge(&[None], seconds(191))).0, "as before", "it begins anew");
+    assert_eq!(told(&rollouts.judge(&[("s".to_owned(), None)], seconds(191))).0, "as before", "it begins anew");
     assert_eq!(judged(&mut rollouts, &[], 200).0, "as before");
     let (reason, message) = judged(&mut rollouts, &[], 381);
     assert_eq!(reason, "NotLoaded");
@@ -124,6 +124,27 @@ fn silence_is_told_after_three_minutes_of_it_and_a_store_that_cannot_be_read_is_
 }
 
 #[test]
+fn silence_in_a_store_that_no_gateway_uses_tells_nothing() {
+    let mut rollouts = Rollouts::default();
+    written(&mut rollouts, "a", 0);
+    let elsewhere = [("s".to_owned(), None), ("t".to_owned(), Some(([vec![], vec![]], Duration::ZERO)))];
+    for at in [10, 200, 400] {
+        assert_eq!(told(&rollouts.judge(&elsewhere, seconds(at))).0, "as before");
+    }
+}
+
+#[test]
+fn what_is_told_stays_in_its_words_while_gateways_come_and_go() {
+    let mut rollouts = Rollouts::default();
+    written(&mut rollouts, "a", 0);
+    let old = |worker: &str| said(worker, "0.0.9", "a", 0);
+    let first = judged(&mut rollouts, &[old("1")], 31);
+    assert_eq!(judged(&mut rollouts, &[old("1"), old("2")], 41), first);
+    assert_eq!(judged(&mut rollouts, &[said("1", "0.1.0", "a", 0)], 51).0, "Loaded");
+    assert!(judged(&mut rollouts, &[old("2")], 61).1.contains("gateway-2"));
+}
+
+#[test]
 fn a_write_that_is_still_to_be_made_replaces_nothing() {
     let mut rollouts = Rollouts::default();
     written(&mut rollouts, "a", 0);
@@ -138,7 +159,9 @@ fn of_several_stores_the_last_words_count_and_each_store_shows_its_gateways() {
     let old = said("1", "0.1.0", "old", 50);
     let now = [said("1", "0.1.0", "a", 1), said("2", "0.1.0", "a", 1), said("2", "0.1.0", "a", 1)];
     let read = |said: &[Said]| Some(([said.to_vec(), vec![said[0].clone()]], Duration::ZERO));
-    let loaded = rollouts.judge(&[read(&[old]), None, read(&now)], seconds(90));
+    let words = [("s".to_owned(), read(&[old])), ("t".to_owned(), None), ("u".to_owned(), read(&now))];
+    assert_eq!(Rollouts::default().judge(&words, seconds(90)).gateways(2), None, "nothing was written yet");
+    let loaded = rollouts.judge(&words, seconds(90));
     assert_eq!(told(&loaded).0, "Loaded");
     let row = |name: &str, configuration| GatewayStatus {
         name: format!("gateway-{name}.higress-system"),

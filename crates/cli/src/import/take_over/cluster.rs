@@ -10,7 +10,7 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::api::{ApiResource, DynamicObject, Patch, PatchParams};
 use kube::{Api, Client, ResourceExt};
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
 use super::taking::Known;
@@ -85,8 +85,7 @@ impl Cluster {
                 objects.get_opt(&name).await.with_context(|| format!("{kind} {namespace}/{name} cannot be read"))?;
             match &there {
                 Some(there) => {
-                    let differs = |field: &&&str| there.data["spec"][**field] != value["spec"][**field];
-                    if let Some(field) = ["targetRefs", "keyPrefix", "ruleName", "storeRef"].iter().find(differs) {
+                    if let Some(field) = differs(&there.data["spec"], &value["spec"]) {
                         problems.push(format!(
                             "{kind} {namespace}/{name} is there already, and has another spec.{field} than what is taken \
                              over: rename or delete it"
@@ -231,10 +230,21 @@ fn said(object: &DynamicObject, kind: &str) -> Said {
     Said::Else(if not.is_empty() { "the controller says nothing of it: does it run?".to_owned() } else { not })
 }
 
+/// The first field in which an object that is there would meter or refuse otherwise than what is taken over. Consumers are
+/// not compared: their quotas may have been edited since.
+fn differs(there: &Value, wanted: &Value) -> Option<&'static str> {
+    let usual = json!({"name": "default"});
+    let said = |spec: &Value, field: &str| match (field, &spec[field]) {
+        ("storeRef", Value::Null) => usual.clone(),
+        (_, said) => said.clone(),
+    };
+    let fields =
+        ["targetRefs", "keyPrefix", "ruleName", "storeRef", "mode", "paths", "global", "rules", "defaultQuota"];
+    fields.into_iter().find(|field| said(there, field) != said(wanted, field))
+}
+
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     fn quota(conditions: &[(&str, &str, &str)]) -> DynamicObject {
@@ -271,5 +281,21 @@ mod tests {
         edited.metadata.generation = Some(2);
         let Said::Else(found) = said(&edited, "AIQuota") else { panic!("it was edited") };
         assert!(found.contains("does it run?"), "{found}");
+    }
+
+    #[test]
+    fn an_object_that_is_there_has_to_meter_and_refuse_as_what_is_taken_over() {
+        let wanted =
+            json!({"keyPrefix": "q:", "consumers": [{"name": "a", "quota": 1}], "storeRef": {"name": "default"}});
+        let with = |field: &str, value: Value| {
+            let mut there = wanted.clone();
+            there[field] = value;
+            differs(&there, &wanted)
+        };
+        assert_eq!(with("consumers", json!([])), None);
+        assert_eq!(with("storeRef", Value::Null), None, "the store of this name is used where none is named");
+        assert_eq!(with("storeRef", json!({"name": "other"})), Some("storeRef"));
+        assert_eq!(with("mode", json!("Observe")), Some("mode"));
+        assert_eq!(with("keyPrefix", json!("r:")), Some("keyPrefix"));
     }
 }

@@ -108,7 +108,9 @@ pub fn said(reply: &Reply<'_>, now: i64) -> Result<Vec<Said>, ReplyError> {
         let [Reply::Bulk(words), at] = pair else { return Err(ReplyError::Unexpected) };
         let at = at.integer().ok_or(ReplyError::Unexpected)?;
         // Others may write there too: what is shown to people is bounded and printable, and of now.
-        let is_said = words.len() <= WORDS_MAX && words.iter().all(|byte| matches!(byte, b' '..=b'~')) && at <= now + 1;
+        let is_said = words.len() <= WORDS_MAX
+            && words.iter().all(|byte| matches!(byte, b' '..=b'~'))
+            && at <= now.saturating_add(1);
         let Some(words) = std::str::from_utf8(words).ok().filter(|_| is_said) else { continue };
         let mut words = words.splitn(4, ' ').map(str::to_owned);
         let (Some(worker), Some(version), Some(revision), Some(gateway)) =

@@ -86,7 +86,7 @@ async fn what_is_rendered_without_a_cluster_is_what_the_controller_writes() -> R
         stage.apply_example(file).await?;
     }
     stage.ready("chat").await?;
-    let limits = stage.api.objects("quota.higress.io/v1alpha1", "AITokenRateLimit", NAMESPACE).await?;
+    let limits = stage.limits().await?;
     stage.condition(&limits, "chat", "Ready", "True").await?;
 
     let shell = Shell::new(&stage).await?;

@@ -24,16 +24,6 @@ async fn ledger(stage: &Stage, field: &str) -> Result<Option<String>> {
     query(stage, &["HGET", &format!("{{{USER}}}:ledger"), field]).await
 }
 
-async fn is(stage: &Stage, key: &str, expected: Option<&str>) -> Result<()> {
-    stage
-        .eventually(&format!("{key} is {expected:?}"), async || {
-            let found = stage.redis.get(key).await?;
-            ensure!(found.as_deref() == expected, "it is {found:?}");
-            Ok(())
-        })
-        .await
-}
-
 async fn ledger_is(stage: &Stage, field: &str, expected: Option<&str>) -> Result<()> {
     stage
         .eventually(&format!("the ledger's {field} is {expected:?}"), async || {
@@ -97,22 +87,22 @@ async fn what_was_spent_stays_spent_when_quotas_and_lists_are_edited() -> Result
     let user = |quota: i64| json!([{"name": "aliyun-user1", "quota": quota}]);
     // Up, down, and somebody new.
     lists(&stage, "chat", &user(20_000)).await?;
-    is(&stage, USER, Some("16000")).await?;
+    stage.holds(USER, Some("16000")).await?;
     lists(&stage, "chat", &json!([{"name": "aliyun-user1", "quota": 5000}, {"name": "aliyun-user2", "quota": 7}]))
         .await?;
-    is(&stage, USER, Some("1000")).await?;
-    is(&stage, "chat_quota:aliyun-user2", Some("7")).await?;
+    stage.holds(USER, Some("1000")).await?;
+    stage.holds("chat_quota:aliyun-user2", Some("7")).await?;
     // Taken off the list: parked, and restored.
     lists(&stage, "chat", &json!([])).await?;
-    is(&stage, USER, None).await?;
+    stage.holds(USER, None).await?;
     ledger_is(&stage, "parked", Some("1000")).await?;
     lists(&stage, "chat", &user(5000)).await?;
-    is(&stage, USER, Some("1000")).await?;
+    stage.holds(USER, Some("1000")).await?;
     ledger_is(&stage, "parked", None).await?;
     // To another object, with what it has left.
     lists(&stage, "chat", &json!([])).await?;
     lists(&stage, "other", &user(6000)).await?;
-    is(&stage, USER, Some("2000")).await?;
+    stage.holds(USER, Some("2000")).await?;
     let owner = ledger(&stage, "owner").await?.unwrap_or_default();
     ensure!(owner.ends_with("/higress-system/other"), "{owner}");
     // Only who has it now has it recorded.
@@ -173,12 +163,12 @@ async fn another_prefix_begins_anew_and_the_old_one_comes_back_as_it_was() -> Re
     let user = json!([{"name": "aliyun-user1", "quota": 10_000}]);
     spent(&stage, &json!({"consumers": user})).await?;
     stage.api.apply(&quota("chat", &json!({"keyPrefix": "new:", "consumers": user}))).await?;
-    is(&stage, "new:aliyun-user1", Some("10000")).await?;
-    is(&stage, USER, None).await?;
+    stage.holds("new:aliyun-user1", Some("10000")).await?;
+    stage.holds(USER, None).await?;
     ledger_is(&stage, "parked", Some("6000")).await?;
     stage.api.apply(&quota("chat", &json!({"consumers": user}))).await?;
-    is(&stage, USER, Some("6000")).await?;
-    is(&stage, "new:aliyun-user1", None).await
+    stage.holds(USER, Some("6000")).await?;
+    stage.holds("new:aliyun-user1", None).await
 }
 
 #[tokio::test]
@@ -199,7 +189,7 @@ async fn an_object_with_another_store_begins_anew_there_and_finds_the_old_one_as
     stage.api.apply(&bridge).await?;
     stage.api.apply(&store).await?;
     stage.api.apply(&quota("chat", &json!({"consumers": user, "storeRef": {"name": "second"}}))).await?;
-    is(&stage, USER, None).await?;
+    stage.holds(USER, None).await?;
     stage.ready("chat").await?;
     ledger_is(&stage, "parked", Some("6000")).await?;
     let mut second = stage.redis.connect().await?;
@@ -207,7 +197,7 @@ async fn an_object_with_another_store_begins_anew_there_and_finds_the_old_one_as
     let there: Option<String> = redis::cmd("GET").arg(USER).query_async(&mut second).await?;
     assert_eq!(there.as_deref(), Some("10000"));
     stage.api.apply(&quota("chat", &json!({"consumers": user, "storeRef": {"name": "default"}}))).await?;
-    is(&stage, USER, Some("6000")).await
+    stage.holds(USER, Some("6000")).await
 }
 
 /// A store that leads to the stage's Redis under another name.
@@ -240,12 +230,12 @@ async fn a_redis_under_two_names_is_one_and_keeps_what_an_object_takes_from_one_
     controller.kill();
     controller.restart()?;
     stage.rounds(2).await?;
-    is(&stage, USER, Some("6000")).await?;
+    stage.holds(USER, Some("6000")).await?;
     ledger_is(&stage, "parked", None).await?;
     // What one object has through one name, another may not have through the other.
     stage.api.apply(&quota("younger", &json!({"consumers": user}))).await?;
     stage.says(&stage.quotas().await?, "younger", "Accepted", ("False", "Conflicted"), &[]).await?;
-    is(&stage, USER, Some("6000")).await
+    stage.holds(USER, Some("6000")).await
 }
 
 #[tokio::test]
@@ -261,7 +251,7 @@ async fn an_object_whose_balances_others_took_over_through_another_name_of_their
     stage.condition(&stage.quotas().await?, "other", "Accepted", "False").await?;
     delete(&stage, "chat").await?;
     is_gone(&stage, "chat").await?;
-    is(&stage, USER, Some("6000")).await?;
+    stage.holds(USER, Some("6000")).await?;
     stage.says(&stage.quotas().await?, "other", "Seeded", ("False", "MalformedBalance"), &[]).await.map(drop)
 }
 
@@ -274,10 +264,10 @@ async fn a_deleted_object_leaves_its_balances_to_whoever_lists_them_next() -> Re
     delete(&stage, "chat").await?;
     is_gone(&stage, "chat").await?;
     ledger_is(&stage, "owner", None).await?;
-    is(&stage, USER, Some("6000")).await?;
+    stage.holds(USER, Some("6000")).await?;
     stage.api.apply(&quota("chat", &user)).await?;
     stage.ready("chat").await?;
-    is(&stage, USER, Some("6000")).await?;
+    stage.holds(USER, Some("6000")).await?;
     // The same while nobody looks.
     controller.kill();
     delete(&stage, "chat").await?;
@@ -286,7 +276,7 @@ async fn a_deleted_object_leaves_its_balances_to_whoever_lists_them_next() -> Re
     ledger_is(&stage, "owner", None).await?;
     stage.api.apply(&quota("younger", &user)).await?;
     stage.ready("younger").await?;
-    is(&stage, USER, Some("6000")).await
+    stage.holds(USER, Some("6000")).await
 }
 
 /// Waits until the gateway has this object's default.
@@ -316,20 +306,20 @@ async fn who_lives_on_a_default_follows_the_next_object_when_the_first_is_gone()
     enforces(&stage, &gateway, "chat", 1000).await?;
     // 30 tokens each.
     scenario_a::is(completion(&gateway, "user2-key", false), 200, "total_tokens").await?;
-    is(&stage, DEFAULTED, Some("970")).await?;
+    stage.holds(DEFAULTED, Some("970")).await?;
     delete(&stage, "chat").await?;
     is_gone(&stage, "chat").await?;
     enforces(&stage, &gateway, "heir-a", 1000).await?;
     scenario_a::is(completion(&gateway, "user2-key", false), 200, "total_tokens").await?;
-    is(&stage, DEFAULTED, Some("940")).await?;
+    stage.holds(DEFAULTED, Some("940")).await?;
     // With balances that were to go: not this one, which the other object's default decides on.
     delete(&stage, "heir-a").await?;
     is_gone(&stage, "heir-a").await?;
-    is(&stage, DEFAULTED, Some("940")).await?;
+    stage.holds(DEFAULTED, Some("940")).await?;
     stage.api.apply(&quota("heir-b", &with("heir-b", 500, "Retain"))).await?;
     enforces(&stage, &gateway, "heir-b", 500).await?;
     scenario_a::is(completion(&gateway, "user2-key", false), 200, "total_tokens").await?;
-    is(&stage, DEFAULTED, Some("410")).await?;
+    stage.holds(DEFAULTED, Some("410")).await?;
     let owner: Option<String> = query(&stage, &["HGET", &format!("{{{DEFAULTED}}}:ledger"), "owner"]).await?;
     ensure!(owner.as_deref().is_some_and(|owner| owner.ends_with("/heir-b")), "{owner:?}");
     Ok(())
@@ -352,8 +342,8 @@ async fn what_a_default_made_and_another_object_lists_is_not_deleted_with_the_fi
     stage.condition(&stage.quotas().await?, "other", "Seeded", "False").await?;
     delete(&stage, "chat").await?;
     is_gone(&stage, "chat").await?;
-    is(&stage, "chat_quota:not-listed", None).await?;
-    is(&stage, "chat_quota:listed", Some("text")).await
+    stage.holds("chat_quota:not-listed", None).await?;
+    stage.holds("chat_quota:listed", Some("text")).await
 }
 
 #[tokio::test]
@@ -364,7 +354,7 @@ async fn who_is_taken_off_the_list_while_no_controller_runs_is_parked_by_the_nex
     controller.kill();
     stage.api.apply(&quota("chat", &json!({"consumers": []}))).await?;
     controller.restart()?;
-    is(&stage, USER, None).await?;
+    stage.holds(USER, None).await?;
     ledger_is(&stage, "parked", Some("6000")).await
 }
 
@@ -385,7 +375,7 @@ async fn with_the_policy_delete_rules_go_first_then_balances_then_the_object() -
     delete(&stage, "chat").await?;
     is_deleting(&stage, "chat", "Draining").await?;
     ensure!(stage.rules().await? == 0, "a rule of an object that is being deleted");
-    is(&stage, USER, Some("6000")).await?;
+    stage.holds(USER, Some("6000")).await?;
     // How long that was is known to the next controller too.
     controller.terminate().await?;
     let args = vec!["--drain=1s".to_owned()];
@@ -398,7 +388,7 @@ async fn with_the_policy_delete_rules_go_first_then_balances_then_the_object() -
     // Afresh.
     stage.api.apply(&quota("chat", &gone)).await?;
     stage.ready("chat").await?;
-    is(&stage, USER, Some("10000")).await
+    stage.holds(USER, Some("10000")).await
 }
 
 #[tokio::test]
@@ -430,7 +420,7 @@ async fn a_redis_that_was_emptied_is_seeded_again_without_a_new_connection() -> 
     stage.start_controller()?;
     spent(&stage, &json!({})).await?;
     stage.redis.flush().await?;
-    is(&stage, USER, Some("10000")).await?;
+    stage.holds(USER, Some("10000")).await?;
     stage
         .eventually("what is owned is recorded again", async || {
             let recorded: Vec<String> = query(&stage, &["KEYS", "aiquota:*"]).await?;
@@ -465,7 +455,7 @@ async fn a_restart_without_changes_writes_nothing_to_redis() -> Result<()> {
     spent(&stage, &json!({})).await?;
     // With somebody parked.
     lists(&stage, "chat", &json!([{"name": "aliyun-user1", "quota": 10_000}])).await?;
-    is(&stage, "chat_quota:aliyun-user2", None).await?;
+    stage.holds("chat_quota:aliyun-user2", None).await?;
     stage.rounds(1).await?;
     query::<()>(&stage, &["CONFIG", "RESETSTAT"]).await?;
     controller.restart()?;

@@ -24,7 +24,7 @@ impl Bed {
             stage.apply_example(file).await?;
         }
         stage.ready("chat").await?;
-        let limits = stage.api.objects("quota.higress.io/v1alpha1", "AITokenRateLimit", "higress-system").await?;
+        let limits = stage.limits().await?;
         stage.condition(&limits, "models", "Ready", "True").await?;
         stage.in_force(&gateway).await?;
         Ok(Self { stage, gateway })
@@ -102,13 +102,7 @@ async fn a_limit_of_a_model_holds_for_that_model_alone_and_nobody_names_two() ->
     let bed = Bed::new().await?;
     is(bed.ask("qwen-turbo", "15,10", true), 200, "").await?;
     let key = "higress-token-ratelimit:{higress-system.models} qwen-turbo :global_threshold:3600";
-    bed.stage
-        .eventually("the counter of the model is charged", async || {
-            let found = bed.stage.redis.get(key).await?;
-            ensure!(found.as_deref() == Some("25"), "{found:?}");
-            Ok(())
-        })
-        .await?;
+    bed.stage.holds(key, Some("25")).await?;
     is(bed.ask("qwen-turbo", "1,1", false), 429, "Too many requests").await?;
     is(bed.ask("qwen-max", "1,1", false), 200, "").await?;
     bed.stage.balance("aliyun-user1", 10_000 - 25 - 8).await?;

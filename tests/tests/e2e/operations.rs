@@ -175,7 +175,7 @@ async fn no_secret_is_in_anything_that_the_controller_tells() -> Result<()> {
             "overridesFrom": [{"kind": "Secret", "name": "keys"}]}]}});
     stage.api.apply(&limit).await?;
     stage.ready("chat").await?;
-    let limits = stage.api.objects(OURS, "AITokenRateLimit", NAMESPACE).await?;
+    let limits = stage.limits().await?;
     stage.condition(&limits, "burst", "Ready", "True").await?;
     stage.api.apply(&keys(&format!("{LIMIT_KEY}-without-a-limit"))).await?;
     stage.condition(&limits, "burst", "OverridesInvalid", "True").await?;

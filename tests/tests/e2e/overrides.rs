@@ -37,7 +37,7 @@ impl Bed {
                 store.unwrap_or_default().to_owned()
             })
             .await?;
-        let limits = stage.api.objects(OURS, "AITokenRateLimit", NAMESPACE).await?;
+        let limits = stage.limits().await?;
         let bed = Self { stage, gateway, limits };
         bed.keys(keys).await?;
         let any = |tokens: i64| json!([{"match": {"any": true}, "tokens": tokens, "window": "1h"}]);
@@ -73,11 +73,13 @@ impl Bed {
         Ok(reply.status)
     }
 
-    async fn counted(&self, key: &str, tokens: i64) -> Result<()> {
+    /// Waits until there is no set.
+    async fn nothing_is_left(&self) -> Result<()> {
         self.stage
-            .eventually("what was used is counted", async || {
-                let found = self.stage.redis.get(key).await?;
-                ensure!(found == Some(tokens.to_string()), "{key} is {found:?}");
+            .eventually("nothing of it is left", async || {
+                let mut redis = self.stage.redis.connect().await?;
+                let left: Vec<String> = redis.keys("aiquota:overrides:*").await?;
+                ensure!(left.is_empty(), "{left:?}");
                 Ok(())
             })
             .await
@@ -117,10 +119,10 @@ async fn an_edited_secret_is_in_force_without_a_change_of_the_wasm_plugin() -> R
     let bed = Bed::new("# vips\nuser1-key: 15/1h\n").await?;
     let written = bed.plugin().await?.metadata.resource_version;
     assert_eq!(bed.ask("user1-key", 20).await?, 200);
-    bed.counted(COUNTER, 20).await?;
+    bed.stage.holds(COUNTER, Some("20")).await?;
     assert_eq!(bed.ask("user1-key", 20).await?, 429, "its own limit, not the rule's");
     assert_eq!(bed.ask("user2-key", 20).await?, 200);
-    bed.counted(OWN, 20).await?;
+    bed.stage.holds(OWN, Some("20")).await?;
     assert_eq!(bed.ask("user2-key", 20).await?, 200, "the rule's");
 
     bed.keys("user1-key: 100/1h").await?;
@@ -145,14 +147,7 @@ async fn an_edited_secret_is_in_force_without_a_change_of_the_wasm_plugin() -> R
     assert_eq!(bed.plugin().await?.metadata.resource_version, written);
 
     bed.limits.delete("burst", &DeleteParams::default()).await?;
-    bed.stage
-        .eventually("nothing of it is left", async || {
-            let mut redis = bed.stage.redis.connect().await?;
-            let left: Vec<String> = redis.keys("aiquota:overrides:*").await?;
-            ensure!(left.is_empty(), "{left:?}");
-            Ok(())
-        })
-        .await
+    bed.nothing_is_left().await
 }
 
 #[tokio::test]
@@ -167,7 +162,7 @@ async fn a_line_that_cannot_be_read_is_named_without_its_value_and_leaves_what_i
     bed.stage.says(&bed.limits, "burst", "OverridesInvalid", ("True", "OverridesInvalid"), &said).await?;
     assert_eq!(bed.set().await?, set);
     assert_eq!(bed.ask("user1-key", 20).await?, 200);
-    bed.counted(COUNTER, 20).await?;
+    bed.stage.holds(COUNTER, Some("20")).await?;
     assert_eq!(bed.ask("user1-key", 20).await?, 429);
 
     // A credential stands in the Secret and in requests only.
@@ -226,12 +221,5 @@ async fn a_controller_that_was_killed_misses_no_edit_and_leaves_no_set_behind() 
     bed.limits.delete("burst", &DeleteParams::default()).await?;
     controller.kill();
     controller.restart()?;
-    bed.stage
-        .eventually("nothing of it is left", async || {
-            let mut redis = bed.stage.redis.connect().await?;
-            let left: Vec<String> = redis.keys("aiquota:overrides:*").await?;
-            ensure!(left.is_empty(), "{left:?}");
-            Ok(())
-        })
-        .await
+    bed.nothing_is_left().await
 }

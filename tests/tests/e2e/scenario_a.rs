@@ -4,7 +4,7 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::json;
 use testbed::{Call, Gateway, RedisOptions, get, post};
 
-use crate::stage::{NAMESPACE, PASSWORD, Stage, quota};
+use crate::stage::{PASSWORD, Stage, quota};
 
 /// All keys with their values, to see whether anything was written.
 pub(crate) async fn contents(stage: &Stage) -> Result<Vec<(String, String)>> {
@@ -102,19 +102,13 @@ async fn a_day_of_token_management_goes_as_declared() -> Result<()> {
     // And with 5 tokens per window and key: what goes over it is answered, what comes then is not. A minute could be over
     // on a slow machine.
     stage.apply_example_with("limit.yaml", |text| text.replace("window: 1m", "window: 1h")).await?;
-    let limits = stage.api.objects("quota.higress.io/v1alpha1", "AITokenRateLimit", NAMESPACE).await?;
+    let limits = stage.limits().await?;
     stage.condition(&limits, "chat", "Ready", "True").await?;
     stage.in_force(&gateway).await?;
     is(completion(&gateway, "user2-key", false), 200, r#""total_tokens":30"#).await?;
     stage.balance("aliyun-user2", 49970).await?;
     let counter = "higress-token-ratelimit:{default_rule}:limit_by_per_header:3600:x-api-key:user2-key";
-    stage
-        .eventually("the answer is counted", async || {
-            let counted = stage.redis.get(counter).await?;
-            ensure!(counted.as_deref() == Some("30"), "{counted:?}");
-            Ok(())
-        })
-        .await?;
+    stage.holds(counter, Some("30")).await?;
     let answered = answered + 1;
     let too_fast = completion(&gateway, "user2-key", true).send().await?;
     ensure!((too_fast.status, &*too_fast.text()) == (429, "Too many requests"), "{too_fast:?}");

@@ -223,6 +223,16 @@ impl Stage {
         Ok(notes.map(|event| event.data["note"].as_str().unwrap_or_default().to_owned()).collect())
     }
 
+    /// Waits until these are the Events with a reason, and no others.
+    pub(crate) async fn tells(&self, reason: &str, expected: &[&str]) -> Result<()> {
+        self.eventually("Events say so", async || {
+            let found = self.events(reason).await?;
+            ensure!(found == expected, "{found:?}");
+            Ok(())
+        })
+        .await
+    }
+
     /// How many rules the gateway has for quotas.
     pub(crate) async fn rules(&self) -> Result<usize> {
         let plugin = self.plugins().await?.get_opt("aiquota-ai-quota").await?;
@@ -231,9 +241,14 @@ impl Stage {
 
     /// Waits until a balance is this.
     pub(crate) async fn balance(&self, consumer: &str, expected: i64) -> Result<()> {
-        self.eventually(&format!("the balance of {consumer} is {expected}"), async || {
-            let found = self.redis.get(&format!("chat_quota:{consumer}")).await?;
-            ensure!(found == Some(expected.to_string()), "it is {found:?}");
+        self.holds(&format!("chat_quota:{consumer}"), Some(&expected.to_string())).await
+    }
+
+    /// Waits until Redis has this under a key, or nothing.
+    pub(crate) async fn holds(&self, key: &str, expected: Option<&str>) -> Result<()> {
+        self.eventually(&format!("{key} is {expected:?}"), async || {
+            let found = self.redis.get(key).await?;
+            ensure!(found.as_deref() == expected, "it is {found:?}");
             Ok(())
         })
         .await

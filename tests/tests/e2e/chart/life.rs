@@ -103,20 +103,14 @@ async fn what_the_chart_grants_is_enough_for_a_whole_life_and_no_more_than_it_ta
     // A minute could be over on a slow machine.
     stage.apply_example_with("limit.yaml", |text| text.replace("window: 1m", "window: 1h")).await?;
     stage.ready("chat").await?;
-    let limits = stage.api.objects(OURS, "AITokenRateLimit", NAMESPACE).await?;
+    let limits = stage.limits().await?;
     stage.condition(&limits, "chat", "Ready", "True").await?;
     let plugins = [plan::GUARD, plan::AI_QUOTA, plan::AI_TOKEN_RATELIMIT];
     gateway.settled(|loaded| plugins.iter().all(|plugin| loaded.runs(plugin))).await?;
     is(completion(&gateway, "user1-key", false), 200, r#""total_tokens":30"#).await?;
     stage.balance("aliyun-user1", 9970).await?;
     let counter = "higress-token-ratelimit:{default_rule}:limit_by_per_header:3600:x-api-key:user1-key";
-    stage
-        .eventually("the answer is counted", async || {
-            let counted = stage.redis.get(counter).await?;
-            ensure!(counted.as_deref() == Some("30"), "{counted:?}");
-            Ok(())
-        })
-        .await?;
+    stage.holds(counter, Some("30")).await?;
     is(completion(&gateway, "user1-key", false), 429, "Too many requests").await?;
 
     settle_a_tenant(&stage).await?;

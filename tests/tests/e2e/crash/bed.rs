@@ -1,7 +1,6 @@
 //! One API server and one Redis for all runs of a story, both behind proxies that count, and the controller between.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use e2e::raw::Raw;
@@ -17,8 +16,6 @@ use super::state::{self, State};
 use crate::stage::{NAMESPACE, condition, quota};
 
 const OURS: &str = "quota.higress.io/v1alpha1";
-/// Longer than anything here takes.
-const PATIENCE: Duration = Duration::from_secs(60);
 /// An object without a target: an edit of it makes the controller go round and say so in its status.
 const PROBE: &str = "probe";
 
@@ -248,9 +245,19 @@ impl Bed {
         Ok(())
     }
 
-    pub(super) async fn patiently<T>(&self, what: &str, awaited: impl Future<Output = T>) -> Result<T> {
-        let awaited = tokio::time::timeout(PATIENCE, awaited).await;
-        awaited.with_context(|| format!("in vain: {what}; {}", self.ends()))
+    /// Waits until the operation comes. There is none where all is as expected without it: statuses that are written
+    /// one by one when a machine is quick are written as one when it is slow.
+    pub(super) async fn comes(&self, reached: Reached, expected: &State) -> Result<Option<Operation>> {
+        let over = async {
+            let is_as_expected = async || state::compare(&self.state().await?, expected);
+            self.eventually("the operation comes, or all is as it should be", is_as_expected).await?;
+            self.settled(|found| state::compare(found, expected)).await
+        };
+        tokio::select! {
+            biased;
+            last = reached.operation() => last.map(Some),
+            over = over => over.map(|_| None),
+        }
     }
 
     /// Gives the probe another grant; its generation then.

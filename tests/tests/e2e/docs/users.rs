@@ -72,7 +72,7 @@ pub(super) async fn play() -> Result<()> {
     let own = stage.api.objects("quota.higress.io/v1alpha1", "AIQuota", "team").await?;
     stage.condition(&own, "own", "Ready", "True").await?;
     stage.ready("chat").await?;
-    let limits = stage.api.objects("quota.higress.io/v1alpha1", "AITokenRateLimit", GATEWAY).await?;
+    let limits = stage.limits().await?;
     stage.condition(&limits, "keys", "Seeded", "True").await?;
     stage.in_force(&gateway).await?;
 

@@ -43,7 +43,7 @@ fn limit(more: &Value) -> Value {
 
 /// Returns the generation of the WasmPlugin when it has these items and the object is ready.
 async fn written(stage: &Stage, items: &Value) -> Result<i64> {
-    let limits = stage.api.objects(OURS, "AITokenRateLimit", NAMESPACE).await?;
+    let limits = stage.limits().await?;
     let plugins = stage.plugins().await?;
     let generation = eventually("the limits are written for this generation", async || {
         let plugin = plugins.get(PLUGIN).await?;

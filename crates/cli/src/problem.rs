@@ -9,14 +9,14 @@ use serde::Serialize;
 use crate::files::Place;
 use crate::tell::Style;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Level {
     Error,
     Warning,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 pub(crate) struct Problem {
     pub(crate) level: Level,
     pub(crate) file: String,
@@ -111,7 +111,8 @@ pub(crate) fn unreadable(kind: &str, refusal: &Refusal) -> String {
 
 /// The word of a refusal, and what helps where the message does not say it.
 pub(crate) fn refused(refusal: &Refusal) -> (&'static str, &'static str) {
-    match refusal.reason {
+    let Refusal { field, reason, message } = refusal;
+    let (word, remedy) = match reason {
         Refused::Required => ("Required", "add it"),
         Refused::TooLong => ("TooLong", "shorten it"),
         Refused::TooMany => ("TooMany", "take some out, or divide them among several objects"),
@@ -122,7 +123,19 @@ pub(crate) fn refused(refusal: &Refusal) -> (&'static str, &'static str) {
         Refused::Unknown => ("Unknown", "correct the name"),
         Refused::Unreadable => ("Unreadable", "`kubectl explain` has the fields and their types"),
         Refused::Unsupported => ("NotSupportedByPlugin", "do without it, or have the flavor changed to native"),
-    }
+    };
+    // What many write first.
+    let given = !matches!(reason, Refused::Required | Refused::Excluded | Refused::Unsupported);
+    let remedy = if field.ends_with(".window") && given {
+        "write a number and s, m, h or d without a blank, 1s to 31d: `1m` is a minute"
+    } else if field.starts_with("spec.targetRefs[") && field.ends_with("].namespace") {
+        "take it out: a target is in the namespace of its object; create the object in the namespace of the target"
+    } else if message.starts_with("must be a whole number") {
+        "write digits alone, without quotes: `1000000`, not `\"1000000\"`, `1e6` or `1M`"
+    } else {
+        remedy
+    };
+    (word, remedy)
 }
 
 /// What helps against a reason whose message leaves that open.

@@ -81,7 +81,7 @@ struct Rendered {
 impl Render {
     pub(crate) fn run(self) -> Result<ExitCode> {
         let (settings, stands_in) = self.flags.into_looking()?;
-        let Contents { documents, unreadable, files: _ } = self.files.read()?;
+        let Contents { documents, unreadable, plain: _, files: _ } = self.files.read()?;
         let around = Where { now: self.at.unwrap_or_else(Timestamp::now), cluster: self.cluster_uid };
         let no_cluster = around.cluster == NO_CLUSTER;
         let Assembled { world, places, assumed, mut problems } = world::assemble(&documents, settings, around);

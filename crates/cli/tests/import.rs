@@ -368,3 +368,29 @@ fn a_password_is_no_argument_and_a_source_is_needed() {
         assert!(!said.contains("hunter2"), "{said}");
     }
 }
+
+#[test]
+fn files_without_a_plugin_to_import_are_an_error_that_says_what_is_there_and_what_to_do() {
+    let bare = "redis:\n  service_name: redis.static\n  password: planted-secret\nadmin_consumer: root\n";
+    let limit = "rule_name: a\nglobal_threshold: {token_per_minute: 5}\nredis: {service_name: redis.static}\n";
+    let other = "apiVersion: extensions.higress.io/v1alpha1\nkind: WasmPlugin\nmetadata: {name: key-auth}\nspec: {url: \
+                 oci://r/key-auth:1}\n---\napiVersion: v1\nkind: Secret\nmetadata: {name: s}\n";
+    for (input, says) in [
+        (
+            bare,
+            "1 document without apiVersion and kind (standard input:1, with the fields of a configuration of ai-quota)",
+        ),
+        (bare, "metadata.name: ai-quota, and the configuration in spec.defaultConfig"),
+        (limit, "metadata.name: ai-token-ratelimit"),
+        (other, "there is Secret (default/s); WasmPlugin (default/key-auth)\n"),
+        ("# empty\n", "there is nothing\n"),
+    ] {
+        let (code, written, said) = aiquota(&["import", "-f", "-"], input);
+        assert_eq!((code, written.as_str()), (Some(1), ""), "{said}");
+        assert!(said.contains(says) && !said.contains("planted-secret"), "{says}: {said}");
+    }
+    let wrapped = "apiVersion: extensions.higress.io/v1alpha1\nkind: WasmPlugin\nmetadata: {name: ai-quota}\nspec:\n  \
+                   defaultConfig: {redis: {service_name: redis.static}, admin_consumer: root}\n";
+    let (code, written, said) = aiquota(&["import", "-f", "-"], wrapped);
+    assert!(code == Some(0) && written.contains("kind: AIQuota\n"), "the remedy helps: {written}{said}");
+}

@@ -67,7 +67,7 @@ pub use life::{Finalizer, Leaving, Life};
 pub use loaded::{Loaded, MODULES, Rollouts, Words};
 pub use near_limits::{Notes, Watched};
 pub use nearly::Told;
-pub use overrides::OverridesProblem;
+pub use overrides::{OverridesProblem, overrides_problems};
 pub use plan::{Access, Object, OverrideSet, Owner, Plan, Seed, Seeded, StorePlan, StoreWarning, Verdict, Warning};
 pub use program::{AI_QUOTA, AI_TOKEN_RATELIMIT, GUARD, PluginWrite, Program, program};
 pub use reason::{PASSING, Reason, WaitsFor};

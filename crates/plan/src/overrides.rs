@@ -1,5 +1,5 @@
-//! Limits of single values: Secrets and ConfigMaps in, each value's hash with its limit out, or the first line that
-//! cannot be read. Values are not kept, and no message has one. Pure.
+//! Limits of single values: Secrets and ConfigMaps in, each value's hash with its limit out, or the lines that cannot be
+//! read. Values are not kept, and no message has one. Pure.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -8,7 +8,7 @@ use std::{
     str,
 };
 
-use api::{By, OverridesFrom, OverridesKind, Rule};
+use api::{AiTokenRateLimit, By, OverridesFrom, OverridesKind, Rule};
 use enforcement::{
     redis::overrides,
     values::{MAX_AMOUNT, is_consumer},
@@ -16,7 +16,7 @@ use enforcement::{
 };
 use sha1_smol::Sha1;
 
-use crate::{World, validate::seconds};
+use crate::{Key, World, kind::rule_name, validate::seconds};
 
 /// Values of one rule. All of them are written to Redis at once.
 const VALUES_MAX: usize = 10_000;
@@ -39,14 +39,23 @@ pub struct OverridesProblem {
     problem: &'static str,
 }
 
+impl OverridesProblem {
+    /// The field that names the Secret or ConfigMap.
+    #[must_use]
+    pub fn field(&self) -> String {
+        format!("spec.rules[{}].overridesFrom", self.rule)
+    }
+}
+
 impl fmt::Display for OverridesProblem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { rule, kind, namespace, name, line, problem } = self;
+        let Self { rule: _, kind, namespace, name, line, problem } = self;
         let kind = match kind {
             OverridesKind::Secret => "Secret",
             OverridesKind::ConfigMap => "ConfigMap",
         };
-        write!(f, "spec.rules[{rule}].overridesFrom: {kind} {namespace}/{name}")?;
+        let field = self.field();
+        write!(f, "{field}: {kind} {namespace}/{name}")?;
         if let Some((key, line)) = line {
             write!(f, ", key {key}, line {line}:")?;
         }
@@ -54,10 +63,37 @@ impl fmt::Display for OverridesProblem {
     }
 }
 
-/// What the rule's Secrets and ConfigMaps say, which are in the gateway's namespace.
+/// What the rule's Secrets and ConfigMaps say, which are in the gateway's namespace, or the first that cannot be read.
 pub(crate) fn read(world: &World, at: usize, rule: &Rule, rule_name: &str) -> Result<Entries, OverridesProblem> {
+    let mut entries = HashMap::new();
+    each(world, at, rule, rule_name, &mut entries, Err)?;
+    Ok(entries.into_iter().collect::<BTreeMap<_, _>>().into_iter().collect())
+}
+
+/// All of an object that cannot be read, where `read` tells the first.
+#[must_use]
+pub fn overrides_problems(world: &World, limit: &AiTokenRateLimit) -> Vec<OverridesProblem> {
+    let (mut found, name) = (Vec::new(), rule_name(limit, &Key::of(&limit.metadata)));
+    for (at, rule) in limit.spec.rules.iter().enumerate() {
+        let told = each(world, at, rule, &name, &mut HashMap::new(), |problem| {
+            found.push(problem);
+            Ok(())
+        });
+        found.extend(told.err());
+    }
+    found
+}
+
+/// `tell` decides whether reading goes on after a problem.
+fn each(
+    world: &World,
+    at: usize,
+    rule: &Rule,
+    rule_name: &str,
+    entries: &mut HashMap<String, String>,
+    mut tell: impl FnMut(OverridesProblem) -> Result<(), OverridesProblem>,
+) -> Result<(), OverridesProblem> {
     let namespace = &world.settings.gateway_namespace;
-    let mut entries: HashMap<String, String> = HashMap::new();
     for OverridesFrom { kind, name } in &rule.overrides_from {
         let problem = |line, problem| OverridesProblem {
             rule: at,
@@ -67,17 +103,28 @@ pub(crate) fn read(world: &World, at: usize, rule: &Rule, rule_name: &str) -> Re
             line,
             problem,
         };
-        let data = data(world, *kind, name).ok_or_else(|| problem(None, "does not exist"))?;
+        let Some(data) = data(world, *kind, name) else {
+            tell(problem(None, "does not exist"))?;
+            continue;
+        };
         for (key, text) in data {
             let at = |line| Some((key.to_owned(), line));
-            let text = str::from_utf8(text).map_err(|_| problem(at(1), "is no UTF-8 text"))?;
+            let Ok(text) = str::from_utf8(text) else {
+                tell(problem(at(1), "is no UTF-8 text"))?;
+                continue;
+            };
             for (number, line) in (1..).zip(text.lines()) {
-                let Some((value, rate)) = said(line, &rule.by).map_err(|why| problem(at(number), why))? else {
-                    continue;
+                let (value, rate) = match said(line, &rule.by) {
+                    Ok(Some(said)) => said,
+                    Ok(None) => continue,
+                    Err(why) => {
+                        tell(problem(at(number), why))?;
+                        continue;
+                    }
                 };
                 let field = overrides::field(rule_name, value.as_bytes());
                 if entries.insert(field, overrides::limit(rate)).is_some() {
-                    return Err(problem(at(number), "names a value that has a limit already"));
+                    tell(problem(at(number), "names a value that has a limit already"))?;
                 }
                 if entries.len() > VALUES_MAX {
                     return Err(problem(at(number), "is more than the 10000 values that one rule may have"));
@@ -85,7 +132,7 @@ pub(crate) fn read(world: &World, at: usize, rule: &Rule, rule_name: &str) -> Re
             }
         }
     }
-    Ok(entries.into_iter().collect::<BTreeMap<_, _>>().into_iter().collect())
+    Ok(())
 }
 
 /// Equal where the same is said.

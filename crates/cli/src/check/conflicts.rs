@@ -2,8 +2,9 @@
 //! enforced and what is warned of out. Pure.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
-use api::TargetKind;
+use api::{AiTokenRateLimit, TargetKind};
 use plan::{Key, ObjectKind, Reason, Refusal, Verdict, World};
 
 use crate::files::Document;
@@ -16,7 +17,7 @@ pub(crate) fn found(
     assumed: &HashSet<(TargetKind, Key)>,
 ) -> Vec<Problem> {
     let plan = plan::build(world);
-    let mut found = Found { places, problems: Vec::new() };
+    let mut found = Found { places, world, problems: Vec::new() };
     let authenticated = !world.plugins.is_empty();
     let mut unauthenticated = None;
     for verdict in &plan.verdicts {
@@ -55,8 +56,12 @@ pub(crate) fn found(
 
 struct Found<'a> {
     places: &'a HashMap<Named, Document>,
+    world: &'a World,
     problems: Vec<Problem>,
 }
+
+/// Lines of overrides that are told for one object.
+const LINES_MAX: usize = 20;
 
 impl Found<'_> {
     fn verdict(&mut self, named: &Named, verdict: &Verdict, assumed: &HashSet<(TargetKind, Key)>) {
@@ -65,6 +70,7 @@ impl Found<'_> {
                 Reason::NotSupportedByPlugin(refusals) | Reason::Invalid(refusals) => {
                     refusals.iter().for_each(|refusal| self.refusal(named, refusal));
                 }
+                Reason::OverridesInvalid(_) => self.overrides(named, verdict),
                 _ => self.reason(Level::Error, named, &field(verdict, reason), reason),
             }
         }
@@ -85,6 +91,22 @@ impl Found<'_> {
         }
         for (index, reason) in &verdict.waits {
             self.reason(Level::Warning, named, &format!("spec.targetRefs[{index}]"), reason);
+        }
+    }
+
+    /// Every line that cannot be read, where the reason has the first.
+    fn overrides(&mut self, named: &Named, verdict: &Verdict) {
+        let is = |limit: &&Arc<AiTokenRateLimit>| Key::of(&limit.metadata) == verdict.key;
+        let Some(limit) = self.world.limits.iter().find(is) else { return };
+        let all = plan::overrides_problems(self.world, limit);
+        for (at, problem) in all.iter().take(LINES_MAX).enumerate() {
+            let field = problem.field();
+            let text = problem.to_string();
+            let mut message = text.strip_prefix(&format!("{field}: ")).unwrap_or(&text).to_owned();
+            if at + 1 == LINES_MAX && all.len() > LINES_MAX {
+                message.push_str(&format!(" (and {} more)", all.len() - LINES_MAX));
+            }
+            self.tell(Level::Error, named, &field, "OverridesInvalid", message, "");
         }
     }
 

@@ -5,6 +5,7 @@ mod metadata;
 pub(crate) mod objects;
 mod schema;
 
+use std::collections::HashSet;
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -63,7 +64,7 @@ struct Report {
 impl Check {
     pub(crate) fn run(self) -> Result<ExitCode> {
         let (settings, _) = self.flags.into_looking()?;
-        let Contents { documents, unreadable, files } = self.files.read()?;
+        let Contents { documents, unreadable, plain: _, files } = self.files.read()?;
         let around = Where { now: Timestamp::now(), cluster: NO_CLUSTER.to_owned() };
         let Assembled { world, places, assumed, mut problems } = world::assemble(&documents, settings, around);
         problems.extend(unreadable.iter().map(|(place, problem)| {
@@ -82,11 +83,11 @@ impl Check {
 
 impl Report {
     fn new(files: usize, objects: usize, mut problems: Vec<Problem>) -> Self {
-        problems.sort_by(|a, b| {
-            let key = |problem: &Problem| (problem.file.clone(), problem.line, problem.level, problem.field.clone());
-            key(a).cmp(&key(b)).then_with(|| a.message.cmp(&b.message))
-        });
-        problems.dedup();
+        // Those of one field stay in the order in which they were found.
+        problems
+            .sort_by_cached_key(|problem| (problem.level, problem.file.clone(), problem.line, problem.field.clone()));
+        let mut seen = HashSet::new();
+        problems.retain(|problem| seen.insert(problem.clone()));
         let of = |level| problems.iter().filter(|problem| problem.level == level).count();
         Self { files, objects, errors: of(Level::Error), warnings: of(Level::Warning), problems }
     }

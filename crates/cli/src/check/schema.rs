@@ -256,7 +256,9 @@ pub(super) fn told(value: &Value) -> &'static str {
     match value {
         Value::Null => "nothing",
         Value::Bool(_) => "true or false",
-        Value::Number(number) if number.is_f64() => "a number with a fraction, with a 0 before it, or too large",
+        Value::Number(number) if number.is_f64() => {
+            "a number with a fraction or an exponent, with a 0 before it, or too large"
+        }
         Value::Number(_) => "a number",
         Value::String(_) => "a text",
         Value::Array(_) => "a list",

@@ -70,6 +70,8 @@ pub(crate) struct Contents {
     pub(crate) documents: Vec<Document>,
     /// What is no object.
     pub(crate) unreadable: Vec<(Place, String)>,
+    /// What does not claim to be one, such as the values of a chart.
+    pub(crate) plain: Vec<(Place, Value)>,
     pub(crate) files: usize,
 }
 
@@ -169,6 +171,8 @@ impl Files {
             if ours || (value.get("metadata").is_some() && value.get("spec").is_some()) {
                 let place = Place { file: file.clone(), line: node.line(&[]) };
                 found.unreadable.push((place, "an object needs both apiVersion and kind, as texts".to_owned()));
+            } else {
+                found.plain.push((Place { file: file.clone(), line: node.line(&[]) }, value));
             }
             return;
         };

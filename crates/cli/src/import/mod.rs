@@ -2,6 +2,7 @@
 //! out, or the objects in force in their place. I/O: reads files, the cluster and Redis where that is asked for; writes to
 //! the cluster only with --take-over, and never to Redis.
 
+mod absent;
 mod balances;
 mod limit;
 mod objects;
@@ -41,8 +42,8 @@ use rules::{Around, Source};
 /// Nothing is changed anywhere, unless --take-over puts the objects in force in the place of the WasmPlugins.
 /// docs/migration.md has what to do with the objects.
 ///
-/// Exits with 0, with 1 where something has no equivalent (all else is written) or was not taken over, or with 2 when it
-/// was called wrongly.
+/// Exits with 0, with 1 where something has no equivalent (all else is written), was not taken over, or no such WasmPlugin
+/// is in the files, or with 2 when it was called wrongly.
 #[derive(Args, Debug)]
 pub(crate) struct Import {
     #[command(flatten)]
@@ -314,10 +315,11 @@ fn limits_may_ignore() -> bool {
 }
 
 fn from_files(files: &Files, gateway_namespace: &str) -> Result<(Vec<Source>, HashSet<Key>)> {
-    let Contents { documents, unreadable, files: _ } = files.read()?;
+    let Contents { documents, unreadable, plain, files: _ } = files.read()?;
     if let Some((place, problem)) = unreadable.first() {
         anyhow::bail!("{}:{} cannot be read: {problem}", place.file, place.line);
     }
+    let there = absent::there(&documents, &plain);
     let (mut sources, mut http_routes) = (Vec::new(), HashSet::new());
     for document in documents {
         match (document.group(), document.kind.as_str()) {
@@ -342,6 +344,7 @@ fn from_files(files: &Files, gateway_namespace: &str) -> Result<(Vec<Source>, Ha
             _ => {}
         }
     }
+    anyhow::ensure!(!sources.is_empty(), "{there}");
     Ok((sources, http_routes))
 }
 

@@ -43,8 +43,8 @@ pub(crate) struct Options {
     pub(crate) limits_may_ignore: bool,
 }
 
-const AI_QUOTA: &str = "ai-quota";
-const AI_TOKEN_RATELIMIT: &str = "ai-token-ratelimit";
+pub(super) const AI_QUOTA: &str = "ai-quota";
+pub(super) const AI_TOKEN_RATELIMIT: &str = "ai-token-ratelimit";
 
 /// Whether it is one of the plugins that can be imported, and none that aiquota wrote.
 pub(crate) fn is_imported(plugin: &api::WasmPlugin) -> bool {

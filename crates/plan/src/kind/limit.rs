@@ -225,7 +225,7 @@ impl Kind for Limit {
     }
 }
 
-fn rule_name(limit: &AiTokenRateLimit, key: &Key) -> String {
+pub(crate) fn rule_name(limit: &AiTokenRateLimit, key: &Key) -> String {
     limit.spec.rule_name.clone().unwrap_or_else(|| format!("{}.{}", key.namespace, key.name))
 }
 

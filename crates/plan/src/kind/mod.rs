@@ -18,7 +18,7 @@ use crate::{
     program::Place,
 };
 
-pub(crate) use limit::{Limit, rules};
+pub(crate) use limit::{Limit, rule_name, rules};
 pub(crate) use quota::Quota;
 
 pub(crate) trait Kind: Sized + 'static {

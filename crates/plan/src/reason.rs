@@ -19,8 +19,9 @@ pub enum Reason {
     NotSupportedByPlugin(Vec<Refusal>),
 
     #[error(
-        "{field}: namespace {namespace} is not trusted with {what}; move the object to a trusted namespace, or let \
-         the administrator add the namespace with --trusted-namespace"
+        "{field}: namespace {namespace} is not trusted with {what}; {}, or have the administrator add the namespace to \
+         trustedNamespaces of the chart (--trusted-namespace)",
+        untrusted(what)
     )]
     NotTrusted { field: String, namespace: String, what: &'static str },
 
@@ -230,6 +231,10 @@ impl Reason {
         }
     }
 
+    pub(crate) fn target_not_trusted(field: String, namespace: &str) -> Self {
+        Self::NotTrusted { field, namespace: namespace.to_owned(), what: TRUSTED_TARGETS }
+    }
+
     /// A name in Redis that is not for objects of this namespace to choose.
     pub(crate) fn choice_not_trusted<K: Kind>(namespace: &str) -> Self {
         let (field, what) = K::CHOICE;
@@ -355,5 +360,17 @@ struct More<'a>(&'a usize);
 impl fmt::Display for More<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if *self.0 == 0 { Ok(()) } else { write!(f, "; and {} more", self.0) }
+    }
+}
+
+/// What [`Reason::NotTrusted`] says of targets.
+const TRUSTED_TARGETS: &str = "Service, Domain and Gateway targets";
+
+/// What helps without the administrator.
+fn untrusted(what: &str) -> &'static str {
+    if what == TRUSTED_TARGETS {
+        "name Ingresses or HTTPRoutes of this namespace instead"
+    } else {
+        "leave the field out"
     }
 }

@@ -71,11 +71,7 @@ impl<'a> Targets<'a> {
                 if self.world.settings.trusts(namespace) {
                     return Ok(());
                 }
-                Err(Reason::NotTrusted {
-                    field: field(),
-                    namespace: namespace.to_owned(),
-                    what: "Service, Domain and Gateway targets",
-                })
+                Err(Reason::target_not_trusted(field(), namespace))
             }
         }
     }

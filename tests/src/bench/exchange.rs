@@ -5,10 +5,9 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use serde_json::{Value, json};
 use testbed::gateway::{Headers, Trapped, Vm, VmModule, Way};
 
-use super::lookup::{configuration, route};
+use super::lookup::{balances, configuration, counters, header, key, route};
 
 const CHUNKS: usize = 50;
 const MEASURED: Duration = Duration::from_secs(1);
@@ -30,7 +29,7 @@ struct Setting {
 pub fn quotas(module: &Path) -> Result<Vec<(usize, f64)>> {
     let module = VmModule::load(module)?;
     let setting = |rules| Setting {
-        configuration: configuration(rules),
+        configuration: configuration(&balances(), rules),
         route: route(rules - 1),
         headers: Vec::new(),
         admitted: b"*3\r\n$8\r\nadmitted\r\n:1000000\r\n$-1\r\n".to_vec(),
@@ -45,7 +44,7 @@ pub fn quotas(module: &Path) -> Result<Vec<(usize, f64)>> {
 /// When the module does not start, traps, or does not meter the exchange.
 pub fn limits(module: &Path) -> Result<Vec<([usize; 3], f64)>> {
     let module = VmModule::load(module)?;
-    let settings = [[1, 1, 1], [10_000, 1, 1], [1, 10, 1], [1, 10, 10_000]];
+    let settings = [[1, 1, 1], [1_000, 1, 1], [10_000, 1, 1], [1, 10, 1], [1, 10, 10_000]];
     settings.into_iter().map(|setting| Ok((setting, measure(&module, &limited(setting))?))).collect()
 }
 
@@ -53,37 +52,13 @@ pub fn limits(module: &Path) -> Result<Vec<([usize; 3], f64)>> {
 fn limited([routes, rules, keys]: [usize; 3]) -> Setting {
     let state = "*3\r\n:1000000\r\n:7\r\n:42\r\n";
     let states = format!("*{rules}\r\n{}", state.repeat(rules)).into_bytes();
-    let exact = |n: usize| json!({"match": {"exact": key(n)}, "tokens": 1_000_000, "windowSeconds": 60});
-    let rule = |n: usize| json!({"by": {"header": header(n)}, "limits": (0..keys).map(exact).collect::<Vec<_>>()});
-    let policy = json!({
-        "store": "default", "ruleName": "higress-system.chat", "paths": ["/v1/chat/completions"],
-        "rules": (0..rules).map(rule).collect::<Vec<_>>(),
-    });
-    let matched: Vec<Value> =
-        (0..routes).map(|n| json!({"_match_route_": [route(n)], "policy": "higress-system/chat"})).collect();
-    let configuration = json!({
-        "aiquota": {
-            "version": enforcement::wire::VERSION,
-            "stores": {"default": {"service": "local-redis.static", "port": 80, "timeoutMs": 1000}},
-            "policies": {"higress-system/chat": policy},
-        },
-        "_rules_": matched,
-    });
     Setting {
-        configuration: configuration.to_string(),
+        configuration: configuration(&counters(rules, keys), routes),
         route: route(routes - 1),
         headers: (0..rules).map(|n| (header(n), key(keys - 1))).collect(),
         admitted: states.clone(),
         booked: states,
     }
-}
-
-fn header(n: usize) -> String {
-    format!("x-tenant-{n}")
-}
-
-fn key(n: usize) -> String {
-    format!("tenant-{n:06}")
 }
 
 fn measure(module: &VmModule, setting: &Setting) -> Result<f64> {

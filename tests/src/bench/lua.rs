@@ -44,20 +44,7 @@ pub async fn seed(redis: &MultiplexedConnection, balances: usize) -> Result<Dura
 /// # Errors
 /// When Redis fails or refuses a command.
 pub async fn limits(redis: &mut MultiplexedConnection) -> Result<Vec<(&'static str, f64)>> {
-    let rate = Rate { tokens: 1_000_000_000_000, window_seconds: 60 };
-    let limits = |n: usize, counters: usize| -> Vec<Limit> {
-        let counter = |rule: usize| {
-            let key = format!("x-tenant-{rule}");
-            Counter::item(
-                Name { dialect: Dialect::V2, rule: "bench", model: None, kept: Some(512), observed: false },
-                "limit_by_header",
-                rate,
-                &key,
-                n.to_string().as_bytes(),
-            )
-        };
-        (0..counters).map(|rule| Limit { counter: counter(rule), asks: Asks::Rate(rate) }).collect()
-    };
+    let limits = |n: usize, counters| limits_on(&n.to_string(), counters);
     encoded(&limits::check(&limits(0, 1)).eval()).query_async::<redis::Value>(redis).await?;
     let calls = |call: &dyn Fn(&[Limit]) -> Invocation, counters| -> Vec<Command> {
         (0..BALANCES / counters).map(|n| call(&limits(n, counters)).evalsha()).collect()
@@ -76,36 +63,60 @@ pub async fn limits(redis: &mut MultiplexedConnection) -> Result<Vec<(&'static s
 /// # Errors
 /// When Redis fails or refuses a command.
 pub async fn holds(redis: &mut MultiplexedConnection) -> Result<Vec<(&'static str, [f64; 2])>> {
-    let (mut balances, mut counters) = ([0.0; 2], [0.0; 2]);
-    for (at, live) in [10_usize, 5_000].into_iter().enumerate() {
+    const LIVE: [usize; 2] = [10, 5_000];
+    let [mut balances, mut one, mut ten] = [[0.0; 2]; 3];
+    // Both of a row one after the other: what else the machine does meanwhile is nearly the same.
+    for (live, figure) in LIVE.into_iter().zip(&mut balances) {
         let balance = Balance::new("held:", live.to_string().as_bytes());
         apply_to(redis, &balance).await?;
-        let rate = Rate { tokens: 1_000_000_000_000, window_seconds: 3600 };
-        let name = Name { dialect: Dialect::V2, rule: "held", model: None, observed: false, kept: None };
-        let counter = Counter::item(name, "limit_by_header", rate, "x-live", live.to_string().as_bytes());
-        let limit = [Limit { counter, asks: Asks::Rate(rate) }];
-        encoded(&limits::check(&limit).eval()).query_async::<redis::Value>(redis).await?;
         let check = |id: &[u8]| {
             let hold = Some(held(id));
             Check { balance: &balance, need: 70, hold, default: None, owner: OWNER, yields: false, period: None }
                 .invocation()
-                .evalsha()
         };
-        let ids: Vec<_> = (0..live).map(|id| format!("live-{id}").into_bytes()).collect();
-        for batch in ids.chunks(PIPELINED) {
-            send(redis, &batch.iter().map(|id| check(id)).collect::<Vec<_>>()).await?;
-            let reserve = |id: &Vec<u8>| limits::reserve(&limit, 70, held(id)).evalsha();
-            send(redis, &batch.iter().map(reserve).collect::<Vec<_>>()).await?;
-        }
-        let charge = Charge { balance: &balance, tokens: 7, hold: Some(b"new"), admitted_in: None, period: None };
-        let (check, charge) = (check(b"new"), charge.invocation().evalsha());
-        let many = |pair: [&Command; 2]| pair.into_iter().cycle().take(PIPELINED).cloned().collect::<Vec<_>>();
-        balances[at] = measure(redis, &many([&check, &charge])).await?;
-        let reserve = limits::reserve(&limit, 70, held(b"new")).evalsha();
-        let settle = limits::settle(&limit, 7, b"new", None).evalsha();
-        counters[at] = measure(redis, &many([&reserve, &settle])).await?;
+        let charge = |id: &[u8]| {
+            Charge { balance: &balance, tokens: 7, hold: Some(id), admitted_in: None, period: None }.invocation()
+        };
+        *figure = comes_and_goes(redis, live, &check, &charge).await?;
     }
-    Ok(vec![("check and charge of a balance", balances), ("reserve and settle of a counter", counters)])
+    for (counters, figures) in [(1, &mut one), (10, &mut ten)] {
+        for (live, figure) in LIVE.into_iter().zip(figures) {
+            let limits = limits_on(&format!("held-{live}"), counters);
+            encoded(&limits::check(&limits).eval()).query_async::<redis::Value>(redis).await?;
+            let reserve = |id: &[u8]| limits::reserve(&limits, 70, held(id));
+            let settle = |id: &[u8]| limits::settle(&limits, 7, id, None);
+            *figure = comes_and_goes(redis, live, &reserve, &settle).await?;
+        }
+    }
+    Ok(vec![
+        ("check and charge of a balance", balances),
+        ("reserve and settle of a counter", one),
+        ("reserve and settle of ten counters", ten),
+    ])
+}
+
+/// Scripts per second where so many requests stay, and one more is admitted and ends again and again.
+async fn comes_and_goes(
+    redis: &mut MultiplexedConnection,
+    live: usize,
+    admit: &dyn Fn(&[u8]) -> Invocation,
+    end: &dyn Fn(&[u8]) -> Invocation,
+) -> Result<f64> {
+    let stay: Vec<_> = (0..live).map(|id| admit(format!("live-{id}").as_bytes()).evalsha()).collect();
+    for batch in stay.chunks(PIPELINED) {
+        send(redis, batch).await?;
+    }
+    let pair = [admit(b"new").evalsha(), end(b"new").evalsha()];
+    measure(redis, &pair.into_iter().cycle().take(PIPELINED).collect::<Vec<_>>()).await
+}
+
+/// So many limits of one request, each under a rule of its own.
+fn limits_on(value: &str, counters: usize) -> Vec<Limit> {
+    let rate = Rate { tokens: 1_000_000_000_000, window_seconds: 3600 };
+    let name = Name { dialect: Dialect::V2, rule: "bench", model: None, kept: Some(512), observed: false };
+    let counter =
+        |rule: usize| Counter::item(name, "limit_by_header", rate, &format!("x-tenant-{rule}"), value.as_bytes());
+    (0..counters).map(|rule| Limit { counter: counter(rule), asks: Asks::Rate(rate) }).collect()
 }
 
 /// Operations per second by name: each script after the plain command it stands for.

@@ -35,9 +35,9 @@ async fn main() -> Result<()> {
 }
 
 async fn data_plane() -> Result<()> {
-    let mut table = table(["rules", "one lookup, ns"]);
-    for (rules, nanoseconds) in lookup::run()? {
-        table.add_row([rules.to_string(), format!("{nanoseconds:.0}")]);
+    let mut table = table(["rules", "one lookup among quotas, ns", "among limits, ns"]);
+    for (rules, [quotas, limits]) in lookup::run()? {
+        table.add_row([rules.to_string(), format!("{quotas:.0}"), format!("{limits:.0}")]);
     }
     print("A request's rule, native", &table);
 

@@ -66,6 +66,15 @@ impl Kind {
         },
     ];
 
+    /// Both kinds, with tokens held for requests in flight.
+    pub const RESERVING: [Self; 2] = [Self::ALL[0].reserving(), Self::ALL[2].reserving()];
+
+    /// What its faults are shown under.
+    #[must_use]
+    pub fn title(&self) -> String {
+        if self.reserves { format!("{}, admission: Reserve", self.name) } else { self.name.to_owned() }
+    }
+
     /// Whether its objects leave to the kind what becomes of requests while the store fails.
     pub(super) const fn is_usual(&self) -> bool {
         self.on_store_failure.is_none()
@@ -75,6 +84,11 @@ impl Kind {
     #[must_use]
     pub const fn reserving(self) -> Self {
         Self { reserves: true, ..self }
+    }
+
+    #[must_use]
+    pub const fn reserves(&self) -> bool {
+        self.reserves
     }
 
     /// What its objects say of when a request is admitted.
@@ -167,6 +181,27 @@ impl Kind {
         match self.enforces {
             Enforces::Quota => format!("{{{BALANCE}{consumer}}}:holds"),
             Enforces::Limit => format!("aiquota:holds:{COUNTER}{consumer}"),
+        }
+    }
+
+    /// How many tokens each of those requests holds.
+    pub(super) fn amounts(&self, consumer: &str) -> String {
+        match self.enforces {
+            Enforces::Quota => format!("{{{BALANCE}{consumer}}}:amounts"),
+            Enforces::Limit => format!("aiquota:amounts:{COUNTER}{consumer}"),
+        }
+    }
+
+    /// Whether the keys of what is held expire. A balance's stay with it: what expired there is dropped by the next check.
+    pub(super) const fn holds_vanish(&self) -> bool {
+        matches!(self.enforces, Enforces::Limit)
+    }
+
+    /// The hash and the field of their sum.
+    pub(super) fn sum(&self, consumer: &str) -> (String, &'static str) {
+        match self.enforces {
+            Enforces::Quota => (format!("{{{BALANCE}{consumer}}}:ledger"), "held"),
+            Enforces::Limit => (self.amounts(consumer), ""),
         }
     }
 

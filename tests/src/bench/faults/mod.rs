@@ -5,6 +5,7 @@
 mod audit;
 mod bed;
 mod fault;
+mod held;
 mod kind;
 mod load;
 mod overshoot;
@@ -18,6 +19,7 @@ use tokio::task::JoinSet;
 
 pub use audit::Books;
 pub use fault::Fault;
+pub use held::Holds;
 pub use kind::Kind;
 pub use load::Counts;
 pub use overshoot::{Overshoot, REQUESTS, measure, overshoot};
@@ -25,6 +27,7 @@ pub use overshoot::{Overshoot, REQUESTS, measure, overshoot};
 use super::{print, table};
 use audit::audit;
 use bed::Bed;
+use held::held;
 use load::{Load, Phase};
 
 /// How much is played.
@@ -59,6 +62,8 @@ pub const FULL: Size = Size {
 pub struct Played {
     pub counts: Counts,
     pub books: Books,
+    /// Of a kind that reserves.
+    pub holds: Holds,
     /// Callbacks of the module that trapped.
     pub traps: u64,
     /// Runs of the gateway's filter chain that have not ended, and answers of the model that nobody takes.
@@ -85,7 +90,7 @@ impl Size {
 /// # Errors
 /// When something does not start, an answer is none of those that are documented, or those that are due do not come.
 pub async fn play(kind: &Kind, fault: Fault, size: Size) -> Result<Played> {
-    let context = || format!("{}: {}", kind.name, fault.name());
+    let context = || format!("{}: {}", kind.title(), fault.name());
     let mut bed = Bed::set(kind, fault, size).await.with_context(context)?;
     let played = async {
         let late = Lateness::watch();
@@ -107,7 +112,9 @@ pub async fn play(kind: &Kind, fault: Fault, size: Size) -> Result<Played> {
         let asked = load.stop().await?;
         let books = audit(&bed, fault, &asked).await?;
         let (traps, stuck) = (bed.gateway.traps(), bed.stuck(asked.len()).await?);
-        Ok::<_, anyhow::Error>(Played { counts: Counts::of(&asked), books, traps, stuck, machine_late: late.worst() })
+        let holds = if kind.reserves() { held(&bed, &asked).await? } else { Holds::default() };
+        let (counts, machine_late) = (Counts::of(&asked), late.worst());
+        Ok::<_, anyhow::Error>(Played { counts, books, holds, traps, stuck, machine_late })
     };
     played.await.with_context(context)
 }
@@ -118,12 +125,12 @@ pub async fn play(kind: &Kind, fault: Fault, size: Size) -> Result<Played> {
 /// As [`play`].
 pub async fn run() -> Result<()> {
     let size = FULL;
-    for kind in Kind::ALL {
-        let mut rows = table(HEAD);
+    for kind in Kind::ALL.into_iter().chain(Kind::RESERVING) {
+        let mut rows = if kind.reserves() { table(HEAD_RESERVING) } else { table(HEAD) };
         for fault in Fault::ALL {
-            let Played { counts, books, traps, stuck, machine_late } = play(&kind, fault, size).await?;
-            eprintln!("{}: {:?}, {books:?}", fault.name(), counts.answers);
-            rows.add_row([
+            let Played { counts, books, holds, traps, stuck, machine_late } = play(&kind, fault, size).await?;
+            eprintln!("{}: {:?}, {books:?}, {holds:?}", fault.name(), counts.answers);
+            let mut row = vec![
                 fault.name().to_owned(),
                 fault.answered(&kind).to_owned(),
                 counts.asked.to_string(),
@@ -135,10 +142,17 @@ pub async fn run() -> Result<()> {
                 books.unknown.to_string(),
                 books.unknown_booked.to_string(),
                 (books.twice + books.unreported + books.refused).to_string(),
-            ]);
+            ];
+            if kind.reserves() {
+                row.extend([holds.left, holds.leaked].map(|count| count.to_string()));
+            }
+            rows.add_row(row);
         }
         let (timeout, bound) = (size.timeout.as_millis(), size.bound().as_millis());
-        print(&format!("{}: timeout of the store {timeout} ms, every answer due within {bound} ms", kind.name), &rows);
+        print(
+            &format!("{}: timeout of the store {timeout} ms, every answer due within {bound} ms", kind.title()),
+            &rows,
+        );
     }
     let mut rows = table(["kind", "admission", "the model answers", "admitted", "refused", "overshoot, tokens"]);
     for Overshoot { kind, decided_first, admitted, refused, over } in overshoot().await? {
@@ -191,3 +205,9 @@ pub const HEAD: [&str; 11] = [
     "of those booked",
     "booked wrongly",
 ];
+
+/// The same for a kind that reserves.
+const HEAD_RESERVING: [&str; 13] = {
+    let [a, b, c, d, e, f, g, h, i, j, k] = HEAD;
+    [a, b, c, d, e, f, g, h, i, j, k, "holds left to expire", "leaked"]
+};

@@ -199,7 +199,8 @@ async fn rounds(
         let reporting = reporter.run(&plan, (&seeding, &loaded), (&program, &programming.writes), now, &events).await;
         took.step("reporting");
         let Seeding { seeds, figures, stores, .. } = &seeding;
-        metrics.found(Found { plan: &plan, seeds, figures, stores, tally: reporting.tally, gateway, now });
+        let gateways = loaded.counts();
+        metrics.found(Found { plan: &plan, seeds, figures, stores, gateways, tally: reporting.tally, gateway, now });
         metrics.round(took.steps());
         tracing::debug!(objects = plan.verdicts.len(), balances = plan.seeds.len(), %took, "round done");
         let next = plan.next.map(|next| instant(next, Timestamp::now()));

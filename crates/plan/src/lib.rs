@@ -64,7 +64,7 @@ pub use foreign::is_plugin;
 pub use form::POLICIES;
 pub use leftovers::{Deletion, Deletions, Departure, Fate, Leftovers, Recorded};
 pub use life::{Finalizer, Leaving, Life};
-pub use loaded::{Loaded, MODULES, Rollouts, Words};
+pub use loaded::{Counts, HOW, Loaded, MODULES, Rollouts, Words};
 pub use near_limits::{Notes, Watched};
 pub use nearly::Told;
 pub use overrides::{OverridesProblem, overrides_problems};

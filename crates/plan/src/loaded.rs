@@ -83,7 +83,14 @@ pub struct Loaded {
     runs: BTreeMap<&'static str, Runs>,
     /// By the index of the store.
     gateways: Vec<Option<Vec<GatewayStatus>>>,
+    counts: Vec<Counts>,
 }
+
+/// How many gateways say in one store that they run a WasmPlugin, by its name and how: [`HOW`].
+pub type Counts = BTreeMap<(&'static str, &'static str), i64>;
+
+/// How a gateway runs one; of its workers the last of these counts.
+pub const HOW: [&str; 3] = ["current", "stale_configuration", "stale_module"];
 
 /// Of each module what was said, and how long ago.
 type Heard<'a> = [Vec<(&'a Said, Duration)>; 2];
@@ -140,7 +147,7 @@ impl Rollouts {
     /// Compares. `words`: by the index of the store, its name, what was said there and how long ago that was read; nothing
     /// where it could not be.
     pub fn judge(&mut self, words: &[(String, Option<(Words, Duration)>)], at: Duration) -> Loaded {
-        let mut loaded = Loaded { runs: BTreeMap::new(), gateways: Vec::new() };
+        let mut loaded = Loaded::default();
         let heard: Vec<Option<Heard<'_>>> =
             words.iter().map(|(_, words)| words.as_ref().map(|(words, read)| heard(words, *read))).collect();
         for (module, (name, _)) in MODULES.into_iter().enumerate() {
@@ -160,7 +167,34 @@ impl Rollouts {
             loaded.runs.insert(name, rollout.tell(runs));
         }
         loaded.gateways = heard.iter().map(|words| self.gateways(words.as_ref()?, at)).collect();
+        loaded.counts =
+            words.iter().zip(&heard).map(|((store, _), heard)| self.counts(store, heard.as_ref(), at)).collect();
         loaded
+    }
+
+    /// Nothing where the store could not be asked; with nobody where somebody should say something there.
+    fn counts(&self, store: &str, heard: Option<&Heard<'_>>, at: Duration) -> Counts {
+        let mut counts = Counts::new();
+        for (said, (plugin, _)) in heard.into_iter().flatten().zip(MODULES) {
+            let Some(rollout) = self.0.get(plugin) else { continue };
+            if rollout.stores.contains(store) {
+                counts.extend(HOW.map(|how| ((plugin, how), 0)));
+            }
+            let mut gateways: BTreeMap<&str, usize> = BTreeMap::new();
+            for (said, age) in said {
+                let how = match rollout.found(said, *age, at) {
+                    Found::Current | Found::Late => 0,
+                    Found::StaleConfiguration => 1,
+                    Found::StaleModule => 2,
+                };
+                let worst = gateways.entry(&said.gateway).or_default();
+                *worst = how.max(*worst);
+            }
+            for how in gateways.into_values() {
+                *counts.entry((plugin, HOW[how])).or_default() += 1;
+            }
+        }
+        counts
     }
 
     /// Who said something in one store; nothing while it is not known what they should say.
@@ -302,6 +336,12 @@ impl Loaded {
             Runs::Not(reason, message) => Ok(State::Not(reason, message.clone())),
             Runs::Nobody(message) => Ok(State::Unknown("NotLoaded", message.clone())),
         })
+    }
+
+    /// By the index of the store.
+    #[must_use]
+    pub fn counts(&self) -> &[Counts] {
+        &self.counts
     }
 
     /// Who said something in the store; nothing where it could not be asked.

@@ -10,12 +10,13 @@ use kube::api::{Api, DynamicObject, ListParams};
 use serde_json::{Value, json};
 use testbed::{Controller, ControllerOptions, Gateway, GatewayOptions, eventually_within};
 
+use crate::operations::says;
 use crate::stage::{NAMESPACE, Stage, condition, quota};
 
 /// What this workspace builds.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
-/// Workers speak once a minute, and who is silent for 90 s is gone: nothing here is so fast as the rest.
-const PATIENCE: Duration = Duration::from_secs(300);
+/// Workers speak once a minute, who is silent for 90 s is gone, and that nobody speaks is told after 180 s.
+const PATIENCE: Duration = Duration::from_secs(600);
 
 /// Waits until the condition `Loaded` of the AIQuota has this reason; its status and message.
 async fn loaded(quotas: &Api<DynamicObject>, reason: &str) -> Result<(String, String)> {
@@ -90,7 +91,7 @@ fn old_modules(version: &str) -> Result<tempfile::TempDir> {
 async fn an_older_module_under_the_declared_tag_is_told_and_named() -> Result<()> {
     let stage = Stage::set().await?;
     let module_url = Some(format!("oci://registry.example/ai-quota:{VERSION}"));
-    let _controller = Controller::start(&stage.api, ControllerOptions { module_url, ..ControllerOptions::default() })?;
+    let controller = Controller::start(&stage.api, ControllerOptions { module_url, ..ControllerOptions::default() })?;
     // What the gateway's node pulled once stays there under its tag.
     let old = old_modules("0.0.9")?;
     let source = testbed::Source::Cluster(stage.api.client(), NAMESPACE.to_owned());
@@ -105,6 +106,10 @@ async fn an_older_module_under_the_declared_tag_is_told_and_named() -> Result<()
         assert!(message.contains(word), "{message}");
     }
     shown(&stage, &json!([gateway("0.0.9", "Current")])).await?;
+    for (state, count) in [("stale_module", 1), ("current", 0)] {
+        let line = format!(r#"aiquota_gateways{{store="default",plugin="aiquota-ai-quota",state="{state}"}} {count}"#);
+        says(&controller, "/metrics", 200, &line).await?;
+    }
     stage
         .eventually("it is told", async || {
             let told = stage.events("StaleModule").await?;
@@ -155,6 +160,25 @@ async fn a_gateway_that_does_not_take_the_current_configuration_is_told_and_name
     shown(&stage, &json!([gateway(VERSION, "Stale")])).await?;
 
     runs.set_objects(held(&stage).await?).await?;
+    assert_eq!(loaded(&quotas, "Loaded").await?.0, "True");
+    shown(&stage, &json!([gateway(VERSION, "Current")])).await
+}
+
+#[tokio::test]
+async fn a_module_that_no_gateway_runs_is_told_and_one_that_runs_it_ends_that() -> Result<()> {
+    let stage = Stage::set().await?;
+    let controller = stage.start_controller()?;
+    apply(&stage).await?;
+    let quotas = stage.quotas().await?;
+    // Nothing is known of it at first, which is another reason.
+    let (status, message) = loaded(&quotas, "NotLoaded").await?;
+    assert_eq!(status, "Unknown");
+    assert!(message.contains("no gateway says that it runs WasmPlugin aiquota-ai-quota"), "{message}");
+    shown(&stage, &Value::Null).await?;
+    says(controller, "/metrics", 200, r#"condition="Loaded",status="Unknown",reason="NotLoaded"} 1"#).await?;
+    // It withholds nothing, and it was the gateway that was missing.
+    stage.says(&quotas, "chat", "Programmed", ("True", "Programmed"), &[]).await?;
+    let _runs = stage.start_gateway().await?;
     assert_eq!(loaded(&quotas, "Loaded").await?.0, "True");
     shown(&stage, &json!([gateway(VERSION, "Current")])).await
 }

@@ -30,7 +30,7 @@ async fn asked(controller: &Controller, path: &str) -> Result<(u16, String)> {
 }
 
 /// Waits until it answers so.
-async fn says(controller: &Controller, path: &str, status: u16, words: &str) -> Result<String> {
+pub(crate) async fn says(controller: &Controller, path: &str, status: u16, words: &str) -> Result<String> {
     eventually(&format!("{path} answers {status} with {words}"), async || {
         controller.ensure_running()?;
         let (found, text) = asked(controller, path).await?;
@@ -60,6 +60,7 @@ async fn leader_and_standby_are_ready_and_only_the_leader_tells_what_it_found() 
         r#"aiquota_balances{state="applied"} 2"#,
         r#"aiquota_seed_calls_total{store="default",outcome="applied"} 2"#,
         r#"aiquota_consumer_balance_tokens{policy="higress-system/chat",consumer="aliyun-user1",model=""} 10000"#,
+        r#"aiquota_gateways{store="default",plugin="aiquota-ai-quota",state="current"} 0"#,
         "aiquota_consumers_left_out 1",
     ] {
         ensure!(found.lines().any(|served| served == line), "no line {line}:\n{found}");
@@ -70,7 +71,14 @@ async fn leader_and_standby_are_ready_and_only_the_leader_tells_what_it_found() 
     }
     let stands_by = asked(&standby, "/metrics").await?.1;
     ensure!(stands_by.lines().any(|line| line == "aiquota_leader 0"), "{stands_by}");
-    for name in ["aiquota_objects", "aiquota_store_up", "aiquota_balances", "aiquota_consumer", "aiquota_lease_term"] {
+    for name in [
+        "aiquota_objects",
+        "aiquota_store_up",
+        "aiquota_gateways",
+        "aiquota_balances",
+        "aiquota_consumer",
+        "aiquota_lease_term",
+    ] {
         ensure!(!stands_by.contains(name), "a standby tells of {name}:\n{stands_by}");
     }
 

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use api::Condition;
 use k8s_openapi::jiff::Timestamp;
-use plan::{Figures, Plan, Seeded, Spending};
+use plan::{Counts, Figures, Plan, Seeded, Spending};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::DescriptorEncoder;
 use prometheus_client::metrics::MetricType;
@@ -25,6 +25,8 @@ pub(crate) struct Found<'a> {
     pub(crate) figures: &'a [Option<Figures>],
     /// Whether each store of the plan answers.
     pub(crate) stores: &'a [Option<Result<(), String>>],
+    /// Who runs what, by the index of the store.
+    pub(crate) gateways: &'a [Counts],
     pub(crate) tally: Tally,
     /// Where stores can be used.
     pub(crate) gateway: &'a str,
@@ -62,6 +64,7 @@ struct State {
 struct Series {
     objects: Vec<(Four, i64)>,
     stores: Vec<(One, i64)>,
+    gateways: Vec<(Three, i64)>,
     balances: Vec<(One, i64)>,
     consumers: Vec<(One, i64)>,
     granted: Vec<(Three, i64)>,
@@ -78,7 +81,7 @@ impl Shown {
 
     /// How many AIQuotas came to another period since the last time.
     pub(super) fn show(&self, found: Found<'_>) -> u64 {
-        let Found { plan, seeds, figures, stores, tally, gateway, now } = found;
+        let Found { plan, seeds, figures, stores, gateways, tally, gateway, now } = found;
         let (consumers, by_name, left_out) = consumers(plan, figures, self.most_consumers);
         let of = |figure: fn(&Spending<'_>) -> Option<i64>| -> Vec<(Three, i64)> {
             by_name.iter().filter_map(|(object, one)| Some((labels(object, one), figure(one)?))).collect()
@@ -86,6 +89,7 @@ impl Shown {
         let series = Series {
             objects: tally.0.into_iter().map(object).collect(),
             stores: stores_up(plan, stores, gateway),
+            gateways: gateways_by_store(plan, gateways),
             balances: counted("state", seeds.iter().map(state)),
             consumers,
             granted: of(|one| one.quota),
@@ -115,6 +119,7 @@ impl Collector for Shown {
         let encoder = &mut encoder;
         gauges(encoder, "aiquota_objects", "Objects by kind and condition.", &found.objects)?;
         gauges(encoder, "aiquota_store_up", "Whether a store of the gateway's namespace can be used.", &found.stores)?;
+        gauges(encoder, "aiquota_gateways", "Gateways by the WasmPlugin and how they run it.", &found.gateways)?;
         gauges(encoder, "aiquota_balances", "Balances of listed consumers by state.", &found.balances)?;
         gauges(encoder, "aiquota_consumers", "Listed consumers by what is left of their quota.", &found.consumers)?;
         gauges(encoder, "aiquota_consumer_granted_tokens", "A consumer's tokens of a period.", &found.granted)?;
@@ -152,6 +157,19 @@ fn stores_up(plan: &Plan, stores: &[Option<Result<(), String>>], gateway: &str) 
     let here = stores.filter(|(store, _)| store.object.metadata.namespace.as_deref() == Some(gateway));
     let name = |store: &plan::StorePlan| store.object.metadata.name.clone().unwrap_or_default();
     here.map(|(store, answers)| (one("store", &name(store)), i64::from(matches!(answers, Some(Ok(())))))).collect()
+}
+
+/// Names of gateways are in the status of the store: pods come and go.
+fn gateways_by_store(plan: &Plan, gateways: &[Counts]) -> Vec<(Three, i64)> {
+    let stores = plan.stores.iter().zip(gateways);
+    let of = |(store, counts): (&plan::StorePlan, &Counts)| -> Vec<(Three, i64)> {
+        let store = store.object.metadata.name.clone().unwrap_or_default();
+        let labels = |plugin: &str, state: &str| {
+            [("store", store.clone()), ("plugin", plugin.to_owned()), ("state", state.to_owned())]
+        };
+        counts.iter().map(|((plugin, state), count)| (labels(plugin, state), *count)).collect()
+    };
+    stores.flat_map(of).collect()
 }
 
 const fn state(seeded: &Seeded) -> &'static str {

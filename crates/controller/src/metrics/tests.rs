@@ -1,7 +1,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::jiff::Timestamp;
-use plan::{Figures, Seeded};
+use plan::{Counts, Figures, Seeded};
 
 use super::*;
 use crate::seeder::plan_of_two;
@@ -67,7 +67,9 @@ fn find(metrics: &Metrics, left: [Option<i64>; 4]) {
     let stores = [Some(Err("no answer in time".to_owned()))];
     let (seeds, figures, stores) = (&seeds[..], &figures[..], &stores[..]);
     let gateway = "higress-system";
-    metrics.found(Found { plan: &plan, seeds, figures, stores, tally, gateway, now: Timestamp::UNIX_EPOCH });
+    let gateways = &[Counts::from([((plan::AI_QUOTA, "current"), 0), ((plan::AI_QUOTA, "stale_module"), 2)])];
+    let now = Timestamp::UNIX_EPOCH;
+    metrics.found(Found { plan: &plan, seeds, figures, stores, gateways, tally, gateway, now });
 }
 
 #[test]
@@ -77,6 +79,10 @@ fn what_a_round_found_replaces_what_the_last_one_did() {
     find(&metrics, [Some(9), Some(0), Some(5), None]);
     let text = metrics.encode().unwrap();
     assert_eq!(of(&text, "aiquota_store_up"), [r#"aiquota_store_up{store="default"} 0"#]);
+    let gateways = |state: &str, count: i64| {
+        format!(r#"aiquota_gateways{{store="default",plugin="aiquota-ai-quota",state="{state}"}} {count}"#)
+    };
+    assert_eq!(of(&text, "aiquota_gateways"), [gateways("current", 0), gateways("stale_module", 2)]);
     let objects = r#"aiquota_objects{kind="AIQuota",condition="Ready",status="False",reason="Seeding"} 1"#;
     assert_eq!(of(&text, "aiquota_objects"), [objects]);
     let states = |name: &str| -> Vec<String> {

@@ -213,3 +213,31 @@ fn versions_are_read_from_urls_that_name_one() {
     let names = || (0..9).map(|at| format!("g{at}"));
     assert_eq!(listed(names().chain(names())), "g0, g1, g2, g3, g4 and 4 more");
 }
+
+#[test]
+fn gateways_are_counted_once_by_the_worst_of_their_workers_and_none_is_a_number_too() {
+    let mut rollouts = Rollouts::default();
+    written(&mut rollouts, "a", 0);
+    let of = |gateway: &str, worker, version, revision| Said {
+        gateway: gateway.into(),
+        ..said(worker, version, revision, 0)
+    };
+    let all = vec![
+        of("x", "1", "0.1.0", "a"),
+        of("x", "2", "0.1.0", "old"),
+        of("y", "3", "0.0.9", "a"),
+        of("z", "4", "0.1.0", "a"),
+        of("z", "5", "0.1.0", "a"),
+    ];
+    let read = |said: Vec<Said>| Some(([said, vec![]], Duration::ZERO));
+    let words = [
+        ("s".to_owned(), read(all)),
+        ("s".to_owned(), read(vec![])),
+        ("s".to_owned(), None),
+        ("t".to_owned(), read(vec![])),
+    ];
+    let loaded = rollouts.judge(&words, seconds(90));
+    let counts = |numbers: [i64; 3]| Counts::from_iter(HOW.map(|how| (AI_QUOTA, how)).into_iter().zip(numbers));
+    let expected = [counts([1, 1, 1]), counts([0, 0, 0]), Counts::new(), Counts::new()];
+    assert_eq!(loaded.counts(), expected, "a store that is away, or that no rule uses, has no numbers");
+}

@@ -23,6 +23,18 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{ include "aiquota.selector" . }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
+{{- $metrics := .Values.metrics }}
+{{- $others := dict "podLabels" .Values.podLabels "metrics.serviceMonitor.labels" $metrics.serviceMonitor.labels "metrics.rules.labels" $metrics.rules.labels "metrics.dashboard.labels" $metrics.dashboard.labels }}
+{{- range $name, $_ := .Values.commonLabels }}
+{{- range $path, $labels := $others }}
+{{- if hasKey ($labels | default dict) $name }}
+{{- fail (printf "commonLabels: %s is in %s too: take it out of one of the two" $name $path) }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- with .Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
 {{- end }}
 
 {{- define "aiquota.serviceAccount" -}}

@@ -255,6 +255,16 @@ async fn a_value_that_cannot_be_meant_is_refused_by_its_name() -> Result<()> {
         (r#"podDisruptionBudget.maxUnavailable="lots""#.to_owned(), "/podDisruptionBudget/maxUnavailable"),
         ("podDisruptionBudget.maxUnavailable=0".to_owned(), "/podDisruptionBudget/maxUnavailable"),
         (r#"podLabels={"app.kubernetes.io/name":"evil"}"#.to_owned(), "app.kubernetes.io/name"),
+        (
+            r#"commonLabels={"app.kubernetes.io/name":"evil"}"#.to_owned(),
+            "invalid propertyName 'app.kubernetes.io/name'",
+        ),
+        (r#"commonLabels={"team":"not a label"}"#.to_owned(), "/commonLabels/team"),
+        (
+            r#"commonLabels={"grafana_dashboard":"0"}"#.to_owned(),
+            "grafana_dashboard is in metrics.dashboard.labels too",
+        ),
+        ("revisionHistoryLimit=-1".to_owned(), "/revisionHistoryLimit"),
         (r#"extraEnv=[{"name":"AIQUOTA_GUARD","value":"off"}]"#.to_owned(), "/extraEnv/0/name"),
         (r#"nameOverride="Up""#.to_owned(), "/nameOverride"),
         ("serviceAccount.create=false".to_owned(), "serviceAccount.name"),
@@ -279,6 +289,35 @@ async fn a_value_that_cannot_be_meant_is_refused_by_its_name() -> Result<()> {
     let told = format!("{:#}", charts.render(&[&store]).await.err().context("the kind is not served")?);
     ensure!(told.contains("install the chart aiquota-crds before"), "{told}");
     charts.render(&[&store, "crds.enabled=false"]).await.map(drop)
+}
+
+#[tokio::test]
+async fn what_a_platform_labels_is_labelled_everywhere_and_selects_nothing() -> Result<()> {
+    let charts = Charts::copied().await?;
+    let store = r#"defaultStore={"service":{"name":"local-redis.static"}}"#;
+    let all = [
+        store,
+        r#"commonLabels={"example.com/cost-centre":"42"}"#,
+        "metrics.serviceMonitor.enabled=true",
+        "metrics.rules.enabled=true",
+        "metrics.dashboard.enabled=true",
+        "revisionHistoryLimit=3",
+    ];
+    let objects = charts.render_for(&all, &STORES_ARE_SERVED).await?;
+    let ours = objects.iter().filter(|object| object["kind"] != "CustomResourceDefinition");
+    let mut seen = BTreeSet::new();
+    for object in ours {
+        let labels = &object["metadata"]["labels"];
+        ensure!(labels["example.com/cost-centre"] == "42" && labels["app.kubernetes.io/name"] == "aiquota", "{object}");
+        seen.insert(object["kind"].as_str().unwrap_or_default());
+    }
+    ensure!(seen.len() >= 12, "{seen:?}");
+    let deployment = find(&objects, "Deployment", "aiquota")?;
+    assert_eq!(deployment["spec"]["revisionHistoryLimit"], 3);
+    assert_eq!(deployment["spec"]["template"]["metadata"]["labels"]["example.com/cost-centre"], "42");
+    // It cannot be changed afterwards.
+    ensure!(deployment["spec"]["selector"]["matchLabels"].get("example.com/cost-centre").is_none(), "{deployment}");
+    Ok(())
 }
 
 /// The paths of all objects with named properties, but in lists.

@@ -76,6 +76,8 @@ impl Fault {
         match self {
             Self::Nothing => false,
             Self::Flushed => !kind.begins_anew(),
+            // A script that has dropped a hold may go on to write.
+            Self::Full => !kind.reserves(),
             _ => true,
         }
     }

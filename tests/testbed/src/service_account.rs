@@ -50,6 +50,18 @@ impl ServiceAccount {
         Ok(Self { folder })
     }
 
+    /// [`Self::of`], when the API server obeys its roles, which is a moment after they were written.
+    ///
+    /// # Errors
+    /// When it has not the roles of the chart.
+    pub async fn granted(api: &ApiServer, namespace: &str, name: &str) -> Result<Self> {
+        let user = format!("system:serviceaccount:{namespace}:{name}");
+        // One of each role.
+        may(api, &user, json!({"verb": "get", "resource": "namespaces", "name": "kube-system"})).await?;
+        may(api, &user, json!({"verb": "list", "resource": "secrets", "namespace": GATEWAY})).await?;
+        Self::of(api, namespace, name).await
+    }
+
     /// With which a program is this service account.
     #[must_use]
     pub fn kubeconfig(&self) -> PathBuf {
@@ -82,17 +94,14 @@ pub(crate) async fn grant(api: &ApiServer) -> Result<ServiceAccount> {
             "subjects": subjects}))
             .await?;
     }
-    // One of each role: the API server learns of them a moment later.
-    may(api, json!({"verb": "get", "resource": "namespaces", "name": "kube-system"})).await?;
-    may(api, json!({"verb": "list", "resource": "secrets", "namespace": GATEWAY})).await?;
-    ServiceAccount::of(api, HOME, NAME).await
+    ServiceAccount::granted(api, HOME, NAME).await
 }
 
-/// Waits until the service account may do this.
-async fn may(api: &ApiServer, what: Value) -> Result<()> {
+/// Waits until somebody may do this.
+async fn may(api: &ApiServer, user: &str, what: Value) -> Result<()> {
     let reviews: Api<SubjectAccessReview> = Api::all(api.client());
     let review: SubjectAccessReview =
-        serde_json::from_value(json!({"metadata": {}, "spec": {"user": ACCOUNT, "resourceAttributes": what}}))?;
+        serde_json::from_value(json!({"metadata": {}, "spec": {"user": user, "resourceAttributes": what}}))?;
     eventually(&format!("the controller may {what}"), async || {
         let status = reviews.create(&PostParams::default(), &review).await?.status.context("no verdict")?;
         ensure!(status.allowed, "{status:?}");

@@ -13,13 +13,28 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
+use kube::api::ListParams;
 use serde_json::Value;
 use tempfile::TempDir;
-use testbed::{ApiServer, helm, workspace};
+use testbed::{ApiServer, eventually, helm, workspace};
 
+use crate::stage::NAMESPACE;
+
+const OURS: &str = "quota.higress.io/v1alpha1";
 const RELEASE: &str = "aiquota";
 /// Where the controller is.
 const HOME: &str = "aiquota-system";
+
+/// Waits until the kinds of the charts are served: helm does not.
+async fn served(api: &ApiServer) -> Result<()> {
+    eventually("our kinds are served", async || {
+        for kind in ["AIQuota", "AITokenRateLimit", "AIQuotaStore"] {
+            api.objects(OURS, kind, NAMESPACE).await?.list(&ListParams::default()).await?;
+        }
+        Ok(())
+    })
+    .await
+}
 
 /// A copy of `charts/`, as in a clone, with the dependencies built.
 struct Charts {

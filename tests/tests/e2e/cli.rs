@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use testbed::{Component, controller_binary, eventually, workspace};
 use tokio::process::Command;
 
-use crate::stage::{NAMESPACE, PASSWORD, Stage, condition};
+use crate::stage::{IMPATIENT, NAMESPACE, PASSWORD, PATIENT, Stage, condition};
 
 /// A shell in a folder with the examples, changed to the addresses of a stage, and with aiquota and kubectl on its path.
 struct Shell<'a> {
@@ -83,7 +83,7 @@ async fn what_is_rendered_without_a_cluster_is_what_the_controller_writes() -> R
     let stage = Stage::set().await?;
     stage.start_controller()?;
     for file in ["gateway.yaml", "quota.yaml", "limit.yaml"] {
-        stage.apply_example(file).await?;
+        stage.apply_example_with(file, |text| text.replace(PATIENT, IMPATIENT)).await?;
     }
     stage.ready("chat").await?;
     let limits = stage.limits().await?;
@@ -229,6 +229,7 @@ async fn who_applies_the_same_again_finds_nothing_that_the_controller_changed() 
     };
     kubectl("apply").await?;
     stage.ready("chat").await?;
+    stage.condition(&stage.stores().await?, "default", "Connected", "True").await?;
     let generation = stage.quotas().await?.get("chat").await?.metadata.generation;
     kubectl("diff").await?;
     kubectl("apply").await?;

@@ -71,7 +71,7 @@ async fn a_day_of_token_management_goes_as_declared_with_upstreams_configuration
                 "redis": {
                     "service_name": "local-redis.static",
                     "service_port": 80,
-                    "timeout": 2000,
+                    "timeout": 30_000,
                     "password": "${secret.higress-system/redis-auth.password}",
                 },
             },

@@ -111,7 +111,7 @@ async fn who_is_asked_to_end_is_not_ready_before_it_gives_the_lease_away_and_end
     says(&controller, "/readyz", 200, "ready: leading with term 2").await?;
     let address = controller.serves()?;
     let (tell, told) = mpsc::channel();
-    let reached = operations.at(1, Moment::Unsent, move || {
+    let reached = operations.at(1, Moment::Unanswered, move || {
         let _ = tell.send(asked_now(address, "/readyz"));
     });
     let status = controller.terminate().await?;

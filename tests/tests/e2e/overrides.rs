@@ -168,8 +168,15 @@ async fn a_line_that_cannot_be_read_is_named_without_its_value_and_leaves_what_i
     // A credential stands in the Secret and in requests only.
     let object = serde_json::to_string(&bed.limits.get("burst").await?)?;
     let plugin = serde_json::to_string(&bed.plugin().await?)?;
-    let events: Vec<String> = bed.stage.events("OverridesInvalid").await?;
-    ensure!(!events.is_empty(), "an Event tells it");
+    // It is written behind the condition.
+    let events = bed
+        .stage
+        .eventually("an Event tells it", async || {
+            let events = bed.stage.events("OverridesInvalid").await?;
+            ensure!(!events.is_empty(), "there is none");
+            Ok(events)
+        })
+        .await?;
     let log = bed.stage.controller().context("it runs")?.log();
     for (what, text) in [
         ("the object", object),

@@ -138,6 +138,14 @@ async fn what_is_not_known_whole_is_not_planned() -> Result<()> {
     controller.kill();
     let definition = "aiquotastores.quota.higress.io";
     kubectl(&stage.api, &["delete", "crd", definition, "--wait"]).await?;
+    let path = format!("/apis/quota.higress.io/v1alpha1/namespaces/{NAMESPACE}/aiquotastores");
+    stage
+        .eventually("they are not served any more", async || {
+            let served = kubectl(&stage.api, &["get", "--raw", &path]).await;
+            ensure!(served.is_err(), "they are");
+            Ok(())
+        })
+        .await?;
     let before = rounds();
     controller.restart()?;
     stage

@@ -13,6 +13,7 @@ use crate::{
     stage::{Stage, quota},
 };
 
+const METRICS: &str = "aiquota.quota.policy.higress-system/chat.metric.";
 const NO_QUOTA: &str = "No quota left";
 
 #[tokio::test]
@@ -54,6 +55,14 @@ async fn a_period_begins_without_a_controller_and_a_refresh_by_hand_is_done_once
         })
         .await?;
     stage.eventually("everything is spent", refused).await?;
+    stage
+        .eventually("what was served is charged", async || {
+            let metrics = gateway.metrics();
+            let of = |what: &str| metrics.get(&format!("{METRICS}{what}")).copied().unwrap_or_default();
+            ensure!(of("tokens") == 30 * of("admitted"), "{metrics:?}");
+            Ok(())
+        })
+        .await?;
     let annotate = async |value: &str| {
         let patch = Patch::Merge(json!({"metadata": {"annotations": {api::REFRESH: value}}}));
         quotas.patch("chat", &PatchParams::default(), &patch).await.map(drop)

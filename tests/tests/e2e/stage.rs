@@ -17,6 +17,9 @@ use testbed::{
 pub(crate) const NAMESPACE: &str = "higress-system";
 /// The password in examples/quickstart/gateway.yaml.
 pub(crate) const PASSWORD: &str = "change-me";
+/// How long the store of examples/quickstart/quota.yaml may take, and how long it may here.
+pub(crate) const IMPATIENT: &str = "timeout: 2s";
+pub(crate) const PATIENT: &str = "timeout: 30s";
 const OURS: &str = "quota.higress.io/v1alpha1";
 const WASM_PLUGIN: &str = "extensions.higress.io/v1alpha1";
 
@@ -90,7 +93,8 @@ impl Stage {
         })
     }
 
-    /// Applies a file of examples/quickstart with kubectl, with the addresses of this stage.
+    /// Applies a file of examples/quickstart with kubectl, with the addresses of this stage, and with a store that may
+    /// take [`PATIENT`]: what a busy machine is late with is no failure.
     pub(crate) async fn apply_example(&self, file: &str) -> Result<()> {
         self.apply_example_with(file, str::to_owned).await
     }
@@ -100,7 +104,8 @@ impl Stage {
         let text = std::fs::read_to_string(workspace().join("examples/quickstart").join(file))?;
         let text = text
             .replace("127.0.0.1:6379", &self.redis.addr())
-            .replace("127.0.0.1:8080", &self.model.addr().to_string());
+            .replace("127.0.0.1:8080", &self.model.addr().to_string())
+            .replace(IMPATIENT, PATIENT);
         kubectl_with_input(&self.api, &["apply", "--server-side", "-f", "-"], &change(&text)).await.map(drop)
     }
 

@@ -37,7 +37,7 @@ fn wasm_plugin(name: &str, module: &str, priority: i64, rules: &[Value]) -> Resu
 }
 
 fn redis() -> Value {
-    json!({"service_name": "local-redis.static", "service_port": 80, "timeout": 2000,
+    json!({"service_name": "local-redis.static", "service_port": 80, "timeout": 30_000,
         "password": "${secret.higress-system/redis-auth.password}"})
 }
 

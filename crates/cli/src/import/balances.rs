@@ -1,10 +1,16 @@
 //! Consumers who live only in Redis: the keys of a prefix in, consumers with a grant that leaves their balances as they
 //! are out. I/O: reads Redis (SCAN and MGET), writes nothing.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result};
 use enforcement::values::{MAX_AMOUNT, is_consumer};
 use redis::aio::MultiplexedConnection;
-use redis::{Client, ConnectionInfo, IntoConnectionInfo};
+use redis::{AsyncConnectionConfig, Client, ConnectionInfo, IntoConnectionInfo};
+
+/// The library would wait a second and half a second: a SCAN of many keys may wait behind what the gateways ask.
+const CONNECTED_WITHIN: Duration = Duration::from_secs(5);
+const ANSWERED_WITHIN: Duration = Duration::from_secs(30);
 
 /// What was found under a prefix.
 #[derive(Default)]
@@ -36,7 +42,10 @@ impl Place {
         }
         info = info.set_redis_settings(settings);
         let client = Client::open(info)?;
-        client.get_multiplexed_async_connection().await.context("Redis cannot be reached or asked")
+        let patient = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(CONNECTED_WITHIN))
+            .set_response_timeout(Some(ANSWERED_WITHIN));
+        client.get_multiplexed_async_connection_with_config(&patient).await.context("Redis cannot be reached or asked")
     }
 }
 

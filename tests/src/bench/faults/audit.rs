@@ -2,9 +2,10 @@
 //! does not know. Requests and Redis come in, counts go out.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use testbed::eventually;
+use testbed::{eventually, eventually_within};
 
 use super::Fault;
 use super::bed::Bed;
@@ -38,14 +39,33 @@ pub(super) async fn audit(bed: &Bed, fault: Fault, asked: &[Asked]) -> Result<Bo
     });
     let settled = settled.await;
     // The module's calls are answered in order: when both workers have had an answer again, those before it are done.
-    for last in ["last-1", "last-2"] {
-        let call = testbed::post(format!("{}/v1/chat/completions", bed.gateway.url()));
-        let call = call.header("x-mse-consumer", last).json(&serde_json::json!({"model": "m", "messages": []}));
-        let reply = call.send().await?;
-        ensure!(reply.status == 200, "the last requests were answered {} {}", reply.status, reply.text());
-    }
+    let mut last = 0;
+    eventually("both workers are answered by the store", async || {
+        for _ in 0..2 {
+            last += 1;
+            answered(bed, &format!("last-{last}")).await?;
+        }
+        Ok(())
+    })
+    .await?;
     let books = count(bed, fault, asked).await?;
     settled.map(|()| books)
+}
+
+/// Asks for one who has not asked before, and waits until what that used is booked.
+async fn answered(bed: &Bed, consumer: &str) -> Result<()> {
+    let call = testbed::post(format!("{}/v1/chat/completions", bed.gateway.url()));
+    let call = call.header("x-mse-consumer", consumer).json(&serde_json::json!({"model": "m", "messages": []}));
+    let reply = call.send().await?;
+    ensure!(reply.status == 200, "the last requests were answered {} {}", reply.status, reply.text());
+    // Not for ever: what was admitted without the store may not be booked.
+    eventually_within(Duration::from_secs(5), "it is booked", async || {
+        let stored = bed.redis.get(&bed.kind.key(consumer)).await?;
+        let stored = stored.map(|text| text.parse::<i64>().with_context(|| text.clone())).transpose()?;
+        ensure!(bed.kind.booked(stored, bed.size.tokens) > 0, "{stored:?}");
+        Ok(())
+    })
+    .await
 }
 
 async fn count(bed: &Bed, fault: Fault, asked: &[Asked]) -> Result<Books> {

@@ -131,7 +131,7 @@ impl Fault {
             Self::Cut => bed.replies(Replies::Cut),
             Self::Stuck => bed.replies(Replies::Stuck),
             Self::Lost => bed.replies(Replies::Lost),
-            Self::Late => bed.replies(Replies::Late(bed.size.timeout + bed.size.timeout / 2)),
+            Self::Late => bed.replies(Replies::Late(bed.size.timeout * 5)),
             Self::ReadOnly => bed.tell(&["REPLICAOF", "127.0.0.1", "1"]).await,
             Self::Loading => {
                 // Something to load, in the part of the file that is loaded piece by piece.

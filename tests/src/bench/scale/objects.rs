@@ -49,7 +49,7 @@ impl Size {
         let store = json!({
             "apiVersion": "quota.higress.io/v1alpha1", "kind": "AIQuotaStore",
             "metadata": {"name": "default", "namespace": GATEWAY},
-            "spec": {"service": {"name": SERVICE, "port": 80}},
+            "spec": {"service": {"name": SERVICE, "port": 80}, "timeout": "5s"},
         });
         // So many consumers fit into no WasmPlugin: they are known elsewhere.
         let auth = json!({

@@ -144,18 +144,8 @@ async fn converse(
             }
         };
         tokio::select! {
-            request = requests.recv() => {
-                let Some(request) = request else { return };
-                if pending_calls.is_empty() {
-                    deadline = Instant::now() + options.timeout;
-                }
-                out.extend(&request.query);
-                pending_calls.push_back(request);
-            }
-            written = writer.write(&out), if !out.is_empty() => match written {
-                Ok(count) if count > 0 => drop(out.drain(..count)),
-                _ => return,
-            },
+            // What has come is read before anything is late: a machine may have stood still.
+            biased;
             read = reader.read_buf(&mut received) => {
                 if !matches!(read, Ok(count) if count > 0) {
                     return;
@@ -179,6 +169,18 @@ async fn converse(
                 received.drain(..taken);
             }
             () = overdue => return,
+            request = requests.recv() => {
+                let Some(request) = request else { return };
+                if pending_calls.is_empty() {
+                    deadline = Instant::now() + options.timeout;
+                }
+                out.extend(&request.query);
+                pending_calls.push_back(request);
+            }
+            written = writer.write(&out), if !out.is_empty() => match written {
+                Ok(count) if count > 0 => drop(out.drain(..count)),
+                _ => return,
+            },
         }
     }
 }

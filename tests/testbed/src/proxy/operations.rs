@@ -38,6 +38,8 @@ pub struct Operations(Arc<Inner>);
 
 struct Inner {
     state: Mutex<State>,
+    /// What passes without being one of them.
+    ignored: fn(&Operation) -> bool,
     /// While a hook waits for its turn, one operation is on the way at a time: then exactly n were done.
     turn: tokio::sync::Mutex<()>,
     /// How often everything was cut off.
@@ -48,6 +50,8 @@ struct Inner {
 struct State {
     seen: Vec<Operation>,
     hook: Option<Hook>,
+    /// A hook has been taken and is not over.
+    comes: bool,
     /// Of every proxy, the cut after which it has begun anew.
     doors: Vec<watch::Receiver<u64>>,
 }
@@ -82,8 +86,14 @@ impl Default for Operations {
 impl Operations {
     #[must_use]
     pub fn new() -> Self {
+        Self::without(|_| false)
+    }
+
+    /// Those that are not `ignored`, which are neither told nor counted.
+    #[must_use]
+    pub fn without(ignored: fn(&Operation) -> bool) -> Self {
         let (state, turn) = (Mutex::default(), tokio::sync::Mutex::default());
-        Self(Arc::new(Inner { state, turn, cuts: watch::Sender::new(0) }))
+        Self(Arc::new(Inner { state, ignored, turn, cuts: watch::Sender::new(0) }))
     }
 
     /// All so far, oldest first.
@@ -108,20 +118,27 @@ impl Operations {
         self.arm(nth, moment, false, Box::new(hook))
     }
 
-    /// Takes back a hook that has not come.
-    pub fn disarm(&self) {
-        self.state().hook = None;
+    /// Takes back a hook that has not come; whether there was one.
+    pub fn disarm(&self) -> bool {
+        self.state().hook.take().is_some()
     }
 
     fn arm(&self, nth: usize, moment: Moment, cuts: bool, call: Box<dyn FnOnce() + Send>) -> Reached {
         let (reached, told) = oneshot::channel();
-        self.state().hook = Some(Hook { left: nth.max(1), moment, cuts, call, reached });
+        let mut state = self.state();
+        (state.hook, state.comes) = (Some(Hook { left: nth.max(1), moment, cuts, call, reached }), false);
         Reached(told)
     }
 
     /// Lets one operation through; nothing comes back where the connection is to be closed.
     pub(super) async fn pass<T>(&self, cuts: u64, operation: Operation, forward: impl Future<Output = T>) -> Option<T> {
-        let armed = self.state().hook.is_some();
+        if (self.0.ignored)(&operation) {
+            return if *self.0.cuts.borrow() == cuts { Some(forward.await) } else { None };
+        }
+        let armed = {
+            let state = self.state();
+            state.hook.is_some() || state.comes
+        };
         let _turn = if armed { Some(self.0.turn.lock().await) } else { None };
         // Of a connection that should be gone already.
         if *self.0.cuts.borrow() != cuts {
@@ -155,7 +172,11 @@ impl Operations {
         let mut state = self.state();
         let hook = state.hook.as_mut()?;
         hook.left -= 1;
-        if hook.left == 0 { state.hook.take() } else { None }
+        if hook.left > 0 {
+            return None;
+        }
+        state.comes = true;
+        state.hook.take()
     }
 
     /// In a task of its own: a cut ends the connection that it is called from.
@@ -168,6 +189,7 @@ impl Operations {
             if cuts {
                 operations.cut_off().await;
             }
+            operations.state().comes = false;
             // Whoever armed it may have stopped waiting.
             let _ = reached.send(operation);
         });

@@ -7,11 +7,10 @@ use serde_json::{Value, json};
 use testbed::{ApiServer, RedisOptions, built_module, kubectl};
 
 use super::pod::Pod;
-use super::{Charts, RELEASE, permissions};
+use super::{Charts, OURS, RELEASE, permissions};
 use crate::scenario_a::{completion, is};
 use crate::stage::{NAMESPACE, PASSWORD, Stage};
 
-const OURS: &str = "quota.higress.io/v1alpha1";
 const TENANT: &str = "team";
 
 /// The values with which the gateway of the test bed finds the built modules.
@@ -23,7 +22,6 @@ fn values() -> Result<Vec<String>> {
     Ok(vec![
         format!("modules.quota={}", module("ai-quota")?),
         format!("modules.limits={}", module("ai-token-ratelimit")?),
-        r#"leaderElection.leaseDuration="3s""#.to_owned(),
         r#"drain="1s""#.to_owned(),
         r#"log={"format":"text","filter":"controller=debug,info"}"#.to_owned(),
     ])

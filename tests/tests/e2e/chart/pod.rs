@@ -4,6 +4,7 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 use testbed::{Controller, ServiceAccount, eventually};
 
+use super::served;
 use super::{HOME, RELEASE, arguments};
 use crate::stage::Stage;
 
@@ -15,9 +16,10 @@ pub(super) struct Pod {
 
 impl Pod {
     pub(super) async fn start(stage: &Stage) -> Result<Self> {
+        served(&stage.api).await?;
         let deployment = stage.api.objects("apps/v1", "Deployment", HOME).await?.get(RELEASE).await?;
         let account = deployment.data.pointer("/spec/template/spec/serviceAccountName").and_then(Value::as_str);
-        let account = ServiceAccount::of(&stage.api, HOME, account.context("no service account")?).await?;
+        let account = ServiceAccount::granted(&stage.api, HOME, account.context("no service account")?).await?;
         let controller = Controller::run(arguments(&deployment.data)?, account.kubeconfig())?;
         Ok(Self { controller, _account: account })
     }

@@ -4,12 +4,10 @@ use anyhow::{Context as _, Result, ensure};
 use kube::ResourceExt;
 use kube::api::{Api, DynamicObject};
 use serde_json::json;
-use testbed::{ApiServer, eventually, helm};
+use testbed::{ApiServer, helm};
 
-use super::{Charts, HOME, RELEASE};
+use super::{Charts, HOME, OURS, RELEASE, served};
 use crate::stage::{NAMESPACE, quota};
-
-const OURS: &str = "quota.higress.io/v1alpha1";
 
 async fn cluster() -> Result<ApiServer> {
     let api = ApiServer::start().await?;
@@ -22,9 +20,10 @@ fn store(timeout: &str) -> String {
     format!("defaultStore={}", json!({"service": {"name": "local-redis.static", "port": 80}, "timeout": timeout}))
 }
 
-/// Waits until the kinds of the charts are served.
+/// AIQuotaStores, when the kinds of the charts are served.
 async fn stores(api: &ApiServer) -> Result<Api<DynamicObject>> {
-    eventually("AIQuotaStores are served", async || api.objects(OURS, "AIQuotaStore", NAMESPACE).await).await
+    served(api).await?;
+    api.objects(OURS, "AIQuotaStore", NAMESPACE).await
 }
 
 async fn exists(api: &ApiServer, api_version: &str, kind: &str, namespace: &str, name: &str) -> Result<bool> {

@@ -1,6 +1,8 @@
 //! One API server and one Redis for all runs of a story, both behind proxies that count, and the controller between.
 
+use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use e2e::raw::Raw;
@@ -23,6 +25,8 @@ pub(super) struct Bed {
     api: ApiServer,
     pub(super) redis: Redis,
     operations: Operations,
+    /// The last grant of the probe: no two looks are the same.
+    probed: AtomicI64,
     controller: Arc<Controller>,
     quotas: Api<DynamicObject>,
     stores: Api<DynamicObject>,
@@ -58,7 +62,7 @@ fn named(name: &str, service: &str, database: u32) -> Value {
 impl Bed {
     /// Everything but quotas and store; the controller does not run.
     pub(super) async fn new() -> Result<Self> {
-        let (redis, operations) = (Redis::start(RedisOptions::default()).await?, Operations::new());
+        let (redis, operations) = (Redis::start(RedisOptions::default()).await?, Operations::without(is_of_probe));
         let to_redis = RedisProxy::start(redis.addr(), &operations).await?;
         let api = ApiServer::start().await?;
         api.install_crds().await?;
@@ -87,7 +91,17 @@ impl Bed {
         let quotas = api.objects(OURS, "AIQuota", NAMESPACE).await?;
         let stores = api.objects(OURS, "AIQuotaStore", NAMESPACE).await?;
         let plugins = api.objects("extensions.higress.io/v1alpha1", "WasmPlugin", NAMESPACE).await?;
-        Ok(Self { api, redis, operations, controller, quotas, stores, plugins, _proxies: (to_api, to_redis) })
+        Ok(Self {
+            api,
+            redis,
+            operations,
+            probed: AtomicI64::new(0),
+            controller,
+            quotas,
+            stores,
+            plugins,
+            _proxies: (to_api, to_redis),
+        })
     }
 
     /// As new: no controller, no object of ours but the probe, an empty Redis.
@@ -111,7 +125,7 @@ impl Bed {
         self.redis.flush().await?;
         // It has never heard of the script either.
         redis::cmd("SCRIPT").arg("FLUSH").query_async::<()>(&mut self.redis.connect().await?).await?;
-        self.probe(1).await?;
+        self.probe().await?;
         self.forget();
         Ok(())
     }
@@ -175,6 +189,10 @@ impl Bed {
     /// Waits until every object is ready as it is now.
     pub(super) async fn done(&self) -> Result<()> {
         self.eventually("every object is ready", async || {
+            for store in self.stores.list(&ListParams::default()).await?.items {
+                let connected = condition(&store, "Connected");
+                ensure!(connected.is_none_or(|connected| connected["status"] == "True"), "{}", store.data["status"]);
+            }
             for object in self.quotas.list(&ListParams::default()).await?.items {
                 let name = object.metadata.name.as_deref().unwrap_or_default();
                 ensure!(object.metadata.deletion_timestamp.is_none(), "{name} is being deleted");
@@ -191,19 +209,16 @@ impl Bed {
 
     /// Waits until all is as `wanted` says and the controller, made to look at everything, leaves it so.
     pub(super) async fn settled(&self, wanted: impl Fn(&State) -> Result<()>) -> Result<State> {
-        let mut value = 1;
         self.eventually("all is as it should be, and the controller writes nothing more", async || {
             let before = self.operations.seen().len();
-            value += 1;
-            let generation = self.probe(value).await?;
+            let generation = self.probe().await?;
             self.eventually("the controller looks at everything", async || {
                 let probe = self.quotas.get(PROBE).await?;
                 ensure!(observed(&probe) == Some(generation), "the probe's status is {}", probe.data["status"]);
                 Ok(())
             })
             .await?;
-            let seen = self.operations.seen().split_off(before);
-            let others: Vec<String> = seen.iter().filter(|seen| !is_of_probe(seen)).map(ToString::to_string).collect();
+            let others: Vec<String> = self.operations.seen()[before..].iter().map(ToString::to_string).collect();
             let state = self.state().await?;
             wanted(&state)?;
             ensure!(others.is_empty(), "it was still writing: {others:?}");
@@ -245,23 +260,27 @@ impl Bed {
         Ok(())
     }
 
-    /// Waits until the operation comes. There is none where all is as expected without it: statuses that are written
-    /// one by one when a machine is quick are written as one when it is slow.
+    /// Waits until the operation comes. There is none where all is as expected without it: a WasmPlugin is written at
+    /// most each 2 s, and who is quick enough to have to wait for that says so in statuses.
     pub(super) async fn comes(&self, reached: Reached, expected: &State) -> Result<Option<Operation>> {
         let over = async {
             let is_as_expected = async || state::compare(&self.state().await?, expected);
             self.eventually("the operation comes, or all is as it should be", is_as_expected).await?;
             self.settled(|found| state::compare(found, expected)).await
         };
+        let mut reached = pin!(reached.operation());
         tokio::select! {
             biased;
-            last = reached.operation() => last.map(Some),
-            over = over => over.map(|_| None),
+            last = &mut reached => return last.map(Some),
+            over = over => drop(over?),
         }
+        // It may come at this very moment.
+        if self.operations.disarm() { Ok(None) } else { reached.await.map(Some) }
     }
 
     /// Gives the probe another grant; its generation then.
-    async fn probe(&self, grant: i64) -> Result<i64> {
+    async fn probe(&self) -> Result<i64> {
+        let grant = self.probed.fetch_add(1, Ordering::Relaxed);
         let consumers = json!([{"name": "nobody", "quota": grant}]);
         let target = json!([{"kind": "Ingress", "name": "nowhere"}]);
         let probe = quota(PROBE, &json!({"targetRefs": target, "keyPrefix": "probe:", "consumers": consumers}));
@@ -280,7 +299,7 @@ impl Bed {
 }
 
 /// Whether an edit of the probe caused it.
-pub(super) fn is_of_probe(operation: &Operation) -> bool {
+fn is_of_probe(operation: &Operation) -> bool {
     operation.name == format!("{NAMESPACE}/{PROBE}")
 }
 

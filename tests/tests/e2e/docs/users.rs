@@ -1,9 +1,11 @@
 //! The Redis user that docs/security.md advises: a whole life with it meets no refusal, and it may do nothing else.
 
 use std::fs;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use kube::api::DeleteParams;
+use redis::AsyncConnectionConfig;
 use redis::aio::MultiplexedConnection;
 use serde_json::json;
 use testbed::{eventually, kubectl_with_input, post, workspace};
@@ -43,7 +45,7 @@ pub(super) async fn play() -> Result<()> {
         as_user(text).replace(
             "  consumers:\n",
             "  admission: Reserve\n  reservation: {defaultMaxTokens: 10}\n  defaultQuota: 5\n  deletionPolicy: Delete\n  \
-             refresh: {schedule: \"@daily\"}\n  consumers:\n",
+             refresh: {schedule: \"0 0 29 2 *\"}\n  consumers:\n",
         )
     };
     stage.apply_example_with("quota.yaml", held).await?;
@@ -103,7 +105,8 @@ pub(super) async fn play() -> Result<()> {
 
     // And no more.
     let client = redis::Client::open(format!("redis://{USER}:{PASSWORD}@{}", stage.redis.addr()))?;
-    let mut user = client.get_multiplexed_async_connection().await?;
+    let patient = AsyncConnectionConfig::new().set_response_timeout(Some(Duration::from_secs(30)));
+    let mut user = client.get_multiplexed_async_connection_with_config(&patient).await?;
     for words in [
         &["GET", "another:key"][..],
         &["FLUSHALL"],

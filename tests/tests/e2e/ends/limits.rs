@@ -10,7 +10,7 @@ use testbed::{Call, Gateway, Reply, eventually, eventually_within, get};
 
 use super::{ask, counted, counts, one_charge_is_unknown, usage_is_asked_for_and_hidden};
 use crate::scenario_a::{completion, is};
-use crate::stage::{NAMESPACE, Stage, condition};
+use crate::stage::{IMPATIENT, NAMESPACE, PATIENT, Stage, condition};
 
 const METRICS: &str = "aiquota.limit.policy.higress-system/burst.metric.";
 const COUNTER: &str = "higress-token-ratelimit:{burst}:limit_by_per_consumer:3600:x-mse-consumer:aliyun-user1";
@@ -24,6 +24,11 @@ struct Bed {
 
 impl Bed {
     async fn new() -> Result<Self> {
+        Self::with_a_store(PATIENT).await
+    }
+
+    /// The store may take so long: [`IMPATIENT`] where it is stopped.
+    async fn with_a_store(timeout: &str) -> Result<Self> {
         let stage = Stage::set().await?;
         stage.start_controller()?;
         let gateway = stage.start_gateway().await?;
@@ -31,7 +36,7 @@ impl Bed {
         stage
             .apply_example_with("quota.yaml", |text| {
                 let store = text.split("---").find(|object| object.contains("kind: AIQuotaStore"));
-                store.unwrap_or_default().to_owned()
+                store.unwrap_or_default().replace(PATIENT, timeout)
             })
             .await?;
         let bed = Self { stage, gateway };
@@ -83,7 +88,7 @@ impl Bed {
 
 #[tokio::test]
 async fn a_store_that_cannot_count_refuses_where_that_is_declared() -> Result<()> {
-    let bed = Bed::new().await?;
+    let bed = Bed::with_a_store(IMPATIENT).await?;
     is(bed.ask(10), 200, "").await?;
     bed.stage.holds(COUNTER, Some("10")).await?;
     // Full: it can be read.
@@ -122,7 +127,7 @@ async fn a_store_that_cannot_count_refuses_where_that_is_declared() -> Result<()
 
 #[tokio::test]
 async fn a_charge_that_the_store_does_not_answer_is_counted_once_as_unknown() -> Result<()> {
-    let bed = Bed::new().await?;
+    let bed = Bed::with_a_store(IMPATIENT).await?;
     one_charge_is_unknown(&bed.stage, &bed.gateway, METRICS).await?;
     bed.stage.holds(COUNTER, Some("30")).await
 }
@@ -169,7 +174,8 @@ async fn clients_are_told_of_their_limits_refused_in_the_shape_that_is_declared_
     assert_eq!((told.status, told.header("x-ratelimit-remaining-tokens")), (200, Some("40")));
     assert_eq!(told.header("x-ratelimit-limit-tokens"), Some("50"));
     let reset = told.header("x-ratelimit-reset-tokens").context("no reset")?;
-    ensure!(reset == "1h0m0s" || reset.starts_with("59m"), "{reset}");
+    // The last ten minutes of the hour: what was counted before is not older.
+    ensure!(reset == "1h0m0s" || (reset.starts_with('5') && reset.contains('m')), "{reset}");
     ensure!(told.header("retry-after").is_none(), "it is not refused");
     is(bed.ask(50), 200, "").await?;
     bed.stage.holds(COUNTER, Some("60")).await?;
@@ -179,7 +185,7 @@ async fn clients_are_told_of_their_limits_refused_in_the_shape_that_is_declared_
     assert_eq!(refused.json()?["error"]["code"], "rate_limit_exceeded");
     assert_eq!(refused.header("x-ratelimit-remaining-tokens"), Some("0"));
     let seconds: i64 = refused.header("retry-after").context("no retry-after")?.parse()?;
-    ensure!((3_540..=3_600).contains(&seconds), "{seconds}");
+    ensure!((3_000..=3_600).contains(&seconds), "{seconds}");
     ensure!(refused.header("x-tokenratelimit-reset").is_some(), "upstream's header stays");
     assert_eq!(bed.counted()["estimated"], 0);
     assert_eq!(bed.gateway.traps(), 0);
@@ -197,22 +203,30 @@ async fn the_answer_with_which_a_limit_is_nearly_reached_is_counted_once_per_win
     };
     let mut spent = 0;
     // How many were counted of those that were warned of, when so much more is spent.
-    let mut warned = async |tokens: i64| {
+    let mut warned = async |tokens: i64, expected: i64| {
         is(bed.ask(tokens), 200, "").await?;
         spent += tokens;
         bed.counts("tokens", spent).await?;
-        Ok::<_, anyhow::Error>(bed.counted()["warned"])
+        // It is counted behind the tokens.
+        bed.counts("warned", expected).await
     };
     declare(json!({"mode": "Observe"})).await?;
-    assert_eq!(warned(400).await?, 1);
+    warned(400, 1).await?;
     bed.stage.holds(OBSERVED, Some("400")).await?;
     declare(json!({})).await?;
-    assert_eq!((warned(399).await?, warned(1).await?, warned(1).await?), (1, 2, 2), "one token is missing at first");
+    // One token is missing at first.
+    for (tokens, expected) in [(399, 1), (1, 2), (1, 2)] {
+        warned(tokens, expected).await?;
+    }
     // As when its window has ended.
     bed.stage.redis.set(COUNTER, 0).await?;
     declare(json!({"admission": "Reserve", "reservation": {"defaultMaxTokens": 2}})).await?;
-    assert_eq!((warned(399).await?, warned(1).await?, warned(1).await?), (2, 3, 3), "what is held does not count");
+    // What is held does not count.
+    for (tokens, expected) in [(399, 2), (1, 3), (1, 3)] {
+        warned(tokens, expected).await?;
+    }
     bed.stage.holds(COUNTER, Some("401")).await?;
+    assert_eq!(bed.counted()["warned"], 3);
     assert_eq!(bed.gateway.traps(), 0);
     Ok(())
 }

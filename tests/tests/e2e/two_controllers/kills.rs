@@ -61,10 +61,26 @@ impl Replicas {
         Ok(())
     }
 
+    /// Does this while those are started anew that do not run.
+    async fn revived<T>(&self, meanwhile: impl Future<Output = Result<T>>) -> Result<T> {
+        let reviving = async {
+            loop {
+                if let Err(error) = self.revive() {
+                    return error;
+                }
+                tokio::time::sleep(BETWEEN_EDITS).await;
+            }
+        };
+        tokio::select! {
+            biased;
+            done = meanwhile => done,
+            error = reviving => Err(error),
+        }
+    }
+
     /// Waits until one leads with a term above this.
     async fn led_above(&self, term: i64) -> Result<()> {
         eventually(&format!("another leads than the one of term {term}"), async || {
-            self.revive()?;
             let now = self.leader().map(|(term, _)| term);
             ensure!(now > Some(term), "the last term is {now:?}: {}\n{}", self.both[0].log(), self.both[1].log());
             Ok(())
@@ -203,17 +219,21 @@ async fn a_leader_that_is_killed_fifty_times_under_load_loses_no_edit_and_applie
         let call = completion(&gateway, key, true).header("x-test-usage", "3,4");
         ask(call, &done)
     });
-    let (took, last, answered) =
-        tokio::try_join!(kill(&stage, &replicas, &done), edit(&stage, &done), futures::future::try_join_all(asked),)?;
-
-    for (n, answered) in (1..).zip(&answered) {
-        stage.balance(&format!("aliyun-user{n}"), granted(last, n) - answered * COST).await?;
-    }
-    stage.ready("chat").await?;
-    for n in 1..=3 {
-        stage.balance(&format!("guest{n}"), granted(last, n)).await?;
-    }
-    saved(&stage, SAVED * i64::from(KILLS + 1)).await?;
+    let played = async {
+        let asked = futures::future::try_join_all(asked);
+        let played = tokio::try_join!(kill(&stage, &replicas, &done), edit(&stage, &done), asked)?;
+        let (_, last, answered) = &played;
+        for (n, answered) in (1..).zip(answered) {
+            stage.balance(&format!("aliyun-user{n}"), granted(*last, n) - answered * COST).await?;
+        }
+        stage.ready("chat").await?;
+        for n in 1..=3 {
+            stage.balance(&format!("guest{n}"), granted(*last, n)).await?;
+        }
+        saved(&stage, SAVED * i64::from(KILLS + 1)).await?;
+        Ok(played)
+    };
+    let (took, last, answered) = replicas.revived(played).await?;
     ensure!(gateway.traps() == 0, "{:#?}", gateway.logs());
     // Also where what tests print is not shown.
     writeln!(

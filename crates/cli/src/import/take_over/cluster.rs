@@ -138,7 +138,8 @@ impl Cluster {
             let Named { kind, namespace, name } = &ours.named;
             let objects = self.objects(kind, namespace);
             loop {
-                let object = objects.get(name).await.with_context(|| format!("{kind} {namespace}/{name}"))?;
+                let object = answered(async || objects.get(name).await).await;
+                let object = object.with_context(|| format!("{kind} {namespace}/{name}"))?;
                 let found = match (said(&object, kind), wanted) {
                     (Said::Ready, _) | (Said::Waits, Wanted::Waiting) => break,
                     (Said::Waits, Wanted::Ready) => "it waits for another plugin's rule".to_owned(),
@@ -159,7 +160,8 @@ impl Cluster {
         let begun = Instant::now();
         let mut first = None;
         loop {
-            let Some(lease) = leases.get_opt("aiquota").await.context("the Lease aiquota cannot be read")? else {
+            let lease = answered(async || leases.get_opt("aiquota").await).await;
+            let Some(lease) = lease.context("the Lease aiquota cannot be read")? else {
                 return Ok(());
             };
             let spec = lease.spec.unwrap_or_default();
@@ -188,7 +190,8 @@ impl Cluster {
         let begun = Instant::now();
         let (mut version, mut since) = (None, begun);
         loop {
-            let ours = plugins.get_opt(known.ours()).await.context("our WasmPlugin cannot be read")?;
+            let ours = answered(async || plugins.get_opt(known.ours()).await).await;
+            let ours = ours.context("our WasmPlugin cannot be read")?;
             let found = ours.as_ref().and_then(ResourceExt::resource_version);
             if version != found {
                 (version, since) = (found, Instant::now());
@@ -198,6 +201,17 @@ impl Cluster {
                 return Ok(());
             }
             sleep(AGAIN).await;
+        }
+    }
+}
+
+/// What the API server answers; where it does not, it is asked again for [`PATIENCE`].
+async fn answered<T>(ask: impl AsyncFn() -> kube::Result<T>) -> kube::Result<T> {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        match ask().await {
+            Err(error) if !matches!(error, kube::Error::Api(_)) && Instant::now() < until => sleep(AGAIN).await,
+            answer => return answer,
         }
     }
 }

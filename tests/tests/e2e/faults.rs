@@ -4,7 +4,9 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use e2e::bench::faults::{FULL, Fault, HEAD, Kind, Overshoot, REQUESTS, Size, measure, overshoot, play};
+use e2e::bench::faults::{
+    FULL, Fault, HEAD, HEAD_RESERVING, Kind, Overshoot, REQUESTS, Size, measure, overshoot, play,
+};
 
 const SMALL: Size =
     Size { timeout: Duration::from_millis(300), loops: 20, answers: 40, streams: 10, lasts: Duration::ZERO, ..FULL };
@@ -82,10 +84,11 @@ fn the_documented_table_has_every_fault_with_its_answers() -> Result<()> {
     let document = std::fs::read_to_string(testbed::workspace().join("docs/reliability.md"))?;
     let cells =
         |line: &str| -> Vec<String> { line.trim_matches('|').split('|').map(|cell| cell.trim().to_owned()).collect() };
-    for kind in Kind::ALL {
+    let kinds = Kind::ALL.map(|kind| (kind, HEAD.as_slice())).into_iter();
+    for (kind, head) in kinds.chain(Kind::RESERVING.map(|kind| (kind, HEAD_RESERVING.as_slice()))) {
         let (_, table) = document.split_once(&format!("\n### {}\n", kind.name)).context("no such section")?;
         let mut rows = table.lines().skip_while(|line| !line.starts_with('|')).take_while(|line| line.starts_with('|'));
-        ensure!(rows.next().map(cells) == Some(HEAD.map(str::to_owned).to_vec()), "{}", kind.name);
+        ensure!(rows.next().map(cells).is_some_and(|cells| cells == head), "{}", kind.name);
         let found: Vec<Vec<String>> = rows.skip(1).map(|row| cells(row)[..2].to_vec()).collect();
         let played = Fault::ALL.map(|fault| vec![fault.name().to_owned(), fault.answered(&kind).to_owned()]);
         ensure!(found == played, "{}: {found:#?}", kind.name);

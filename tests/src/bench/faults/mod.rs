@@ -207,7 +207,7 @@ pub const HEAD: [&str; 11] = [
 ];
 
 /// The same for a kind that reserves.
-const HEAD_RESERVING: [&str; 13] = {
+pub const HEAD_RESERVING: [&str; 13] = {
     let [a, b, c, d, e, f, g, h, i, j, k] = HEAD;
     [a, b, c, d, e, f, g, h, i, j, k, "holds left to expire", "leaked"]
 };

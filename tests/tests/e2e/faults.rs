@@ -86,12 +86,12 @@ fn the_documented_table_has_every_fault_with_its_answers() -> Result<()> {
         |line: &str| -> Vec<String> { line.trim_matches('|').split('|').map(|cell| cell.trim().to_owned()).collect() };
     let kinds = Kind::ALL.map(|kind| (kind, HEAD.as_slice())).into_iter();
     for (kind, head) in kinds.chain(Kind::RESERVING.map(|kind| (kind, HEAD_RESERVING.as_slice()))) {
-        let (_, table) = document.split_once(&format!("\n### {}\n", kind.name)).context("no such section")?;
+        let (_, table) = document.split_once(&format!("\n### {}\n", kind.title())).context("no such section")?;
         let mut rows = table.lines().skip_while(|line| !line.starts_with('|')).take_while(|line| line.starts_with('|'));
-        ensure!(rows.next().map(cells).is_some_and(|cells| cells == head), "{}", kind.name);
+        ensure!(rows.next().map(cells).is_some_and(|cells| cells == head), "{}", kind.title());
         let found: Vec<Vec<String>> = rows.skip(1).map(|row| cells(row)[..2].to_vec()).collect();
         let played = Fault::ALL.map(|fault| vec![fault.name().to_owned(), fault.answered(&kind).to_owned()]);
-        ensure!(found == played, "{}: {found:#?}", kind.name);
+        ensure!(found == played, "{}: {found:#?}", kind.title());
     }
     Ok(())
 }

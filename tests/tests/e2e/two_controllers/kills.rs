@@ -233,7 +233,7 @@ async fn a_leader_that_is_killed_fifty_times_under_load_loses_no_edit_and_applie
         saved(&stage, SAVED * i64::from(KILLS + 1)).await?;
         Ok(played)
     };
-    let (took, last, answered) = replicas.revived(played).await?;
+    let (took, last, answered) = Box::pin(replicas.revived(played)).await?;
     ensure!(gateway.traps() == 0, "{:#?}", gateway.logs());
     // Also where what tests print is not shown.
     writeln!(

@@ -126,12 +126,13 @@ pub(crate) fn refused(refusal: &Refusal) -> (&'static str, &'static str) {
     };
     // What many write first.
     let given = !matches!(reason, Refused::Required | Refused::Excluded | Refused::Unsupported);
-    let remedy = if field.ends_with(".window") && given {
+    let is_there = !message.starts_with("there is no such field");
+    let remedy = if field.ends_with(".window") && given && is_there {
         "write a number and s, m, h or d without a blank, 1s to 31d: `1m` is a minute"
     } else if field.starts_with("spec.targetRefs[") && field.ends_with("].namespace") {
-        "take it out: a target is in the namespace of its object; create the object in the namespace of the target"
+        "take it out: a route is in the namespace of its object; a Service elsewhere is named <service>.<namespace>.svc.cluster.local"
     } else if message.starts_with("must be a whole number") {
-        "write digits alone, without quotes: `1000000`, not `\"1000000\"`, `1e6` or `1M`"
+        "write digits alone, without quotes: `1000000`, not `\"1000000\"`, `1e6` or `1M`; at most 9007199254740991"
     } else {
         remedy
     };

@@ -133,12 +133,15 @@ impl Cluster {
     /// # Errors
     /// In vain: what it says instead.
     pub(super) async fn wait(&self, all: &[&Ours], wanted: Wanted) -> Result<()> {
-        let until = Instant::now() + PATIENCE;
+        let mut until = Instant::now() + PATIENCE;
         for ours in all {
             let Named { kind, namespace, name } = &ours.named;
             let objects = self.objects(kind, namespace);
             loop {
+                let asked = Instant::now();
                 let object = answered(async || objects.get(name).await).await;
+                // Nobody could say anything meanwhile.
+                until += asked.elapsed();
                 let object = object.with_context(|| format!("{kind} {namespace}/{name}"))?;
                 let found = match (said(&object, kind), wanted) {
                     (Said::Ready, _) | (Said::Waits, Wanted::Waiting) => break,
@@ -157,10 +160,13 @@ impl Cluster {
     /// Waits until the Lease is renewed: who holds it is there. Without an election there is none, and nothing to see.
     pub(super) async fn is_led(&self) -> Result<()> {
         let leases: Api<Lease> = Api::namespaced(self.client.clone(), &self.gateway);
-        let begun = Instant::now();
+        let mut begun = Instant::now();
         let mut first = None;
         loop {
+            let asked = Instant::now();
             let lease = answered(async || leases.get_opt("aiquota").await).await;
+            // Nobody could renew it meanwhile.
+            begun += asked.elapsed();
             let Some(lease) = lease.context("the Lease aiquota cannot be read")? else {
                 return Ok(());
             };
@@ -205,12 +211,17 @@ impl Cluster {
     }
 }
 
+/// Whether the API server itself means it: not one that begins or is overrun, nor what stands in front of it.
+fn is_said(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.code < 500 && status.code != 429)
+}
+
 /// What the API server answers; where it does not, it is asked again for [`PATIENCE`].
 async fn answered<T>(ask: impl AsyncFn() -> kube::Result<T>) -> kube::Result<T> {
     let until = Instant::now() + PATIENCE;
     loop {
         match ask().await {
-            Err(error) if !matches!(error, kube::Error::Api(_)) && Instant::now() < until => sleep(AGAIN).await,
+            Err(error) if !is_said(&error) && Instant::now() < until => sleep(AGAIN).await,
             answer => return answer,
         }
     }
